@@ -1,0 +1,5 @@
+#include "sluice.h"
+
+const char *sluice_version(void) {
+    return "0.1.0";
+}

@@ -1,0 +1,211 @@
+/* ops: every kernel behind one table.
+ *
+ * ops/ref fills the whole table in plain C and is the truth; a level (avx2, avx512, cuda) overlays
+ * the entries that it does faster. A caller never asks which level runs.
+ *
+ * Same bits: the order of every reduction that forms an output element depends on the shape of that
+ * element alone (k, head_dim, the positions it attends to), never on n_tokens, on the other
+ * sequences of the batch, on the chunking of a prompt or on the number of threads.
+ *
+ * Shapes are the caller's duty and are CHECKed. Activations are f32 on the CPU. Token-major
+ * activations: the first dimension is the token of the flat batch. */
+#pragma once
+
+#include "base/thread.h"
+#include "ops/device.h"
+#include "tensor/tensor.h"
+
+/* A matrix [n, k] (or [n_experts, n, k]) that ops->linear reads, in the layout its level wants. */
+typedef struct Weight {
+    Tensor t;        /* logical dtype and shape; data is the file's bytes or the packed copy */
+    int32_t layout;  /* 0: the file's rows; others belong to the level that packed it */
+    void *owned;     /* what weight_free releases, or NULL when t.data is borrowed */
+    size_t owned_bytes;
+} Weight;
+
+/* Limits of one step, from which scratch memory is sized once. */
+typedef struct OpsLimits {
+    int32_t n_tokens_max;  /* of a step */
+    int32_t n_seqs_max;
+    int64_t k_max;         /* longest reduction of a linear */
+    int64_t n_max;         /* widest output of a linear, vocabulary excepted */
+    int32_t n_heads, n_kv_heads, head_dim;
+    int32_t n_experts, n_experts_used, expert_ff;
+} OpsLimits;
+
+/* What an op runs with. */
+typedef struct OpCtx {
+    Device *device;
+    ThreadPool *pool;     /* NULL: the calling thread alone */
+    void *scratch;        /* ops->scratch_bytes(limits), CACHE_LINE aligned, in the device's memory */
+    size_t scratch_bytes;
+} OpCtx;
+
+/* out[t, :] = table[token[t], :] * scale (+ pos_table[pos[t], :]) */
+typedef struct EmbedArgs {
+    const Weight *table;     /* [vocab, dim] any readable dtype, layout 0 */
+    const Weight *pos_table; /* [n_pos, dim] learned positions (GPT-2), or NULL */
+    const int32_t *token, *pos; /* [n_tokens] */
+    float scale;
+    Tensor out;              /* [n_tokens, dim] */
+} EmbedArgs;
+
+typedef enum NormKind { NORM_RMS, NORM_LAYER } NormKind;
+
+/* If add is given: x += add first (x is written). Then, row by row (rows of the last dimension),
+ * RMS: out = x / sqrt(mean(x^2) + eps) * w; LAYER: out = (x - mean) / sqrt(var + eps) * w + bias. */
+typedef struct NormArgs {
+    NormKind kind;
+    Tensor x;          /* [n_rows, dim] f32 */
+    const Tensor *add; /* [n_rows, dim] or NULL */
+    const float *w;    /* [dim] f32 */
+    const float *bias; /* [dim] or NULL */
+    float eps;
+    Tensor out;        /* [n_rows, dim]; may be x */
+} NormArgs;
+
+enum { LINEAR_PARTS_MAX = 3 };
+
+/* Up to three matrices that read the same input (Q, K, V; gate, up) in one op:
+ * out[t, i] = sum_j x[t, j] * w[i, j] + bias[i], or out[t, i] += that when accumulate. */
+typedef struct LinearPart {
+    const Weight *w;   /* [n, k] */
+    const float *bias; /* [n] f32 or NULL */
+    Tensor out;        /* [n_tokens, n]; rows may be strided */
+} LinearPart;
+
+typedef struct LinearArgs {
+    Tensor x; /* [n_tokens, k] f32; rows may be strided */
+    int32_t n_parts;
+    LinearPart part[LINEAR_PARTS_MAX];
+    bool accumulate; /* the residual add, fused */
+} LinearArgs;
+
+/* One layer's keys and values, paged: element (slot, head, i) with slot = block * block_tokens +
+ * offset stands at ((block * n_kv_heads + head) * block_tokens + offset) * head_dim + i. */
+typedef struct KvView {
+    void *k, *v;
+    DType dtype; /* f32, f16, bf16 */
+    int32_t n_blocks, block_tokens, n_kv_heads, head_dim;
+} KvView;
+
+typedef enum RopeStyle {
+    ROPE_NONE,
+    ROPE_NEOX,       /* pairs (i, i + rope_dim/2): Hugging Face */
+    ROPE_INTERLEAVED /* pairs (2i, 2i+1): GGUF's llama rows */
+} RopeStyle;
+
+/* Per token and head: normalize (if *_norm), rotate the first rope_dim elements, and write k and v
+ * to their slot of the KV cache. q is changed in place; k and v are scratch afterwards. */
+typedef struct RopeKvArgs {
+    Tensor q;    /* [n_tokens, n_heads, head_dim] f32; token rows may be strided */
+    Tensor k, v; /* [n_tokens, n_kv_heads, head_dim] f32; token rows may be strided */
+    const float *q_norm, *k_norm; /* [head_dim] RMS-norm weights, or NULL */
+    float norm_eps;
+    RopeStyle style;
+    int32_t rope_dim;
+    const float *cos_sin;  /* [n_pos][rope_dim/2][2] */
+    const int32_t *pos;    /* [n_tokens] */
+    const int32_t *kv_slot; /* [n_tokens] */
+    KvView kv;
+} RopeKvArgs;
+
+/* Positions that one partial softmax covers: every level splits a row's keys at multiples of it,
+ * whatever the batch, so that the bits do not depend on the work's division. */
+enum { ATTN_SPLIT_TOKENS = 256 };
+
+/* Paged attention over the ragged batch: for each sequence s the queries query_start[s] ..
+ * query_start[s+1] stand at the last positions of its kv_len[s] tokens; query at position p sees
+ * positions j <= p (all, when not causal) with j > p - window (when window > 0).
+ * score = softcap(scale * q.k), softcap(x) = cap * tanh(x / cap) when cap > 0; with sinks a
+ * head's softmax has one more logit, sinks[head], without a value.
+ * source: FlashAttention 2205.14135, PagedAttention 2309.06180. */
+typedef struct AttnArgs {
+    Tensor q;   /* [n_tokens, n_heads, head_dim] f32; token rows may be strided */
+    Tensor out; /* [n_tokens, n_heads, head_dim] f32 */
+    KvView kv;
+    int32_t n_seqs;
+    const int32_t *query_start; /* [n_seqs + 1] */
+    const int32_t *kv_len;      /* [n_seqs] length after this step */
+    const int32_t *table_start; /* [n_seqs + 1] into block_id */
+    const int32_t *block_id;    /* -1: freed behind the window, never read */
+    float scale, softcap;
+    int32_t window;             /* 0: none */
+    bool causal;
+    const float *sinks;         /* [n_heads] or NULL */
+} AttnArgs;
+
+typedef enum ActKind {
+    ACT_SILU,
+    ACT_GELU,      /* exact, with erf */
+    ACT_GELU_TANH, /* the tanh approximation: GPT-2's gelu_new, Gemma's gelu_pytorch_tanh */
+    ACT_RELU
+} ActKind;
+
+/* out = act(gate) * up, or act(gate) when up is NULL. out may be gate. */
+typedef struct ActArgs {
+    ActKind kind;
+    Tensor gate;      /* [n_tokens, n] */
+    const Tensor *up; /* [n_tokens, n] or NULL */
+    Tensor out;
+} ActArgs;
+
+/* Token-choice routing: the n_used largest of softmax(logits) per token (ties: lower expert).
+ * normalize: the chosen weights are divided by their sum (Mixtral's softmax over the chosen is the
+ * same number). source: Mixtral 2401.04088. */
+typedef struct MoeRouteArgs {
+    Tensor logits;   /* [n_tokens, n_experts] f32 */
+    int32_t n_used;
+    bool normalize;
+    float scale;     /* applied to the weights at the end; 1 usually */
+    int32_t *expert; /* [n_tokens, n_used] */
+    float *weight;   /* [n_tokens, n_used] */
+} MoeRouteArgs;
+
+/* out[t] (+)= sum over the chosen experts, in the order of `expert`, of
+ * weight * down_e(act(gate_e(x)) * up_e(x)). Reads the touched experts only. */
+typedef struct MoeArgs {
+    Tensor x;                        /* [n_tokens, dim] */
+    const Weight *gate, *up, *down;  /* [n_experts, ff, dim], same, [n_experts, dim, ff] */
+    ActKind act;
+    int32_t n_used;
+    const int32_t *expert;
+    const float *weight;
+    Tensor out;                      /* [n_tokens, dim] */
+    bool accumulate;
+} MoeArgs;
+
+typedef struct Ops {
+    const char *level; /* "ref", "avx2", "avx512", "cuda" */
+
+    /* Bytes of scratch that any op may use within the limits. */
+    size_t (*scratch_bytes)(const OpsLimits *limits, int32_t n_threads);
+
+    /* Makes a weight from the file's tensor (host memory that outlives it): borrows, repacks or
+     * uploads. weight_release undoes it. */
+    Status (*weight_prepare)(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
+    void (*weight_release)(OpCtx *ctx, Weight *weight);
+
+    void (*embed)(OpCtx *ctx, const EmbedArgs *args);
+    void (*norm)(OpCtx *ctx, const NormArgs *args);
+    void (*linear)(OpCtx *ctx, const LinearArgs *args);
+    void (*rope_kv)(OpCtx *ctx, const RopeKvArgs *args);
+    void (*attn)(OpCtx *ctx, const AttnArgs *args);
+    void (*act)(OpCtx *ctx, const ActArgs *args);
+    void (*moe_route)(OpCtx *ctx, const MoeRouteArgs *args);
+    void (*moe)(OpCtx *ctx, const MoeArgs *args);
+    /* x = cap * tanh(x / cap), in place */
+    void (*softcap)(OpCtx *ctx, Tensor x, float cap);
+    /* out[i, :] = x[row[i], :] */
+    void (*gather_rows)(OpCtx *ctx, const Tensor *x, const int32_t *row, int32_t n_rows,
+                        Tensor *out);
+} Ops;
+
+typedef enum OpsLevel { OPS_REF, OPS_AVX2, OPS_AVX512, OPS_LEVEL_COUNT } OpsLevel;
+
+/* The fastest level this CPU has, or a lower one by name ("ref", "avx2", "avx512"; NULL: the best).
+ * ERR_ARG for an unknown name, ERR_UNSUPPORTED for a level the CPU lacks. The table is static. */
+MUST_USE Status ops_cpu(const Ops **out, const char *level, Err *err);
+/* Whether this CPU (and system) can run the level. */
+bool ops_cpu_has(OpsLevel level);
+const char *ops_level_name(OpsLevel level);
