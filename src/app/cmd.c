@@ -1,0 +1,46 @@
+#include "app/cmd.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+static const Command CMD_TABLE[] = {
+    {"completion", CMD_COMPLETION, "SHELL", 1, 1,
+     "print the completion script of bash, zsh or fish", "", cmd_completion},
+    {"man", CMD_MAN, "", 0, 0, "print the manual page, for man -l -", "", cmd_man},
+};
+
+const Command *cmd_table(int32_t *n) {
+    *n = ARRAY_LEN(CMD_TABLE);
+    return CMD_TABLE;
+}
+
+Status cmd_model_path(const Config *config, char **out, Err *err) {
+    if (config->n_args > 0) {
+        *out = mem_strdup(config->arg[0]);
+        return OK;
+    }
+    /* build/release/sluice in a source tree; prefix/bin/sluice when installed. */
+    static const char *const places[] = {"../../models/fable-28m.gguf",
+                                         "../share/sluice/fable-28m.gguf"};
+    char exe[PATH_MAX];
+    ssize_t len = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (len > 0) {
+        exe[len] = '\0';
+        char *slash = strrchr(exe, '/');
+        if (slash != NULL) *slash = '\0';
+        for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+            char *path = file_join(exe, places[i]);
+            if (file_exists(path)) {
+                *out = path;
+                return OK;
+            }
+            mem_free(path);
+        }
+    }
+    FAIL(err, ERR_NOT_FOUND,
+         "no model given, and the one that ships with Sluice (fable-28m.gguf) is not installed");
+}

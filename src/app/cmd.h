@@ -1,0 +1,28 @@
+/* cmd: the subcommands, one table row and one file each (cmd_NAME.c). */
+#pragma once
+
+#include "app/config.h"
+
+/* Runs the command; what it has to say goes to standard output, progress and remarks to standard
+ * error. A failure's sentence is printed by main. */
+typedef Status (*CommandRun)(const Config *config, Err *err);
+
+typedef struct Command {
+    const char *name;
+    uint32_t bit;          /* CommandBit, picks the options */
+    const char *arguments; /* positional ones, for the usage line */
+    int32_t n_args_min, n_args_max;
+    const char *summary; /* one line */
+    const char *details; /* more for --help and the man page, or "" */
+    CommandRun run;
+} Command;
+
+/* The table; *n rows. */
+const Command *cmd_table(int32_t *n);
+
+Status cmd_completion(const Config *config, Err *err);
+Status cmd_man(const Config *config, Err *err);
+
+/* The model argument: the first positional one, or the model that ships with Sluice, found beside
+ * the source tree's build folder or under the installed prefix. The caller frees with mem_free. */
+MUST_USE Status cmd_model_path(const Config *config, char **out, Err *err);

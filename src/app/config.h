@@ -1,0 +1,190 @@
+/* config: every option of every command, once.
+ *
+ * One table makes the parser, --help, the man page, the shell completions and the environment
+ * names. Where a value comes from: flag, then environment (SLUICE_ and the name in capitals), then
+ * the file, then the default. */
+#pragma once
+
+#include "base/base.h"
+#include "base/status.h"
+
+typedef enum CommandBit {
+    CMD_RUN = 1 << 0,
+    CMD_INSPECT = 1 << 1,
+    CMD_TOKENIZE = 1 << 2,
+    CMD_DETOKENIZE = 1 << 3,
+    CMD_RENDER = 1 << 4,
+    CMD_EVAL = 1 << 5,
+    CMD_BENCH = 1 << 6,
+    CMD_CONVERT = 1 << 7,
+    CMD_COMPLETION = 1 << 8,
+    CMD_MAN = 1 << 9,
+    CMD_ALL = -1
+} CommandBit;
+
+/* Commands that compute with a model. */
+#define CMD_COMPUTE (CMD_RUN | CMD_EVAL | CMD_BENCH)
+#define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
+
+/* field, type, name, letter (0: none), argument's name, default, min, max, commands, help.
+ * A default of "" means not given. Order is the order of --help. */
+#define CONFIG_MAP(X)                                                                              \
+    X(prompt, TEXT, "prompt", 'p', "TEXT", "", 0, 0, CMD_RUN,                                      \
+      "continue this text and exit")                                                               \
+    X(file, TEXT, "file", 'f', "FILE", "", 0, 0, CMD_RUN | CMD_TOKENIZE,                           \
+      "read the text from FILE (- is standard input)")                                             \
+    X(system, TEXT, "system", 0, "TEXT", "", 0, 0, CMD_RUN, "system prompt of the chat")           \
+    X(chat, FLAG, "chat", 0, NULL, "", 0, 0, CMD_RUN,                                              \
+      "treat the given text as a user's message, through the model's chat template")               \
+    X(max_tokens, INT, "max-tokens", 'n', "N", "0", 0, 1 << 30, CMD_RUN,                           \
+      "tokens to write at most; 0: as many as the context leaves")                                 \
+    X(temperature, NUMBER, "temperature", 0, "X", "", 0, 100, CMD_RUN,                             \
+      "0 is greedy; default: the model's own, else 0.7")                                           \
+    X(top_k, INT, "top-k", 0, "N", "0", 0, 1 << 30, CMD_RUN,                                       \
+      "draw from the N likeliest tokens; 0: from all")                                             \
+    X(top_p, NUMBER, "top-p", 0, "X", "", 0, 1, CMD_RUN,                                           \
+      "draw from the fewest tokens with that much probability; default: the model's own, else 1")  \
+    X(min_p, NUMBER, "min-p", 0, "X", "0", 0, 1, CMD_RUN,                                          \
+      "drop tokens below X times the likeliest")                                                   \
+    X(repetition_penalty, NUMBER, "repetition-penalty", 0, "X", "1", 0.01, 100, CMD_RUN,           \
+      "divide the logits of tokens seen before; 1: off")                                           \
+    X(presence_penalty, NUMBER, "presence-penalty", 0, "X", "0", -2, 2, CMD_RUN,                   \
+      "subtract from the logits of tokens written before")                                         \
+    X(frequency_penalty, NUMBER, "frequency-penalty", 0, "X", "0", -2, 2, CMD_RUN,                 \
+      "subtract once for each time a token was written")                                           \
+    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN,                                      \
+      "the same seed gives the same tokens; default: drawn and shown with --verbose")              \
+    X(stop, TEXTS, "stop", 0, "TEXT", "", 0, 0, CMD_RUN,                                           \
+      "stop before this text is written; may be given up to 16 times")                             \
+    X(ignore_eos, FLAG, "ignore-eos", 0, NULL, "", 0, 0, CMD_RUN,                                  \
+      "do not stop at the end of the text")                                                        \
+    X(logprobs, INT, "logprobs", 0, "N", "-1", -1, 20, CMD_RUN,                                    \
+      "print each token with its log-probability and the N likeliest")                             \
+    X(special, FLAG, "special", 0, NULL, "", 0, 0, CMD_RUN | CMD_TOKENS,                           \
+      "special tokens in the text are read and shown as what they are")                            \
+    X(no_bos, FLAG, "no-bos", 0, NULL, "", 0, 0, CMD_TOKENIZE,                                     \
+      "leave out what the tokenizer puts around a text")                                           \
+    X(pieces, FLAG, "pieces", 0, NULL, "", 0, 0, CMD_TOKENIZE, "print a line per token: id, text") \
+    X(messages, TEXT, "messages", 0, "FILE", "", 0, 0, CMD_RENDER,                                 \
+      "JSON object with messages and other variables (- is standard input)")                       \
+    X(tensors, FLAG, "tensors", 0, NULL, "", 0, 0, CMD_INSPECT, "list every tensor")               \
+    X(metadata, FLAG, "metadata", 0, NULL, "", 0, 0, CMD_INSPECT, "list the file's metadata")      \
+    X(show_template, FLAG, "template", 0, NULL, "", 0, 0, CMD_INSPECT, "print the chat template")  \
+    X(type, TEXT, "type", 0, "TYPE", "f16", 0, 0, CMD_CONVERT,                                     \
+      "of the matrices: f32, f16, bf16, q8_0 or q4_0")                                             \
+    X(ppl, TEXT, "ppl", 0, "FILE", "", 0, 0, CMD_EVAL,                                             \
+      "perplexity of the text in FILE (.u16: token ids, little-endian)")                           \
+    X(against, TEXT, "against", 0, "MODEL", "", 0, 0, CMD_EVAL,                                    \
+      "also the KL divergence of MODEL's predictions from this model's")                           \
+    X(window, INT, "window", 0, "N", "0", 0, 1 << 24, CMD_EVAL,                                    \
+      "tokens evaluated together; 0: the model's context, at most 1024")                           \
+    X(windows, INT, "windows", 0, "N", "0", 0, 1 << 24, CMD_EVAL, "stop after N windows; 0: all")  \
+    X(n_prompt, INTS, "n-prompt", 0, "N,...", "512", 0, 1 << 20, CMD_BENCH,                        \
+      "prefill lengths to time")                                                                   \
+    X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH,                              \
+      "decode lengths to time")                                                                    \
+    X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
+    X(shape, TEXT, "shape", 0, "NAME", "", 0, 0, CMD_BENCH,                                        \
+      "a random model of this shape instead of a file: 0.1b, 1.1b")                                \
+    X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH, "md, csv or json")             \
+    X(limits, FLAG, "limits", 0, NULL, "", 0, 0, CMD_BENCH,                                        \
+      "measure this machine's limits and exit")                                                    \
+    X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL,                  \
+      "print JSON")                                                                                \
+    X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
+      "print what would be allocated and exit")                                                    \
+    X(context, INT, "context", 'c', "N", "0", 0, 1 << 24, CMD_RUN | CMD_INSPECT,                   \
+      "tokens of one conversation; 0: the model's")                                                \
+    X(kv_dtype, TEXT, "kv-dtype", 0, "TYPE", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                  \
+      "of the KV cache: f32, f16 or bf16; default: f32 for f32 models, else bf16")                 \
+    X(block_tokens, INT, "block-tokens", 0, "N", "0", 0, 256, CMD_COMPUTE | CMD_INSPECT,           \
+      "tokens of a KV block, a power of two; 0: 16")                                               \
+    X(chunk, INT, "chunk", 0, "N", "0", 0, 1 << 16, CMD_COMPUTE,                                   \
+      "prompt tokens per step at most; 0: 512")                                                    \
+    X(threads, INT, "threads", 't', "N", "0", 0, 1024, CMD_COMPUTE | CMD_INSPECT,                  \
+      "0: the cores this process may use")                                                         \
+    X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
+      "CPU level: ref, avx2 or avx512; default: the best here")                                    \
+    X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \
+    X(quiet, FLAG, "quiet", 'q', NULL, "", 0, 0, CMD_COMPUTE | CMD_CONVERT,                        \
+      "no progress bars")                                                                          \
+    X(config_file, TEXT, "config", 0, "FILE", "", 0, 0, CMD_ALL,                                   \
+      "options as lines of name = value; default: ~/.config/sluice/sluice.conf")                   \
+    X(print_config, FLAG, "print-config", 0, NULL, "", 0, 0, CMD_ALL,                              \
+      "print every option of the command with its value and its source, and exit")                 \
+    X(help, FLAG, "help", 'h', NULL, "", 0, 0, CMD_ALL, "print this and exit")
+
+enum { CONFIG_LIST_MAX = 16, CONFIG_ARGS_MAX = 65536 };
+
+/* Values of options that may be given several times, or as a list. */
+typedef struct ConfigTexts {
+    int32_t n;
+    char *item[CONFIG_LIST_MAX]; /* owned by the Config */
+} ConfigTexts;
+typedef struct ConfigInts {
+    int32_t n;
+    int64_t item[CONFIG_LIST_MAX];
+} ConfigInts;
+
+#define CONFIG_TYPE_FLAG bool
+#define CONFIG_TYPE_INT int64_t
+#define CONFIG_TYPE_NUMBER double
+#define CONFIG_TYPE_TEXT char *
+#define CONFIG_TYPE_TEXTS ConfigTexts
+#define CONFIG_TYPE_INTS ConfigInts
+
+typedef enum ConfigOption {
+#define CONFIG_ENUM(field, type, ...) CONFIG_##field,
+    CONFIG_MAP(CONFIG_ENUM)
+#undef CONFIG_ENUM
+        CONFIG_COUNT
+} ConfigOption;
+
+typedef enum ConfigSource {
+    CONFIG_DEFAULT,
+    CONFIG_FILE,
+    CONFIG_ENVIRONMENT,
+    CONFIG_COMMAND_LINE
+} ConfigSource;
+
+/* The values for one run of a command. Texts not given are NULL. */
+typedef struct Config {
+#define CONFIG_FIELD(field, type, ...) CONFIG_TYPE_##type field;
+    CONFIG_MAP(CONFIG_FIELD)
+#undef CONFIG_FIELD
+    ConfigSource source[CONFIG_COUNT];
+    int32_t n_args;
+    char **arg; /* positional arguments; borrowed from argv */
+} Config;
+
+typedef enum ConfigType {
+    CONFIG_IS_FLAG,
+    CONFIG_IS_INT,
+    CONFIG_IS_NUMBER,
+    CONFIG_IS_TEXT,
+    CONFIG_IS_TEXTS,
+    CONFIG_IS_INTS
+} ConfigType;
+
+/* One row of the table, for help and completion. */
+typedef struct ConfigInfo {
+    const char *name;
+    ConfigType type;
+    char letter;
+    const char *argument, *default_text;
+    double min, max;
+    uint32_t commands;
+    const char *help;
+    size_t offset; /* of the field in Config */
+} ConfigInfo;
+
+const ConfigInfo *config_info(ConfigOption option);
+
+/* Parses argv (after the command's name) for the command with this bit, and fills in environment,
+ * file and defaults. On failure config may be freed. */
+MUST_USE Status config_parse(Config *config, uint32_t command, int argc, char **argv, Err *err);
+void config_free(Config *config);
+/* Whether the option was given anywhere. */
+bool config_given(const Config *config, ConfigOption option);
+/* name = value lines with their sources, on standard output. */
+void config_print(const Config *config, uint32_t command);
