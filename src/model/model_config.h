@@ -3,6 +3,7 @@
  * Variants are data: every family runs through the same forward pass, told apart by these fields. */
 #pragma once
 
+#include "format/model_file.h"
 #include "ops/ops.h"
 
 enum { MODEL_LAYERS_MAX = 512, MODEL_EOS_MAX = 16, MODEL_KV_GROUPS_MAX = 2 };
@@ -12,7 +13,8 @@ typedef enum RopeScaling {
     ROPE_SCALING_LINEAR,
     ROPE_SCALING_YARN,
     ROPE_SCALING_LLAMA3,
-    ROPE_SCALING_LONGROPE
+    ROPE_SCALING_LONGROPE,
+    ROPE_SCALING_FACTORS /* a divisor per dimension, in long_factor (GGUF's rope_freqs) */
 } RopeScaling;
 
 typedef struct RopeConfig {
@@ -23,7 +25,8 @@ typedef struct RopeConfig {
     double factor;
     int32_t original_context;
     double low_freq_factor, high_freq_factor;       /* llama3 */
-    double beta_fast, beta_slow, attn_factor;       /* yarn; attn_factor 0: from the factor */
+    double beta_fast, beta_slow;                    /* yarn */
+    double attn_factor;                             /* yarn, longrope; 0: from the factor */
     double mscale, mscale_all_dim;                  /* yarn (DeepSeek); 0: not given */
     bool truncate;                                  /* yarn: round the ramp's ends */
     double *long_factor, *short_factor;             /* longrope [dim/2], owned by the config */
@@ -63,3 +66,11 @@ typedef struct ModelConfig {
     int32_t eos_id[MODEL_EOS_MAX];        /* any of these ends a generation */
     DType weight_dtype;                   /* of most weight bytes; for reports and KV's default */
 } ModelConfig;
+
+/* Reads and checks the configuration of a model file: every value has a type and a range, and the
+ * values fit each other. On failure *out is freed and zeroed. */
+MUST_USE Status model_config_read(ModelConfig *out, const ModelFile *file, Err *err);
+/* The same from the object of a config.json alone. */
+MUST_USE Status model_config_from_json(ModelConfig *out, const json_t *json, Err *err);
+/* Frees what the config owns; a zeroed one is fine. */
+void model_config_free(ModelConfig *config);

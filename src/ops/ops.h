@@ -15,7 +15,8 @@
 #include "ops/device.h"
 #include "tensor/tensor.h"
 
-/* A matrix [n, k] (or [n_experts, n, k]) that ops->linear reads, in the layout its level wants. */
+/* A matrix [n, k] that ops->linear reads, in the layout its level wants. An expert is one too:
+ * files stack experts or keep them apart, an array of Weight serves both in place. */
 typedef struct Weight {
     Tensor t;        /* logical dtype and shape; data is the file's bytes or the packed copy */
     int32_t layout;  /* 0: the file's rows; others belong to the level that packed it */
@@ -165,13 +166,13 @@ typedef struct MoeRouteArgs {
 /* out[t] (+)= sum over the chosen experts, in the order of `expert`, of
  * weight * down_e(act(gate_e(x)) * up_e(x)). Reads the touched experts only. */
 typedef struct MoeArgs {
-    Tensor x;                        /* [n_tokens, dim] */
-    const Weight *gate, *up, *down;  /* [n_experts, ff, dim], same, [n_experts, dim, ff] */
+    Tensor x;                       /* [n_tokens, dim] */
+    const Weight *gate, *up, *down; /* [n_experts] weights each: [ff, dim], [ff, dim], [dim, ff] */
     ActKind act;
-    int32_t n_used;
-    const int32_t *expert;
-    const float *weight;
-    Tensor out;                      /* [n_tokens, dim] */
+    int32_t n_experts, n_used;
+    const int32_t *expert; /* [n_tokens, n_used] */
+    const float *weight;   /* [n_tokens, n_used] */
+    Tensor out;            /* [n_tokens, dim] */
     bool accumulate;
 } MoeArgs;
 
