@@ -14,6 +14,7 @@ typedef struct Map {
     MapSlot *slots;
     size_t n_slots; /* a power of two, or 0 */
     size_t n_used;
+    uint64_t seed; /* of the hash; random, so that no file can choose its collisions */
 } Map;
 
 /* Room for n entries without rehashing; false when memory is short. */
