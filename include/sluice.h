@@ -85,6 +85,10 @@ typedef struct sluice_model_info {
     int32_t n_threads;
     bool has_chat_template;
     int32_t bos_id, eos_id; /* -1: none */
+    /* The model's own sampling defaults (generation_config.json, general.sampling.*); negative:
+     * not given. */
+    double temperature, top_p;
+    int32_t top_k;
 } sluice_model_info;
 SLUICE_API void sluice_model_get_info(const sluice_model *model, sluice_model_info *info);
 
