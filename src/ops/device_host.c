@@ -1,0 +1,77 @@
+/* device_host: the host's own memory behind the device face; every call is done when it returns. */
+#include "ops/device.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "tensor/tensor.h"
+
+static Status device_host_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    (void)device;
+    void *p = mem_try_alloc_large(bytes);
+    if (p == NULL) FAIL(err, ERR_NOMEM, "host: no memory for %zu bytes", bytes);
+    *out = p;
+    return OK;
+}
+
+static void device_host_free(Device *device, void *p, size_t bytes) {
+    (void)device;
+    if (p != NULL) mem_free_large(p, bytes);
+}
+
+static Status device_host_copy(Device *device, void *dst, const void *src, size_t bytes, Err *err) {
+    (void)device;
+    (void)err;
+    if (bytes > 0) memmove(dst, src, bytes);
+    return OK;
+}
+
+static Status device_host_sync(Device *device, Err *err) {
+    (void)device;
+    (void)err;
+    return OK;
+}
+
+/* What the kernel could hand out without swapping; 0 where /proc does not say. */
+static int64_t device_host_available(void) {
+    FILE *f = fopen("/proc/meminfo", "r");
+    if (f == NULL) return 0;
+    char line[256];
+    long long kib = 0;
+    while (fgets(line, sizeof line, f) != NULL)
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+    fclose(f);
+    return (int64_t)kib * 1024;
+}
+
+static void device_host_memory(Device *device, int64_t *total_bytes, int64_t *free_bytes) {
+    (void)device;
+    int64_t pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    *total_bytes = pages > 0 && page_bytes > 0 ? pages * page_bytes : 0;
+    *free_bytes = device_host_available();
+}
+
+static void device_host_close(Device *device) {
+    (void)device;
+}
+
+static const DeviceVtable DEVICE_HOST_VTABLE = {
+    .name = "cpu",
+    .alloc = device_host_alloc,
+    .free = device_host_free,
+    .upload = device_host_copy,
+    .download = device_host_copy,
+    .copy = device_host_copy,
+    .sync = device_host_sync,
+    .memory = device_host_memory,
+    .close = device_host_close,
+};
+
+static const Device DEVICE_HOST_DEVICE = {&DEVICE_HOST_VTABLE, DEVICE_HOST};
+
+Device *device_host(void) {
+    /* Nothing writes through it: the host has no state. */
+    return (Device *)(uintptr_t)&DEVICE_HOST_DEVICE;
+}

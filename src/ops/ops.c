@@ -1,0 +1,95 @@
+/* ops: the tables of the CPU levels, each the reference with faster entries laid over. */
+#include "ops/ops.h"
+
+#include <string.h>
+
+#include "ops/cpu/cpu_detect.h"
+#include "ops/ops_priv.h"
+
+static size_t ops_ref_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
+    (void)n_threads;
+    return ref_linear_scratch_bytes(limits);
+}
+
+static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
+    [OPS_REF] =
+        {
+            .level = "ref",
+            .scratch_bytes = ops_ref_scratch_bytes,
+            .weight_prepare = ref_weight_prepare,
+            .weight_release = ref_weight_release,
+            .embed = ref_embed,
+            .norm = ref_norm,
+            .linear = ref_linear,
+            .rope_kv = ref_rope_kv,
+            .attn = ref_attn,
+            .act = ref_act,
+            .moe_route = ref_moe_route,
+            .moe = ref_moe,
+            .softcap = ref_act_softcap,
+            .gather_rows = ref_embed_gather_rows,
+        },
+    [OPS_AVX2] =
+        {
+            .level = "avx2",
+            .scratch_bytes = ops_ref_scratch_bytes,
+            .weight_prepare = ref_weight_prepare,
+            .weight_release = ref_weight_release,
+            .embed = ref_embed,
+            .norm = ref_norm,
+            .linear = ref_linear,
+            .rope_kv = ref_rope_kv,
+            .attn = ref_attn,
+            .act = ref_act,
+            .moe_route = ref_moe_route,
+            .moe = ref_moe,
+            .softcap = ref_act_softcap,
+            .gather_rows = ref_embed_gather_rows,
+        },
+    [OPS_AVX512] =
+        {
+            .level = "avx512",
+            .scratch_bytes = ops_ref_scratch_bytes,
+            .weight_prepare = ref_weight_prepare,
+            .weight_release = ref_weight_release,
+            .embed = ref_embed,
+            .norm = ref_norm,
+            .linear = ref_linear,
+            .rope_kv = ref_rope_kv,
+            .attn = ref_attn,
+            .act = ref_act,
+            .moe_route = ref_moe_route,
+            .moe = ref_moe,
+            .softcap = ref_act_softcap,
+            .gather_rows = ref_embed_gather_rows,
+        },
+};
+
+const char *ops_level_name(OpsLevel level) {
+    CHECK(level >= 0 && level < OPS_LEVEL_COUNT);
+    return OPS_TABLE[level].level;
+}
+
+bool ops_cpu_has(OpsLevel level) {
+    CpuFeatures features = cpu_detect();
+    switch (level) {
+        case OPS_REF: return true;
+        case OPS_AVX2: return features.avx2;
+        case OPS_AVX512: return features.avx512;
+        case OPS_LEVEL_COUNT: break;
+    }
+    return false;
+}
+
+Status ops_cpu(const Ops **out, const char *level, Err *err) {
+    for (int32_t i = OPS_LEVEL_COUNT - 1; i >= 0; i--) {
+        if (level != NULL && strcmp(level, OPS_TABLE[i].level) != 0) continue;
+        if (ops_cpu_has((OpsLevel)i)) {
+            *out = &OPS_TABLE[i];
+            return OK;
+        }
+        if (level != NULL)
+            FAIL(err, ERR_UNSUPPORTED, "level '%s': this processor or system lacks it", level);
+    }
+    FAIL(err, ERR_ARG, "level '%s': there is no such level (wanted ref, avx2 or avx512)", level);
+}
