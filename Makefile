@@ -63,6 +63,8 @@ $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(LEVEL_CFLAGS) -c $< -o $@
 
+$(BUILD)/tests/%.o: BASE_CFLAGS += -Itests
+
 $(BUILD)/libsluice.a: $(LIB_OBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^

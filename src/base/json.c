@@ -57,6 +57,12 @@ static Status json_scan(Str text, const JsonLimits *limits, const char *what, Er
     return OK;
 }
 
+static int32_t json_line_of_nul(Str text) {
+    int32_t line = 1;
+    for (size_t i = 0; i < text.len && text.ptr[i] != '\0'; i++) line += text.ptr[i] == '\n';
+    return line;
+}
+
 /* The sentence of a jansson error, free of control characters that it may quote from the text. */
 static Status json_fail(const json_error_t *error, const char *what, Err *err) {
     char text[sizeof error->text];
@@ -72,6 +78,9 @@ Status json_parse(json_t **out, Str text, const JsonLimits *limits, const char *
     if (text.len > limits->bytes_max)
         FAIL(err, ERR_LIMIT, "%s: %zu bytes of JSON, the limit is %zu", what, text.len,
              limits->bytes_max);
+    /* To jansson a NUL byte is the end of the text. */
+    if (text.len > 0 && memchr(text.ptr, '\0', text.len) != NULL)
+        FAIL(err, ERR_FORMAT, "%s: line %d: a NUL byte", what, json_line_of_nul(text));
     TRY(json_scan(text, limits, what, err));
     json_error_t error;
     json_t *value = json_loadb(text.len > 0 ? text.ptr : "", text.len,
