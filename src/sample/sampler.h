@@ -15,18 +15,20 @@ typedef struct LogitBias {
 } LogitBias;
 
 typedef struct SamplerParams {
-    float temperature;        /* 0: greedy */
-    int32_t top_k;            /* 0: off */
-    float top_p;              /* 1: off */
-    float min_p;              /* 0: off */
-    float repetition_penalty; /* 1: off; prompt and output (Keskar et al. 2019) */
+    float temperature;                         /* 0: greedy */
+    int32_t top_k;                             /* 0: off */
+    float top_p;                               /* 1: off */
+    float min_p;                               /* 0: off */
+    float repetition_penalty;                  /* 1: off; prompt and output (Keskar et al. 2019) */
     float presence_penalty, frequency_penalty; /* 0: off; output only (OpenAI) */
     uint64_t seed;
+    uint64_t stream; /* which of the sequences that share the seed */
     int32_t n_bias;
-    const LogitBias *bias;    /* borrowed */
-    int32_t n_logprobs;       /* most likely tokens to report; -1: none, 0: the chosen one */
+    const LogitBias *bias; /* borrowed */
+    int32_t n_logprobs;    /* most likely tokens to report; -1: none, 0: the chosen one */
 } SamplerParams;
 
+/* Greedy, everything else off. */
 SamplerParams sampler_defaults(void);
 /* ERR_ARG with a sentence that names the field; NaN is refused too. */
 MUST_USE Status sampler_check(const SamplerParams *params, int32_t vocab, Err *err);
@@ -38,19 +40,22 @@ typedef struct TokenLogprob {
 
 typedef struct SamplerResult {
     int32_t token;
-    float logprob;
+    float logprob; /* 0 when none were asked for */
     int32_t n_top;
     TokenLogprob top[SAMPLER_LOGPROBS_MAX]; /* most likely first; ties: lower id */
 } SamplerResult;
 
+/* Bytes that sampler_open will allocate. */
+int64_t sampler_bytes(int32_t vocab);
 /* Memory for one thread's sampling over a vocabulary; made once. */
 typedef struct Sampler Sampler;
 MUST_USE Status sampler_open(Sampler **out, int32_t vocab, Err *err);
 void sampler_close(Sampler *sampler);
 
 /* Picks. history: the n_prompt prompt tokens and then the output so far, n_history in all, for the
- * penalties. step: how many tokens were drawn before, the generator's counter. logits are not
- * changed. ERR_DEVICE when a logit is NaN or none is finite: never a token out of garbage. */
+ * penalties; each a valid token. step: how many tokens were drawn before, the generator's counter.
+ * A token whose logit (or bias) is -inf is never picked. logits are not changed. ERR_DEVICE when a
+ * logit is NaN or +inf or none is finite: never a token out of garbage. */
 MUST_USE Status sampler_pick(Sampler *sampler, const SamplerParams *params, const float *logits,
                              const int32_t *history, int32_t n_history, int32_t n_prompt,
                              uint64_t step, SamplerResult *out, Err *err);

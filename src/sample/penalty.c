@@ -1,0 +1,51 @@
+#include "sample/penalty.h"
+
+#include <float.h>
+#include <math.h>
+
+bool penalty_is_on(const SamplerParams *params) {
+    return params->n_bias > 0 || params->repetition_penalty != 1 || params->presence_penalty != 0 ||
+           params->frequency_penalty != 0;
+}
+
+/* A finite logit stays finite: only a bias of -inf may take a token out. */
+static float penalty_clamp(double x) {
+    return (float)MIN(MAX(x, -(double)FLT_MAX), (double)FLT_MAX);
+}
+
+static float penalty_one(const SamplerParams *params, PenaltyCount count, float logit) {
+    if (logit == -INFINITY) return logit;
+    double x = logit;
+    if (params->repetition_penalty != 1) {
+        x = x > 0 ? x / params->repetition_penalty : x * params->repetition_penalty;
+    }
+    if (count.n_output > 0) {
+        x -= (double)params->frequency_penalty * count.n_output;
+        x -= (double)params->presence_penalty;
+    }
+    return penalty_clamp(x);
+}
+
+void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, float *logits,
+                   PenaltyCount *counts) {
+    for (int32_t i = 0; i < params->n_bias; i++) {
+        const LogitBias bias = params->bias[i];
+        float *logit = &logits[bias.token];
+        if (bias.bias == -INFINITY) *logit = -INFINITY;
+        if (*logit != -INFINITY) *logit = penalty_clamp((double)*logit + bias.bias);
+    }
+    const bool all = params->repetition_penalty != 1;
+    if (!all && params->presence_penalty == 0 && params->frequency_penalty == 0) return;
+    const int32_t first = all ? 0 : history->n_prompt;
+    for (int32_t i = first; i < history->n; i++) {
+        PenaltyCount *count = &counts[history->token[i]];
+        count->seen = true;
+        if (i >= history->n_prompt) count->n_output++;
+    }
+    for (int32_t i = first; i < history->n; i++) {
+        const int32_t token = history->token[i];
+        if (!counts[token].seen) continue; /* an earlier occurrence did it */
+        logits[token] = penalty_one(params, counts[token], logits[token]);
+        counts[token] = (PenaltyCount){0};
+    }
+}
