@@ -34,7 +34,8 @@ int64_t model_file_bytes(const ModelFile *file);
 const json_t *model_file_config(const ModelFile *file);            /* config.json */
 const json_t *model_file_generation_config(const ModelFile *file); /* generation_config.json */
 const json_t *model_file_tokenizer_config(const ModelFile *file);  /* tokenizer_config.json */
-/* The directory, for the tokenizer's own files; NULL for GGUF. */
+/* The directory, for the tokenizer's own files (of a single .safetensors file the one it lies in);
+ * NULL for GGUF. */
 const char *model_file_dir(const ModelFile *file);
 
 /* GGUF metadata. */
@@ -48,15 +49,19 @@ typedef struct GgufValue {
     GgufType type;
     GgufType array_type;  /* of the elements, when type is ARRAY (never an array) */
     uint64_t array_len;
-    const uint8_t *data;  /* the value's bytes in the mapped file, unaligned, bounds checked */
-    const uint64_t *string_at; /* [array_len] offset in data of each string, for string arrays */
+    /* The value's bytes in the mapped file, unaligned, bounds checked. STRING: a u64 length, then
+     * the bytes; ARRAY: the first element. */
+    const uint8_t *data;
+    /* [array_len] offset in data of each string (of its u64 length), for string arrays */
+    const uint64_t *string_at;
 } GgufValue;
 
 int64_t model_file_n_values(const ModelFile *file);
 const GgufValue *model_file_value_at(const ModelFile *file, int64_t i);
 const GgufValue *model_file_value(const ModelFile *file, const char *key); /* NULL: absent */
-/* Typed reading, with conversion between integer widths; absent leaves *out and is OK, another type
- * or out of range is ERR_FORMAT. */
+const char *gguf_type_name(GgufType type);
+/* Typed reading, with conversion between integer widths (get_number takes integers too); absent
+ * leaves *out and is OK, another type or out of range or not finite is ERR_FORMAT. */
 MUST_USE Status model_file_get_int(const ModelFile *file, const char *key, int64_t min, int64_t max,
                                    int64_t *out, Err *err);
 MUST_USE Status model_file_get_number(const ModelFile *file, const char *key, double *out, Err *err);
