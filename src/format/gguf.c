@@ -41,7 +41,7 @@ static Status gguf_take(GgufReader *r, uint64_t bytes, const char *what, const u
 }
 
 static Status gguf_take_int(GgufReader *r, int bytes, const char *what, uint64_t *out, Err *err) {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(gguf_take(r, (uint64_t)bytes, what, &p, err));
     uint64_t value = 0;
     for (int i = 0; i < bytes; i++) value |= (uint64_t)p[i] << (8 * i);
@@ -52,7 +52,7 @@ static Status gguf_take_int(GgufReader *r, int bytes, const char *what, uint64_t
 static Status gguf_take_str(GgufReader *r, uint64_t bytes_max, const char *what, Str *out,
                             Err *err) {
     uint64_t len;
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(gguf_take_int(r, 8, what, &len, err));
     if (len > bytes_max && len <= r->size - r->at)
         FAIL(err, ERR_LIMIT, "'%s': %s has %" PRIu64 " bytes, the limit is %" PRIu64, r->path, what,
@@ -223,7 +223,7 @@ static Status gguf_take_tensor(GgufReader *r, ModelEntry *entry, ModelExtent *ex
              "'%s': the name of tensor %" PRId64 " is empty or not printable ASCII", r->path,
              extent->index);
     int64_t shape[TENSOR_DIMS_MAX], bytes;
-    int32_t n_dims;
+    int32_t n_dims = 0;
     TRY(gguf_take_shape(r, entry->name, shape, &n_dims, err));
     uint64_t type;
     DType dtype;

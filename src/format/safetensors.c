@@ -98,7 +98,7 @@ static Status safetensors_tensor(SafetensorsReader *r, const char *key, const js
         FAIL(err, ERR_UNSUPPORTED, "'%s': tensor '%s' has dtype '%.*s', which is unknown", r->path,
              key, STR_ARG(dtype_name));
     int64_t dims[TENSOR_DIMS_MAX], bytes;
-    int32_t n_dims;
+    int32_t n_dims = 0;
     TRY(safetensors_shape(json_object_get(info, "shape"), name, r->path, dims, &n_dims, err));
     ModelExtent *extent = &r->extents[r->n];
     TRY(safetensors_offsets(json_object_get(info, "data_offsets"), name, r, extent, err));
