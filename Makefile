@@ -1,43 +1,62 @@
-# Sluice. `make help` lists the targets. One Makefile; objects live in build/$(config).
+# Sluice. `make help` lists the targets, CONTRIBUTING.md says when to use which.
+#
+# Objects live in build/$(config); the suffix of a file sets the instructions that it may use.
 
 config ?= release
-CC ?= gcc
+ifneq ($(filter default undefined,$(origin CC)),)
+CC := gcc
+endif
 CLANG ?= clang
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format-14 clang-format))
 PYTHON ?= python3
+PKG_CONFIG ?= pkg-config
+OBJCOPY ?= objcopy
+INSTALL ?= install
+
 prefix ?= /usr/local
+bindir ?= $(prefix)/bin
 libdir ?= $(prefix)/lib
+includedir ?= $(prefix)/include
+datadir ?= $(prefix)/share
 DESTDIR ?=
+
 VERSION := 0.1.0
 SOVERSION := 0
 
-BUILD := build/$(config)
-PKGS := jansson libpcre2-8 libutf8proc libedit
-PKG_CONFIG ?= pkg-config
+CONFIGS := release debug asan tsan fuzz cov
+ifeq ($(filter $(config),$(CONFIGS)),)
+$(error config=$(config): wanted one of $(CONFIGS))
+endif
+ifeq ($(config),fuzz)
+override CC := $(CLANG)
+endif
+# Another compiler has a folder of its own; the fuzzers have only one.
+BUILD := build/$(config)$(if $(findstring clang,$(CC)),$(if $(filter fuzz,$(config)),,-clang))
+
+LIB_PKGS := jansson libpcre2-8 libutf8proc
+APP_PKGS := libedit
+PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIB_PKGS) $(APP_PKGS) 2>/dev/null)
+LIB_LIBS := $(shell $(PKG_CONFIG) --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl
+APP_LIBS := $(shell $(PKG_CONFIG) --libs $(APP_PKGS) 2>/dev/null)
 
 WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Werror
 BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -march=x86-64-v2 -fno-math-errno -fno-trapping-math \
   -ffp-contract=off -fPIC -fvisibility=hidden -fstack-protector-strong -pthread -MMD -MP -Isrc -Iinclude
-CFLAGS_release := -O2 -g1 -D_FORTIFY_SOURCE=2
+CFLAGS_release := -O2 -g1 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-clash-protection -fcf-protection
 CFLAGS_debug := -O0 -g3 -DSLUICE_DEBUG
 CFLAGS_asan := -O1 -g -DSLUICE_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all \
   -fno-omit-frame-pointer
 CFLAGS_tsan := -O1 -g -DSLUICE_DEBUG -fsanitize=thread
 CFLAGS_fuzz := -O1 -g -DSLUICE_DEBUG -fsanitize=address,undefined,fuzzer-no-link \
   -fno-sanitize-recover=all
-ifeq ($(filter $(config),release debug asan tsan fuzz),)
-$(error config=$(config): wanted release, debug, asan, tsan or fuzz)
-endif
-ifeq ($(config),fuzz)
-override CC := $(CLANG)
-endif
+CFLAGS_cov := -O1 -g -DSLUICE_DEBUG --coverage
+# What the linker must know of the compiler's flags: the sanitizers and coverage.
+LINK_CFLAGS := $(filter -fsanitize=% -fno-sanitize% --coverage,$(CFLAGS_$(config)))
+HARDEN_LDFLAGS := -Wl,-z,relro,-z,now -Wl,-z,noexecstack
 
 ALL_CFLAGS = $(BASE_CFLAGS) $(WARN) $(CFLAGS_$(config)) $(PKG_CFLAGS) $(CFLAGS)
-PKG_CFLAGS = $(shell $(PKG_CONFIG) --cflags $(PKGS))
-LDLIBS = $(shell $(PKG_CONFIG) --libs $(PKGS)) -lm -ldl
-ALL_LDFLAGS = $(filter -fsanitize=% -fno-sanitize%,$(subst fuzzer-no-link,fuzzer-no-link,$(CFLAGS_$(config)))) \
-  -pthread -rdynamic $(LDFLAGS)
+ALL_LDFLAGS = $(LINK_CFLAGS) $(HARDEN_LDFLAGS) -pthread $(LDFLAGS)
 
-# The suffix of a file sets the instructions it may use.
 LEVEL_CFLAGS = $(if $(findstring _avx512.c,$<),-march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512) \
   $(if $(findstring _avx2.c,$<),-march=x86-64-v3) \
   $(if $(findstring _amx.c,$<),-march=sapphirerapids)
@@ -46,16 +65,19 @@ LIB_SRC := $(sort $(filter-out src/app/%,$(wildcard src/*/*.c src/*/*/*.c)))
 APP_SRC := $(sort $(wildcard src/app/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-EXAMPLE_SRC := $(sort $(wildcard examples/*.c))
+HEADERS := $(sort $(wildcard include/*.h src/*/*.h src/*/*/*.h tests/*.h tests/*/*.h))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 APP_OBJ := $(APP_SRC:%.c=$(BUILD)/%.o)
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
-EXAMPLES := $(EXAMPLE_SRC:%.c=$(BUILD)/%)
+LIB_A := $(BUILD)/libsluice-internal.a
+
+.DELETE_ON_ERROR:
+.SECONDARY:
 
 .PHONY: all
-all: $(BUILD)/sluice $(BUILD)/libsluice.a $(BUILD)/libsluice.so.$(SOVERSION) ## build everything
-ifeq ($(config),release)
+all: $(BUILD)/sluice $(BUILD)/libsluice.a $(BUILD)/libsluice.so.$(SOVERSION) ## build everything; the release binary is build/sluice
+ifeq ($(BUILD),build/release)
 	@ln -sf release/sluice build/sluice
 endif
 
@@ -65,26 +87,136 @@ $(BUILD)/%.o: %.c Makefile
 
 $(BUILD)/tests/%.o: BASE_CFLAGS += -Itests
 
-$(BUILD)/libsluice.a: $(LIB_OBJ)
+# For the program and the tests: every function of the library.
+$(LIB_A): $(LIB_OBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^
 
-$(BUILD)/libsluice.so.$(SOVERSION): $(LIB_OBJ)
-	$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libsluice.so.$(SOVERSION) -o $@ $^ $(LDLIBS)
+# For others: one object in which only the public functions have names.
+$(BUILD)/libsluice.a: $(LIB_OBJ)
+	@rm -f $@
+	$(CC) -r -nostdlib -o $(BUILD)/libsluice.o $^
+	$(OBJCOPY) --localize-hidden $(BUILD)/libsluice.o
+	$(AR) rcs $@ $(BUILD)/libsluice.o
+
+$(BUILD)/libsluice.so.$(SOVERSION): $(LIB_OBJ) src/sluice.map
+	$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libsluice.so.$(SOVERSION) \
+	  -Wl,--version-script,src/sluice.map -o $@ $(LIB_OBJ) $(LIB_LIBS)
 	@ln -sf libsluice.so.$(SOVERSION) $(BUILD)/libsluice.so
 
-$(BUILD)/sluice: $(APP_OBJ) $(BUILD)/libsluice.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $(APP_OBJ) $(BUILD)/libsluice.a $(LDLIBS)
+$(BUILD)/sluice: $(APP_OBJ) $(LIB_A)
+	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libsluice.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $< $(BUILD)/libsluice.a $(LDLIBS) -lcmocka
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB_A)
+	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
+
+# With config=fuzz a fuzzer; in every other config a program that runs it over a corpus.
+ifeq ($(config),fuzz)
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIB_A)
+	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS)
+else
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB_A)
+	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS)
+endif
+
+.PHONY: run
+run: ## install what is missing, build, chat with the default model
+	@tools/setup.sh build
+	@$(MAKE) --no-print-directory -j$$(nproc) config=release all
+	build/sluice run
+
+.PHONY: test
+test: ## install what is missing, build, run every test (config=... picks the build)
+	@tools/setup.sh test
+	@$(MAKE) --no-print-directory -j$$(nproc) all tests
+	@tests/run_all $(BUILD) "$(CC)"
+
+.PHONY: check
+check: ## what CI runs on a change: format, tidy, headers, tests
+	@tools/setup.sh check
+	@$(MAKE) --no-print-directory format-check
+	@$(MAKE) --no-print-directory tidy
+	@$(MAKE) --no-print-directory -j$$(nproc) headers
+	@$(MAKE) --no-print-directory test
 
 .PHONY: tests
-tests: $(TESTS) ## build the test programs
+tests: $(TESTS) $(FUZZERS) ## build the test programs
 
 .PHONY: unit
 unit: all tests ## run the unit tests of this config (only=PATTERN picks)
 	@tests/run_unit $(BUILD) $(only)
+
+.PHONY: fuzz
+fuzz: ## fuzz each target for seconds=N (10), starting from its corpus (only=NAME picks)
+	@$(MAKE) --no-print-directory -j$$(nproc) config=fuzz tests
+	@tests/fuzz/run_fuzz build/fuzz $(or $(seconds),10) $(only)
+
+.PHONY: bench
+bench: all ## measure prefill and decode of the default model
+	$(BUILD)/sluice bench
+
+.PHONY: cov
+cov: ## test coverage of each source file
+	@$(MAKE) --no-print-directory -j$$(nproc) config=cov all tests
+	@find build/cov -name '*.gcda' -delete
+	@tests/run_unit build/cov | tail -n 1
+	@tools/cov.py build/cov
+
+.PHONY: headers
+headers: $(HEADERS:%=$(BUILD)/headers/%.ok) ## each header compiles alone
+
+$(BUILD)/headers/%.ok: %
+	@mkdir -p $(@D)
+	@echo '#include "$<"' | $(CC) -I. -Itests $(BASE_CFLAGS) $(WARN) $(PKG_CFLAGS) \
+	  $(if $(findstring avx512,$<),-march=x86-64-v4) $(if $(findstring avx2,$<),-march=x86-64-v3) \
+	  -MF $(@:.ok=.d) -MT $@ -fsyntax-only -x c -
+	@touch $@
+
+.PHONY: tidy
+tidy: ## the rules of STYLE.md that a program can check
+	@$(PYTHON) tools/tidy.py
+
+.PHONY: format
+format: ## lay out every C file with clang-format 14
+	@$(CLANG_FORMAT) -i $$(tools/tidy.py --list-c)
+
+.PHONY: format-check
+format-check:
+	@$(CLANG_FORMAT) --version | grep -q 'version 14\.' || { echo "format: needs clang-format 14"; exit 1; }
+	@$(CLANG_FORMAT) --dry-run -Werror $$(tools/tidy.py --list-c)
+	@echo "format: ok"
+
+MODEL := $(wildcard models/*.gguf models/*.md)
+
+.PHONY: install
+install: all ## install below DESTDIR and prefix
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) \
+	  $(DESTDIR)$(datadir)/sluice $(DESTDIR)$(datadir)/man/man1 \
+	  $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions \
+	  $(DESTDIR)$(datadir)/fish/vendor_completions.d
+	$(INSTALL) -m 755 $(BUILD)/sluice $(DESTDIR)$(bindir)/sluice
+	$(INSTALL) -m 644 include/sluice.h $(DESTDIR)$(includedir)/sluice.h
+	$(INSTALL) -m 644 $(BUILD)/libsluice.a $(DESTDIR)$(libdir)/libsluice.a
+	$(INSTALL) -m 755 $(BUILD)/libsluice.so.$(SOVERSION) $(DESTDIR)$(libdir)/libsluice.so.$(VERSION)
+	ln -sf libsluice.so.$(VERSION) $(DESTDIR)$(libdir)/libsluice.so.$(SOVERSION)
+	ln -sf libsluice.so.$(SOVERSION) $(DESTDIR)$(libdir)/libsluice.so
+	sed -e 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|' \
+	  -e 's|@version@|$(VERSION)|; s|@requires@|$(LIB_PKGS)|' tools/sluice.pc.in \
+	  >$(DESTDIR)$(libdir)/pkgconfig/sluice.pc
+	$(BUILD)/sluice man >$(DESTDIR)$(datadir)/man/man1/sluice.1
+	$(BUILD)/sluice completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/sluice
+	$(BUILD)/sluice completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_sluice
+	$(BUILD)/sluice completion fish >$(DESTDIR)$(datadir)/fish/vendor_completions.d/sluice.fish
+	$(if $(MODEL),$(INSTALL) -m 644 $(MODEL) $(DESTDIR)$(datadir)/sluice/)
+
+.PHONY: uninstall
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(bindir)/sluice $(DESTDIR)$(includedir)/sluice.h \
+	  $(DESTDIR)$(libdir)/libsluice.a $(DESTDIR)$(libdir)/libsluice.so $(DESTDIR)$(libdir)/libsluice.so.$(SOVERSION) \
+	  $(DESTDIR)$(libdir)/libsluice.so.$(VERSION) $(DESTDIR)$(libdir)/pkgconfig/sluice.pc \
+	  $(DESTDIR)$(datadir)/man/man1/sluice.1 $(DESTDIR)$(datadir)/bash-completion/completions/sluice \
+	  $(DESTDIR)$(datadir)/zsh/site-functions/_sluice $(DESTDIR)$(datadir)/fish/vendor_completions.d/sluice.fish
+	rm -rf $(DESTDIR)$(datadir)/sluice
 
 .PHONY: clean
 clean: ## remove build/
@@ -94,4 +226,4 @@ clean: ## remove build/
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
--include $(shell find build/$(config) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

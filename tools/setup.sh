@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs the distribution packages that are missing, and says which.
+# usage: tools/setup.sh build|test|check
+#
+# build: what the program needs; test: and its tests; check: and the checks of the source.
+set -eu
+purpose=${1:?usage: tools/setup.sh build|test|check}
+
+packages=(gcc libc6-dev binutils pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev)
+if [ "$purpose" != build ]; then
+    packages+=(libcmocka-dev python3 python3-venv)
+fi
+if [ "$purpose" = check ]; then
+    packages+=(clang-format-14)
+fi
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "setup: not a Debian system; make sure that it has what these packages hold: ${packages[*]}"
+    exit 0
+fi
+
+# A package is there when it is installed, or when another that is installed provides it.
+have=$(dpkg-query -W -f='${db:Status-Abbrev} ${Package} ${Provides}\n' | sed -n 's/^ii *//p' |
+    sed 's/([^)]*)//g; s/,/ /g' | tr -s ' ' '\n')
+missing=()
+for package in "${packages[@]}"; do
+    grep -qx "$package" <<<"$have" || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "setup: installing ${missing[*]}"
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null ||
+        { echo "setup: not root and no sudo; install by hand: apt-get install ${missing[*]}"; exit 1; }
+    as_root=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get -qq update
+"${as_root[@]}" apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
