@@ -1,7 +1,6 @@
 /* test_malformed: every hostile file of the conformance sets gets the verdict of its manifest, with
  * a sentence, in bounded time. */
 
-
 #include "base/clock.h"
 #include "format/model_file.h"
 #include "testing.h"
@@ -20,8 +19,10 @@ static uint64_t malformed_touch(const ModelFile *file) {
     for (int64_t i = 0; i < model_file_n_values(file); i++) {
         const GgufValue *v = model_file_value_at(file, i);
         for (uint64_t e = 0; v->type == GGUF_ARRAY && e < v->array_len; e++) {
-            if (v->array_type == GGUF_STRING) sum += gguf_array_str(v, e).len;
-            else sum += gguf_array_number(v, e) > 0;
+            if (v->array_type == GGUF_STRING)
+                sum += gguf_array_str(v, e).len;
+            else
+                sum += gguf_array_number(v, e) > 0;
         }
     }
     return sum;
@@ -58,7 +59,8 @@ static void malformed_set(const char *name) {
     json_t *rows = NULL;
     assert_int_equal(json_parse_file(&rows, manifest, NULL), OK);
     assert_true(json_array_size(rows) > 10);
-    for (size_t i = 0; i < json_array_size(rows); i++) malformed_check(dir, json_array_get(rows, i));
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        malformed_check(dir, json_array_get(rows, i));
     json_decref(rows);
     mem_free(manifest);
     mem_free(dir);
