@@ -1,11 +1,11 @@
 /* sluice.h: libsluice, an inference engine for large language models.
  *
  * The whole public interface. Open a model, start an engine on it, submit requests from any thread,
- * receive tokens as events. A request's tokens are a function of the request alone: neither the load
- * nor the schedule changes a bit of them.
+ * receive tokens as events. A request's tokens are a function of the request alone: neither the
+ * load nor the schedule changes a bit of them.
  *
- * Structs that a caller fills begin with `size`: set it to sizeof the struct (the *_INIT macros do),
- * so that later versions may add fields at the end. Handles are opaque. Strings are UTF-8 and
+ * Structs that a caller fills begin with `size`: set it to sizeof the struct (the *_INIT macros
+ * do), so that later versions may add fields at the end. Handles are opaque. Strings are UTF-8 and
  * NUL-terminated unless a length is given. There are no globals.
  *
  * Threads: every function may be called from any thread unless its comment says otherwise; a handle
@@ -291,8 +291,8 @@ SLUICE_API sluice_status sluice_submit(sluice_engine *engine, const sluice_reque
 /* Takes effect before the next step; unknown or finished ids are ignored. */
 SLUICE_API void sluice_cancel(sluice_engine *engine, uint64_t id);
 
-/* For requests without on_event. Takes the next event, waiting up to timeout_us (0: not, -1: without
- * end); false when none came. One thread at a time. */
+/* For requests without on_event. Takes the next event, waiting up to timeout_us (0: not, -1:
+ * without end); false when none came. One thread at a time. */
 SLUICE_API bool sluice_poll(sluice_engine *engine, int64_t timeout_us, sluice_event *event);
 /* Readable while events wait: for poll and epoll. Owned by the engine. */
 SLUICE_API int sluice_event_fd(const sluice_engine *engine);

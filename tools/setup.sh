@@ -15,7 +15,7 @@ if [ "$purpose" = check ]; then
 fi
 
 if ! command -v dpkg-query >/dev/null; then
-    echo "setup: not a Debian system; make sure that it has what these packages hold: ${packages[*]}"
+    echo "setup: not a Debian system; it must have what these packages hold: ${packages[*]}"
     exit 0
 fi
 
@@ -31,8 +31,10 @@ done
 echo "setup: installing ${missing[*]}"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null ||
-        { echo "setup: not root and no sudo; install by hand: apt-get install ${missing[*]}"; exit 1; }
+    if ! command -v sudo >/dev/null; then
+        echo "setup: neither root nor sudo; install them by hand: apt-get install ${missing[*]}"
+        exit 1
+    fi
     as_root=(sudo)
 fi
 export DEBIAN_FRONTEND=noninteractive

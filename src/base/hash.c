@@ -31,7 +31,8 @@ uint64_t hash_bytes(const void *data, size_t len, uint64_t seed) {
     const uint8_t *p = data;
     uint64_t h = hash_mix(seed ^ HASH_K0) ^ len;
     for (; len >= 16; len -= 16, p += 16) {
-        /* The rotated old state is kept beside the product, so that a factor of zero forgets nothing. */
+        /* The rotated old state is kept beside the product, so that a factor of zero forgets
+         * nothing. */
         h = (h << 29 | h >> 35) ^
             hash_fold(hash_load(p, 8) ^ HASH_K1 ^ h, hash_load(p + 8, 8) ^ HASH_K2);
     }

@@ -1,7 +1,8 @@
 /* json: strict JSON over jansson, with limits and sentences.
  *
  * A parsed document is a jansson json_t tree; the caller drops it with json_decref. Bad UTF-8, lone
- * surrogates, duplicate keys, NaN, numbers out of range and anything after the value are refused. */
+ * surrogates, duplicate keys, NaN, numbers out of range and anything after the value are
+ * refused. */
 #pragma once
 
 #include <jansson.h>

@@ -1,6 +1,7 @@
 #include "base/rng.h"
 
-/* The constants of the paper's table 2 (multipliers) and section 3.3 (Weyl increments of the key). */
+/* The constants of the paper's table 2 (multipliers) and section 3.3 (Weyl increments of the
+ * key). */
 enum { RNG_ROUNDS = 10 };
 #define RNG_MUL_0  UINT32_C(0xD2511F53)
 #define RNG_MUL_1  UINT32_C(0xCD9E8D57)

@@ -232,7 +232,8 @@ static bool thread_read(const char *path, char text[THREAD_TEXT_BYTES]) {
     return n > 0;
 }
 
-/* Cores that "QUOTA PERIOD" (microseconds) comes to, rounded up; INT32_MAX for "max" or nonsense. */
+/* Cores that "QUOTA PERIOD" (microseconds) comes to, rounded up; INT32_MAX for "max" or
+ * nonsense. */
 static int32_t thread_quota_cores(const char *text) {
     long long quota, period;
     if (sscanf(text, "%lld %lld", &quota, &period) != 2 || quota <= 0 || period <= 0)

@@ -1,7 +1,7 @@
 /* batch: what one forward pass takes, as flat arrays without pointers into sequences.
  *
- * A step is ragged: each sequence brings 1..n query tokens, be they a prompt chunk, one decode token
- * or draft tokens to verify. There is no second path. */
+ * A step is ragged: each sequence brings 1..n query tokens, be they a prompt chunk, one decode
+ * token or draft tokens to verify. There is no second path. */
 #pragma once
 
 #include "model/model_config.h"

@@ -1,6 +1,7 @@
 /* model_config: a model's dimensions and variant switches, whatever file they came from.
  *
- * Variants are data: every family runs through the same forward pass, told apart by these fields. */
+ * Variants are data: every family runs through the same forward pass, told apart by these
+ * fields. */
 #pragma once
 
 #include "format/model_file.h"

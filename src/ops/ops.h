@@ -54,7 +54,8 @@ typedef struct EmbedArgs {
 typedef enum NormKind { NORM_RMS, NORM_LAYER } NormKind;
 
 /* If add is given: x += add first (x is written). Then, row by row (rows of the last dimension),
- * RMS: out = x / sqrt(mean(x^2) + eps) * w; LAYER: out = (x - mean) / sqrt(var + eps) * w + bias. */
+ * RMS: out = x / sqrt(mean(x^2) + eps) * w; LAYER: out = (x - mean) / sqrt(var + eps) * w +
+ * bias. */
 typedef struct NormArgs {
     NormKind kind;
     Tensor x;          /* [n_rows, dim] f32 */

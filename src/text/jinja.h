@@ -1,7 +1,8 @@
 /* jinja: the part of Jinja2 that chat templates use, interpreted with bounds.
  *
  * Renders what Python's sandboxed Jinja2 (trim_blocks, lstrip_blocks, loopcontrols, as Hugging Face
- * transformers sets it up) renders, byte for byte. No host objects, no files, no clock but `now`. */
+ * transformers sets it up) renders, byte for byte. No host objects, no files, no clock but
+ * `now`. */
 #pragma once
 
 #include "base/json.h"

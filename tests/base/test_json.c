@@ -1,5 +1,6 @@
-/* test_json: every file of JSONTestSuite gets its verdict (y_ accepted, n_ refused, i_ either without
- * harm), limits hold at their exact edge, fields are checked, and strings written are read back. */
+/* test_json: every file of JSONTestSuite gets its verdict (y_ accepted, n_ refused, i_ either
+ * without harm), limits hold at their exact edge, fields are checked, and strings written are
+ * read back. */
 #include "base/json.h"
 
 #include <dirent.h>

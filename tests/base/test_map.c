@@ -1,5 +1,6 @@
-/* test_map: the map against a plain table of what was put in, over growth, overwriting and keys with
- * any bytes; and the hash that it stands on: no collisions, every bit moves about half the others. */
+/* test_map: the map against a plain table of what was put in, over growth, overwriting and keys
+ * with any bytes; and the hash that it stands on: no collisions, every bit moves about half the
+ * others. */
 #include "base/map.h"
 
 #include "base/hash.h"

@@ -1,5 +1,5 @@
-/* test_rng: Philox4x32-10 against the known answers that its authors publish (Random123, kat_vectors),
- * and the range and evenness of the uniform draws. */
+/* test_rng: Philox4x32-10 against the known answers that its authors publish (Random123,
+ * kat_vectors), and the range and evenness of the uniform draws. */
 #include "base/rng.h"
 
 #include "testing.h"
