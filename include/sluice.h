@@ -33,16 +33,16 @@ extern "C" {
 
 typedef enum sluice_status {
     SLUICE_OK,
-    SLUICE_ERR_ARG,         /* the call's arguments are off */
+    SLUICE_ERR_ARG, /* the call's arguments are off */
     SLUICE_ERR_IO,
     SLUICE_ERR_NOT_FOUND,
-    SLUICE_ERR_FORMAT,      /* a malformed file */
+    SLUICE_ERR_FORMAT, /* a malformed file */
     SLUICE_ERR_UNSUPPORTED,
-    SLUICE_ERR_LIMIT,       /* too much now, or larger than can ever fit: the text says which */
+    SLUICE_ERR_LIMIT, /* too much now, or larger than can ever fit: the text says which */
     SLUICE_ERR_NOMEM,
     SLUICE_ERR_CANCELLED,
     SLUICE_ERR_DEVICE,
-    SLUICE_ERR_TEMPLATE     /* raised by the chat template */
+    SLUICE_ERR_TEMPLATE /* raised by the chat template */
 } sluice_status;
 
 /* A sentence about a failure; zero it before use. Every `err` argument may be NULL. */
@@ -60,12 +60,13 @@ typedef struct sluice_model sluice_model;
 
 typedef struct sluice_model_options {
     size_t size;
-    int32_t n_threads;   /* 0: the cores this process may use */
-    const char *level;   /* CPU level: "ref", "avx2", "avx512"; NULL: the best here */
-    const char *device;  /* "cpu"; NULL: "cpu" */
-    bool quiet;          /* no progress bar on stderr */
+    int32_t n_threads;  /* 0: the cores this process may use */
+    const char *level;  /* CPU level: "ref", "avx2", "avx512"; NULL: the best here */
+    const char *device; /* "cpu"; NULL: "cpu" */
+    bool quiet;         /* no progress bar on stderr */
 } sluice_model_options;
-#define SLUICE_MODEL_OPTIONS_INIT {.size = sizeof(sluice_model_options)}
+#define SLUICE_MODEL_OPTIONS_INIT \
+    { .size = sizeof(sluice_model_options) }
 
 /* Opens a Hugging Face directory, a .safetensors or a GGUF file with its tokenizer and chat
  * template. */
@@ -76,7 +77,7 @@ SLUICE_API void sluice_model_close(sluice_model *model);
 
 typedef struct sluice_model_info {
     size_t size;
-    const char *arch;      /* borrowed from the model */
+    const char *arch; /* borrowed from the model */
     const char *path, *format, *weight_dtype, *level, *tokenizer;
     int64_t n_params, n_params_active;
     int64_t weight_bytes, weight_bytes_per_token;
@@ -115,11 +116,11 @@ SLUICE_API void sluice_free(void *p);
 typedef struct sluice_engine sluice_engine;
 
 typedef enum sluice_policy {
-    SLUICE_POLICY_FCFS,             /* first come, first served */
-    SLUICE_POLICY_PRIORITY,         /* higher request priority first, then first come */
-    SLUICE_POLICY_SHORTEST_PROMPT,  /* shortest remaining prompt first */
-    SLUICE_POLICY_CACHE_AWARE,      /* warm prefixes first, without starving others */
-    SLUICE_POLICY_FAIR              /* tenants get equal service: virtual token counter */
+    SLUICE_POLICY_FCFS,            /* first come, first served */
+    SLUICE_POLICY_PRIORITY,        /* higher request priority first, then first come */
+    SLUICE_POLICY_SHORTEST_PROMPT, /* shortest remaining prompt first */
+    SLUICE_POLICY_CACHE_AWARE,     /* warm prefixes first, without starving others */
+    SLUICE_POLICY_FAIR             /* tenants get equal service: virtual token counter */
 } sluice_policy;
 
 typedef enum sluice_preempt {
@@ -139,18 +140,19 @@ typedef struct sluice_engine_options {
     int32_t block_tokens;    /* 1..256, a power of two; 0: 16 */
     const char *kv_dtype;    /* "f32", "f16", "bf16"; NULL: f32 for f32 models, else bf16 */
     bool no_prefix_cache;
-    int64_t host_kv_bytes;   /* host-memory tier for swapped and cached blocks; 0: none */
-    const char *kv_dir;      /* keeps the prefix cache across restarts; NULL: not */
+    int64_t host_kv_bytes; /* host-memory tier for swapped and cached blocks; 0: none */
+    const char *kv_dir;    /* keeps the prefix cache across restarts; NULL: not */
     sluice_policy policy;
     sluice_preempt preempt;
 } sluice_engine_options;
-#define SLUICE_ENGINE_OPTIONS_INIT {.size = sizeof(sluice_engine_options)}
+#define SLUICE_ENGINE_OPTIONS_INIT \
+    { .size = sizeof(sluice_engine_options) }
 
 /* What the options come to, before anything is allocated. */
 typedef struct sluice_engine_plan {
     size_t size;
     int64_t weight_bytes, kv_bytes, activation_bytes, other_bytes, total_bytes;
-    int64_t kv_tokens;       /* that fit */
+    int64_t kv_tokens; /* that fit */
     int32_t block_tokens, n_blocks;
     int32_t max_seqs, max_step_tokens, max_context, max_queue;
     const char *kv_dtype;
@@ -172,83 +174,88 @@ typedef struct sluice_bias {
 } sluice_bias;
 
 typedef struct sluice_sampling {
-    float temperature;        /* 0: greedy */
-    int32_t top_k;            /* 0: off */
-    float top_p;              /* 1: off */
-    float min_p;              /* 0: off */
-    float repetition_penalty; /* 1: off */
+    float temperature;                         /* 0: greedy */
+    int32_t top_k;                             /* 0: off */
+    float top_p;                               /* 1: off */
+    float min_p;                               /* 0: off */
+    float repetition_penalty;                  /* 1: off */
     float presence_penalty, frequency_penalty; /* 0: off */
     uint64_t seed;
-    int32_t n_logprobs;       /* -1: none; 0: the chosen token's; k <= 20: and the k likeliest */
+    int32_t n_logprobs; /* -1: none; 0: the chosen token's; k <= 20: and the k likeliest */
     int32_t n_bias;
     const sluice_bias *bias;
 } sluice_sampling;
 
 typedef enum sluice_pooling {
-    SLUICE_POOL_NONE, SLUICE_POOL_MEAN, SLUICE_POOL_LAST, SLUICE_POOL_CLS
+    SLUICE_POOL_NONE,
+    SLUICE_POOL_MEAN,
+    SLUICE_POOL_LAST,
+    SLUICE_POOL_CLS
 } sluice_pooling;
 
 struct sluice_event;
 
 typedef struct sluice_request {
     size_t size;
-    const int32_t *prompt;  /* ids; copied */
+    const int32_t *prompt; /* ids; copied */
     size_t n_prompt;
-    int32_t max_tokens;     /* to generate; 0: as many as the context leaves */
-    int32_t min_tokens;     /* no stop of any kind before that many */
+    int32_t max_tokens; /* to generate; 0: as many as the context leaves */
+    int32_t min_tokens; /* no stop of any kind before that many */
     sluice_sampling sampling;
-    int32_t n;              /* sequences from one prompt, 1..8; 0: 1 */
-    int32_t beam_width;     /* > 1: beam search with that many beams, n of them returned */
-    float length_penalty;   /* of beam search: score = logprob / length ^ penalty */
+    int32_t n;               /* sequences from one prompt, 1..8; 0: 1 */
+    int32_t beam_width;      /* > 1: beam search with that many beams, n of them returned */
+    float length_penalty;    /* of beam search: score = logprob / length ^ penalty */
     const char *const *stop; /* stop strings; copied */
-    int32_t n_stop;         /* <= 16, each of 1..256 bytes */
-    bool include_stop;      /* the stop string is part of the text */
+    int32_t n_stop;          /* <= 16, each of 1..256 bytes */
+    bool include_stop;       /* the stop string is part of the text */
     const int32_t *stop_ids; /* tokens that end the generation beside the model's own */
     int32_t n_stop_ids;
     bool ignore_eos;
-    bool with_special;      /* special tokens appear in the text */
+    bool with_special;       /* special tokens appear in the text */
     int32_t prompt_logprobs; /* as n_logprobs, for the prompt's tokens; -1: none */
-    sluice_pooling pooling; /* not NONE: an embedding request, nothing is generated */
-    const char *tenant;     /* whose request: for fairness and as salt of the prefix cache */
-    const char *cache_salt; /* separates cached prefixes further */
-    int32_t priority;       /* higher first */
-    int64_t deadline_us;    /* from submission until the final event; 0: none */
-    void *user;             /* given back with each event */
+    sluice_pooling pooling;  /* not NONE: an embedding request, nothing is generated */
+    const char *tenant;      /* whose request: for fairness and as salt of the prefix cache */
+    const char *cache_salt;  /* separates cached prefixes further */
+    int32_t priority;        /* higher first */
+    int64_t deadline_us;     /* from submission until the final event; 0: none */
+    void *user;              /* given back with each event */
     /* Called on the engine's thread for each event; must be quick and must not call the engine
      * except sluice_cancel. NULL: events are fetched with sluice_poll. */
     void (*on_event)(void *user, const struct sluice_event *event);
 } sluice_request;
 /* Greedy, one sequence, no logprobs. */
-#define SLUICE_REQUEST_INIT                                                             \
-    {.size = sizeof(sluice_request),                                                    \
-     .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1},               \
-     .length_penalty = 1, .prompt_logprobs = -1}
+#define SLUICE_REQUEST_INIT                                                                       \
+    {                                                                                             \
+        .size = sizeof(sluice_request),                                                           \
+        .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1}, .length_penalty = 1, \
+        .prompt_logprobs = -1                                                                     \
+    }
 
 typedef enum sluice_finish {
-    SLUICE_FINISH_NONE,      /* not yet */
-    SLUICE_FINISH_STOP,      /* end-of-text, a stop token or a stop string */
-    SLUICE_FINISH_LENGTH,    /* max_tokens or the context is reached */
+    SLUICE_FINISH_NONE,   /* not yet */
+    SLUICE_FINISH_STOP,   /* end-of-text, a stop token or a stop string */
+    SLUICE_FINISH_LENGTH, /* max_tokens or the context is reached */
     SLUICE_FINISH_CANCELLED,
     SLUICE_FINISH_DEADLINE,
-    SLUICE_FINISH_ERROR      /* see status and text */
+    SLUICE_FINISH_ERROR /* see status and text */
 } sluice_finish;
 
 /* Why fewer prompt tokens came from the cache than could have. */
 typedef enum sluice_miss {
-    SLUICE_MISS_NONE,        /* everything that could be cached was */
-    SLUICE_MISS_NEW,         /* nothing with this beginning was seen */
-    SLUICE_MISS_DIFFERENT,   /* a cached prompt differs at token miss_at */
-    SLUICE_MISS_EVICTED,     /* it was cached and had to leave */
-    SLUICE_MISS_SHORT,       /* the rest is below one block */
-    SLUICE_MISS_SALT,        /* cached for another tenant or salt */
-    SLUICE_MISS_WINDOW,      /* the blocks behind the sliding window are gone */
-    SLUICE_MISS_OFF          /* the prefix cache is off */
+    SLUICE_MISS_NONE,      /* everything that could be cached was */
+    SLUICE_MISS_NEW,       /* nothing with this beginning was seen */
+    SLUICE_MISS_DIFFERENT, /* a cached prompt differs at token miss_at */
+    SLUICE_MISS_EVICTED,   /* it was cached and had to leave */
+    SLUICE_MISS_SHORT,     /* the rest is below one block */
+    SLUICE_MISS_SALT,      /* cached for another tenant or salt */
+    SLUICE_MISS_WINDOW,    /* the blocks behind the sliding window are gone */
+    SLUICE_MISS_OFF        /* the prefix cache is off */
 } sluice_miss;
 
 typedef struct sluice_usage {
     int32_t n_prompt, n_cached, n_output;
     sluice_miss miss;
-    int32_t miss_at;         /* first prompt token that was not cached */
+    int32_t miss_at;                            /* first prompt token that was not cached */
     int64_t queue_us, first_token_us, total_us; /* since submission */
     int32_t n_preempted;
 } sluice_usage;
@@ -262,25 +269,26 @@ typedef struct sluice_logprob {
  * the next sluice_poll. */
 typedef struct sluice_event {
     size_t size;
-    uint64_t request;        /* the id that sluice_submit gave */
+    uint64_t request; /* the id that sluice_submit gave */
     void *user;
-    int32_t index;           /* which of the n sequences */
-    const int32_t *tokens;   /* new tokens */
+    int32_t index;         /* which of the n sequences */
+    const int32_t *tokens; /* new tokens */
     int32_t n_tokens;
-    const char *text;        /* new text, whole characters, NUL-terminated */
+    const char *text; /* new text, whole characters, NUL-terminated */
     size_t text_len;
     const sluice_logprob *chosen; /* [n_tokens], or NULL */
     const sluice_logprob *top;    /* [n_tokens][n_top], likeliest first */
     int32_t n_top;
-    const float *embedding;  /* of an embedding request's final event */
+    const float *embedding; /* of an embedding request's final event */
     int32_t n_embedding;
-    const sluice_logprob *prompt_chosen; /* [n_prompt] (first: no logprob, 0), with the first event */
-    sluice_finish finish;    /* of this sequence */
-    int32_t stop_index;      /* which stop string, -1: none */
-    int32_t stop_id;         /* which stop token, -1: none */
-    bool last;               /* the request's final event: exactly one per request */
-    sluice_status status;    /* with FINISH_ERROR */
-    const char *error;       /* its sentence, or NULL */
+    const sluice_logprob
+        *prompt_chosen;        /* [n_prompt] (first: no logprob, 0), with the first event */
+    sluice_finish finish;      /* of this sequence */
+    int32_t stop_index;        /* which stop string, -1: none */
+    int32_t stop_id;           /* which stop token, -1: none */
+    bool last;                 /* the request's final event: exactly one per request */
+    sluice_status status;      /* with FINISH_ERROR */
+    const char *error;         /* its sentence, or NULL */
     const sluice_usage *usage; /* with the final event of a sequence */
 } sluice_event;
 
@@ -299,11 +307,11 @@ SLUICE_API int sluice_event_fd(const sluice_engine *engine);
 
 typedef struct sluice_stats {
     size_t size;
-    int64_t n_steps, step_us_total;   /* the loop's own heartbeat */
-    int64_t last_step_us;             /* monotonic time of the last turn of the loop */
+    int64_t n_steps, step_us_total; /* the loop's own heartbeat */
+    int64_t last_step_us;           /* monotonic time of the last turn of the loop */
     int32_t n_running, n_waiting, n_swapped;
     int32_t n_blocks, n_blocks_free, n_blocks_cached, n_blocks_used;
-    int64_t kv_slots_wasted;          /* slots of used blocks that hold no token: fragmentation */
+    int64_t kv_slots_wasted; /* slots of used blocks that hold no token: fragmentation */
     int64_t n_requests, n_finished, n_cancelled, n_failed, n_preempted;
     int64_t n_prompt_tokens, n_output_tokens;
     int64_t prefix_query_tokens, prefix_hit_tokens;

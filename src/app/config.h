@@ -24,13 +24,12 @@ typedef enum CommandBit {
 
 /* Commands that compute with a model. */
 #define CMD_COMPUTE (CMD_RUN | CMD_EVAL | CMD_BENCH)
-#define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
+#define CMD_TOKENS  (CMD_TOKENIZE | CMD_DETOKENIZE)
 
 /* field, type, name, letter (0: none), argument's name, default, min, max, commands, help.
  * A default of "" means not given. Order is the order of --help. */
 #define CONFIG_MAP(X)                                                                              \
-    X(prompt, TEXT, "prompt", 'p', "TEXT", "", 0, 0, CMD_RUN,                                      \
-      "continue this text and exit")                                                               \
+    X(prompt, TEXT, "prompt", 'p', "TEXT", "", 0, 0, CMD_RUN, "continue this text and exit")       \
     X(file, TEXT, "file", 'f', "FILE", "", 0, 0, CMD_RUN | CMD_TOKENIZE,                           \
       "read the text from FILE (- is standard input)")                                             \
     X(system, TEXT, "system", 0, "TEXT", "", 0, 0, CMD_RUN, "system prompt of the chat")           \
@@ -81,16 +80,14 @@ typedef enum CommandBit {
     X(windows, INT, "windows", 0, "N", "0", 0, 1 << 24, CMD_EVAL, "stop after N windows; 0: all")  \
     X(n_prompt, INTS, "n-prompt", 0, "N,...", "512", 0, 1 << 20, CMD_BENCH,                        \
       "prefill lengths to time")                                                                   \
-    X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH,                              \
-      "decode lengths to time")                                                                    \
+    X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH, "decode lengths to time")    \
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
     X(shape, TEXT, "shape", 0, "NAME", "", 0, 0, CMD_BENCH,                                        \
       "a random model of this shape instead of a file: 0.1b, 1.1b")                                \
     X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH, "md, csv or json")             \
     X(limits, FLAG, "limits", 0, NULL, "", 0, 0, CMD_BENCH,                                        \
       "measure this machine's limits and exit")                                                    \
-    X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL,                  \
-      "print JSON")                                                                                \
+    X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
     X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
       "print what would be allocated and exit")                                                    \
     X(context, INT, "context", 'c', "N", "0", 0, 1 << 24, CMD_RUN | CMD_INSPECT,                   \
@@ -106,8 +103,7 @@ typedef enum CommandBit {
     X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
       "CPU level: ref, avx2 or avx512; default: the best here")                                    \
     X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \
-    X(quiet, FLAG, "quiet", 'q', NULL, "", 0, 0, CMD_COMPUTE | CMD_CONVERT,                        \
-      "no progress bars")                                                                          \
+    X(quiet, FLAG, "quiet", 'q', NULL, "", 0, 0, CMD_COMPUTE | CMD_CONVERT, "no progress bars")    \
     X(config_file, TEXT, "config", 0, "FILE", "", 0, 0, CMD_ALL,                                   \
       "options as lines of name = value; default: ~/.config/sluice/sluice.conf")                   \
     X(print_config, FLAG, "print-config", 0, NULL, "", 0, 0, CMD_ALL,                              \
@@ -126,12 +122,12 @@ typedef struct ConfigInts {
     int64_t item[CONFIG_LIST_MAX];
 } ConfigInts;
 
-#define CONFIG_TYPE_FLAG bool
-#define CONFIG_TYPE_INT int64_t
+#define CONFIG_TYPE_FLAG   bool
+#define CONFIG_TYPE_INT    int64_t
 #define CONFIG_TYPE_NUMBER double
-#define CONFIG_TYPE_TEXT char *
-#define CONFIG_TYPE_TEXTS ConfigTexts
-#define CONFIG_TYPE_INTS ConfigInts
+#define CONFIG_TYPE_TEXT   char *
+#define CONFIG_TYPE_TEXTS  ConfigTexts
+#define CONFIG_TYPE_INTS   ConfigInts
 
 typedef enum ConfigOption {
 #define CONFIG_ENUM(field, type, ...) CONFIG_##field,

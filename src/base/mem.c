@@ -22,8 +22,8 @@ void *mem_alloc(size_t bytes) {
 }
 
 void *mem_try_alloc_large(size_t bytes) {
-    void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, MAX(bytes, (size_t)1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                   -1, 0);
     if (p == MAP_FAILED) return NULL;
     /* Advice only: without huge pages the memory works all the same. */
     (void)madvise(p, bytes, MADV_HUGEPAGE);

@@ -27,8 +27,8 @@ void mem_free(void *p);
  * ready; one thread at a time. */
 typedef struct Arena {
     struct ArenaChunk *chunk;
-    size_t used_bytes;  /* handed out so far, for limits */
-    size_t bytes_max;   /* 0: no limit */
+    size_t used_bytes; /* handed out so far, for limits */
+    size_t bytes_max;  /* 0: no limit */
 } Arena;
 
 /* Zeroed memory aligned to 16 bytes; NULL when bytes_max would be passed or memory is short. */

@@ -7,17 +7,17 @@
 #include "base/base.h"
 
 /* name, short text */
-#define STATUS_MAP(X)                            \
-    X(OK, "ok")                                  \
-    X(ERR_ARG, "invalid argument")               \
-    X(ERR_IO, "input/output error")              \
-    X(ERR_NOT_FOUND, "not found")                \
-    X(ERR_FORMAT, "malformed data")              \
-    X(ERR_UNSUPPORTED, "not supported")          \
+#define STATUS_MAP(X)                              \
+    X(OK, "ok")                                    \
+    X(ERR_ARG, "invalid argument")                 \
+    X(ERR_IO, "input/output error")                \
+    X(ERR_NOT_FOUND, "not found")                  \
+    X(ERR_FORMAT, "malformed data")                \
+    X(ERR_UNSUPPORTED, "not supported")            \
     X(ERR_LIMIT, "over a limit; later or smaller") \
-    X(ERR_NOMEM, "out of memory")                \
-    X(ERR_CANCELLED, "cancelled")                \
-    X(ERR_DEVICE, "device failure")              \
+    X(ERR_NOMEM, "out of memory")                  \
+    X(ERR_CANCELLED, "cancelled")                  \
+    X(ERR_DEVICE, "device failure")                \
     X(ERR_TEMPLATE, "raised by the template")
 
 typedef enum Status {
@@ -45,19 +45,18 @@ Status err_set(Err *err, Status status, const char *format, ...) PRINTF_LIKE(3, 
 #define FAIL(err, status, ...) return err_set((err), (status), __VA_ARGS__)
 
 /* Returns from the calling function with the callee's failure. */
-#define TRY(expr)                                 \
-    do {                                          \
-        Status try_status_ = (expr);              \
+#define TRY(expr)                                  \
+    do {                                           \
+        Status try_status_ = (expr);               \
         if (try_status_ != OK) return try_status_; \
     } while (0)
 
 /* Prints file, line, condition, text and the stack to stderr, then aborts. */
 NORETURN void check_failed(const char *file, int line, const char *condition);
 
-#define CHECK(condition)                                              \
-    do {                                                              \
-        if (__builtin_expect(!(condition), 0))                        \
-            check_failed(__FILE__, __LINE__, #condition);             \
+#define CHECK(condition)                                                                     \
+    do {                                                                                     \
+        if (__builtin_expect(!(condition), 0)) check_failed(__FILE__, __LINE__, #condition); \
     } while (0)
 
 /* CHECK for inner loops: only in debug and test builds. */

@@ -40,14 +40,25 @@ const char *model_file_dir(const ModelFile *file);
 
 /* GGUF metadata. */
 typedef enum GgufType {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING,
-    GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64
 } GgufType;
 
 typedef struct GgufValue {
     Str key;
     GgufType type;
-    GgufType array_type;  /* of the elements, when type is ARRAY (never an array) */
+    GgufType array_type; /* of the elements, when type is ARRAY (never an array) */
     uint64_t array_len;
     /* The value's bytes in the mapped file, unaligned, bounds checked. STRING: a u64 length, then
      * the bytes; ARRAY: the first element. */
@@ -64,7 +75,8 @@ const char *gguf_type_name(GgufType type);
  * leaves *out and is OK, another type or out of range or not finite is ERR_FORMAT. */
 MUST_USE Status model_file_get_int(const ModelFile *file, const char *key, int64_t min, int64_t max,
                                    int64_t *out, Err *err);
-MUST_USE Status model_file_get_number(const ModelFile *file, const char *key, double *out, Err *err);
+MUST_USE Status model_file_get_number(const ModelFile *file, const char *key, double *out,
+                                      Err *err);
 MUST_USE Status model_file_get_bool(const ModelFile *file, const char *key, bool *out, Err *err);
 MUST_USE Status model_file_get_str(const ModelFile *file, const char *key, Str *out, Err *err);
 /* Element i of an array value; the caller has checked type and bounds (CHECKed). */

@@ -16,9 +16,9 @@ typedef struct BatchKv {
 
 typedef struct Batch {
     int32_t n_seqs, n_tokens, n_logits;
-    int32_t *token, *pos;   /* [n_tokens] */
-    int32_t *query_start;   /* [n_seqs+1]  prefix sums into the token arrays */
-    int32_t *kv_len;        /* [n_seqs]    length after this step */
-    int32_t *logits_row;    /* [n_logits]  tokens whose logits are wanted */
+    int32_t *token, *pos; /* [n_tokens] */
+    int32_t *query_start; /* [n_seqs+1]  prefix sums into the token arrays */
+    int32_t *kv_len;      /* [n_seqs]    length after this step */
+    int32_t *logits_row;  /* [n_logits]  tokens whose logits are wanted */
     BatchKv kv[MODEL_KV_GROUPS_MAX];
 } Batch;

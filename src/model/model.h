@@ -8,9 +8,9 @@
 typedef struct Model Model;
 
 typedef struct ModelOptions {
-    const Ops *ops;   /* required */
-    OpCtx *ctx;       /* required: device and pool that weights are prepared with; borrowed */
-    bool quiet;       /* no progress bar */
+    const Ops *ops; /* required */
+    OpCtx *ctx;     /* required: device and pool that weights are prepared with; borrowed */
+    bool quiet;     /* no progress bar */
 } ModelOptions;
 
 /* Reads the config, binds every weight (dtype and shape checked) and prepares it for the ops.

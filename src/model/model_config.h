@@ -25,12 +25,12 @@ typedef struct RopeConfig {
     RopeScaling scaling;
     double factor;
     int32_t original_context;
-    double low_freq_factor, high_freq_factor;       /* llama3 */
-    double beta_fast, beta_slow;                    /* yarn */
-    double attn_factor;                             /* yarn, longrope; 0: from the factor */
-    double mscale, mscale_all_dim;                  /* yarn (DeepSeek); 0: not given */
-    bool truncate;                                  /* yarn: round the ramp's ends */
-    double *long_factor, *short_factor;             /* longrope [dim/2], owned by the config */
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    double beta_fast, beta_slow;              /* yarn */
+    double attn_factor;                       /* yarn, longrope; 0: from the factor */
+    double mscale, mscale_all_dim;            /* yarn (DeepSeek); 0: not given */
+    bool truncate;                            /* yarn: round the ramp's ends */
+    double *long_factor, *short_factor;       /* longrope [dim/2], owned by the config */
 } RopeConfig;
 
 typedef enum LayerKind { LAYER_FULL, LAYER_WINDOW } LayerKind;
@@ -41,16 +41,16 @@ typedef struct ModelConfig {
 
     NormKind norm;
     float norm_eps;
-    bool norm_plus_one;      /* file holds w - 1 (Gemma in HF form); folded in when bound */
-    bool qk_norm;            /* RMS-norm of each q and k head */
-    bool post_norms;         /* Gemma 2, 3: norms after attention and after the FFN too */
+    bool norm_plus_one; /* file holds w - 1 (Gemma in HF form); folded in when bound */
+    bool qk_norm;       /* RMS-norm of each q and k head */
+    bool post_norms;    /* Gemma 2, 3: norms after attention and after the FFN too */
     bool qkv_bias, out_bias, ffn_bias;
-    bool ffn_gated;          /* act(gate) * up; else act(up) */
+    bool ffn_gated; /* act(gate) * up; else act(up) */
     ActKind act;
-    bool learned_pos;        /* GPT-2 */
+    bool learned_pos; /* GPT-2 */
     bool tied_embeddings;
-    float embed_scale;       /* 1, or sqrt(dim) for Gemma */
-    float attn_scale;        /* usually 1 / sqrt(head_dim) */
+    float embed_scale;                 /* 1, or sqrt(dim) for Gemma */
+    float attn_scale;                  /* usually 1 / sqrt(head_dim) */
     float attn_softcap, logit_softcap; /* 0: none */
 
     int32_t window;                       /* of the windowed layers; 0: none */
@@ -60,12 +60,12 @@ typedef struct ModelConfig {
 
     int32_t n_experts, n_experts_used, expert_ff_dim; /* 0: dense */
     bool moe_normalize;
-    uint8_t layer_moe[MODEL_LAYERS_MAX];  /* this layer's FFN is a mixture */
+    uint8_t layer_moe[MODEL_LAYERS_MAX]; /* this layer's FFN is a mixture */
 
-    int32_t bos_id;                       /* -1: none */
+    int32_t bos_id; /* -1: none */
     int32_t n_eos;
-    int32_t eos_id[MODEL_EOS_MAX];        /* any of these ends a generation */
-    DType weight_dtype;                   /* of most weight bytes; for reports and KV's default */
+    int32_t eos_id[MODEL_EOS_MAX]; /* any of these ends a generation */
+    DType weight_dtype;            /* of most weight bytes; for reports and KV's default */
 } ModelConfig;
 
 /* Reads and checks the configuration of a model file: every value has a type and a range, and the

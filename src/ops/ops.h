@@ -18,18 +18,18 @@
 /* A matrix [n, k] that ops->linear reads, in the layout its level wants. An expert is one too:
  * files stack experts or keep them apart, an array of Weight serves both in place. */
 typedef struct Weight {
-    Tensor t;        /* logical dtype and shape; data is the file's bytes or the packed copy */
-    int32_t layout;  /* 0: the file's rows; others belong to the level that packed it */
-    void *owned;     /* what weight_free releases, or NULL when t.data is borrowed */
+    Tensor t;       /* logical dtype and shape; data is the file's bytes or the packed copy */
+    int32_t layout; /* 0: the file's rows; others belong to the level that packed it */
+    void *owned;    /* what weight_free releases, or NULL when t.data is borrowed */
     size_t owned_bytes;
 } Weight;
 
 /* Limits of one step, from which scratch memory is sized once. */
 typedef struct OpsLimits {
-    int32_t n_tokens_max;  /* of a step */
+    int32_t n_tokens_max; /* of a step */
     int32_t n_seqs_max;
-    int64_t k_max;         /* longest reduction of a linear */
-    int64_t n_max;         /* widest output of a linear, vocabulary excepted */
+    int64_t k_max; /* longest reduction of a linear */
+    int64_t n_max; /* widest output of a linear, vocabulary excepted */
     int32_t n_heads, n_kv_heads, head_dim;
     int32_t n_experts, n_experts_used, expert_ff;
 } OpsLimits;
@@ -37,18 +37,18 @@ typedef struct OpsLimits {
 /* What an op runs with. */
 typedef struct OpCtx {
     Device *device;
-    ThreadPool *pool;     /* NULL: the calling thread alone */
-    void *scratch;        /* ops->scratch_bytes(limits), CACHE_LINE aligned, in the device's memory */
+    ThreadPool *pool; /* NULL: the calling thread alone */
+    void *scratch;    /* ops->scratch_bytes(limits), CACHE_LINE aligned, in the device's memory */
     size_t scratch_bytes;
 } OpCtx;
 
 /* out[t, :] = table[token[t], :] * scale (+ pos_table[pos[t], :]) */
 typedef struct EmbedArgs {
-    const Weight *table;     /* [vocab, dim] any readable dtype, layout 0 */
-    const Weight *pos_table; /* [n_pos, dim] learned positions (GPT-2), or NULL */
+    const Weight *table;        /* [vocab, dim] any readable dtype, layout 0 */
+    const Weight *pos_table;    /* [n_pos, dim] learned positions (GPT-2), or NULL */
     const int32_t *token, *pos; /* [n_tokens] */
     float scale;
-    Tensor out;              /* [n_tokens, dim] */
+    Tensor out; /* [n_tokens, dim] */
 } EmbedArgs;
 
 typedef enum NormKind { NORM_RMS, NORM_LAYER } NormKind;
@@ -63,7 +63,7 @@ typedef struct NormArgs {
     const float *w;    /* [dim] f32 */
     const float *bias; /* [dim] or NULL */
     float eps;
-    Tensor out;        /* [n_rows, dim]; may be x */
+    Tensor out; /* [n_rows, dim]; may be x */
 } NormArgs;
 
 enum { LINEAR_PARTS_MAX = 3 };
@@ -106,8 +106,8 @@ typedef struct RopeKvArgs {
     float norm_eps;
     RopeStyle style;
     int32_t rope_dim;
-    const float *cos_sin;  /* [n_pos][rope_dim/2][2] */
-    const int32_t *pos;    /* [n_tokens] */
+    const float *cos_sin;   /* [n_pos][rope_dim/2][2] */
+    const int32_t *pos;     /* [n_tokens] */
     const int32_t *kv_slot; /* [n_tokens] */
     KvView kv;
 } RopeKvArgs;
@@ -132,9 +132,9 @@ typedef struct AttnArgs {
     const int32_t *table_start; /* [n_seqs + 1] into block_id */
     const int32_t *block_id;    /* -1: freed behind the window, never read */
     float scale, softcap;
-    int32_t window;             /* 0: none */
+    int32_t window; /* 0: none */
     bool causal;
-    const float *sinks;         /* [n_heads] or NULL */
+    const float *sinks; /* [n_heads] or NULL */
 } AttnArgs;
 
 typedef enum ActKind {
@@ -156,7 +156,7 @@ typedef struct ActArgs {
  * normalize: the chosen weights are divided by their sum (Mixtral's softmax over the chosen is the
  * same number). source: Mixtral 2401.04088. */
 typedef struct MoeRouteArgs {
-    Tensor logits;   /* [n_tokens, n_experts] f32 */
+    Tensor logits; /* [n_tokens, n_experts] f32 */
     int32_t n_used;
     bool normalize;
     float scale;     /* applied to the weights at the end; 1 usually */

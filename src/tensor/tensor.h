@@ -6,7 +6,7 @@
 enum { TENSOR_DIMS_MAX = 4, DEVICE_HOST = -1 };
 
 typedef struct Tensor {
-    void *data;    /* in the memory of `device` */
+    void *data; /* in the memory of `device` */
     DType dtype;
     int32_t device; /* DEVICE_HOST or an accelerator's number */
     int32_t n_dims;
@@ -23,8 +23,8 @@ Tensor tensor_1d(void *data, DType dtype, int64_t n0);
 Tensor tensor_2d(void *data, DType dtype, int64_t n0, int64_t n1);
 Tensor tensor_3d(void *data, DType dtype, int64_t n0, int64_t n1, int64_t n2);
 
-int64_t tensor_len(const Tensor *t);   /* elements */
-int64_t tensor_bytes(const Tensor *t); /* of a contiguous tensor */
+int64_t tensor_len(const Tensor *t);       /* elements */
+int64_t tensor_bytes(const Tensor *t);     /* of a contiguous tensor */
 int64_t tensor_row_bytes(const Tensor *t); /* of one run along the last dimension */
 /* The n_rows rows of dimension 0 from row_first; borrows the same memory. */
 Tensor tensor_rows(const Tensor *t, int64_t row_first, int64_t n_rows);

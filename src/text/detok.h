@@ -14,9 +14,9 @@ typedef struct Detok {
     Buf held;                   /* bytes not given out yet */
     bool first;                 /* nothing was fed yet: a leading space may belong to the format */
     bool with_special;
-    bool include_stop;          /* give out the stop string as well */
+    bool include_stop; /* give out the stop string as well */
     int32_t n_stops;
-    Str stop[DETOK_STOPS_MAX];  /* borrowed, not empty */
+    Str stop[DETOK_STOPS_MAX]; /* borrowed, not empty */
 } Detok;
 
 /* first: the text starts here (SentencePiece drops the leading space); else it continues one. */
