@@ -4,11 +4,16 @@
 #include <string.h>
 
 #include "ops/cpu/cpu_detect.h"
+#include "ops/cpu/cpu_ops.h"
 #include "ops/ops_priv.h"
 
 static size_t ops_ref_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     (void)n_threads;
     return ref_linear_scratch_bytes(limits);
+}
+
+static size_t ops_cpu_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
+    return MAX(ref_linear_scratch_bytes(limits), cpu_ops_scratch_bytes(limits, n_threads));
 }
 
 static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
@@ -32,36 +37,36 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
     [OPS_AVX2] =
         {
             .level = "avx2",
-            .scratch_bytes = ops_ref_scratch_bytes,
+            .scratch_bytes = ops_cpu_scratch_bytes,
             .weight_prepare = ref_weight_prepare,
             .weight_release = ref_weight_release,
-            .embed = ref_embed,
-            .norm = ref_norm,
+            .embed = cpu_embed_avx2,
+            .norm = cpu_norm_avx2,
             .linear = ref_linear,
-            .rope_kv = ref_rope_kv,
+            .rope_kv = cpu_rope_avx2,
             .attn = ref_attn,
-            .act = ref_act,
+            .act = cpu_act_avx2,
             .moe_route = ref_moe_route,
             .moe = ref_moe,
-            .softcap = ref_act_softcap,
-            .gather_rows = ref_embed_gather_rows,
+            .softcap = cpu_act_softcap_avx2,
+            .gather_rows = cpu_embed_gather_avx2,
         },
     [OPS_AVX512] =
         {
             .level = "avx512",
-            .scratch_bytes = ops_ref_scratch_bytes,
+            .scratch_bytes = ops_cpu_scratch_bytes,
             .weight_prepare = ref_weight_prepare,
             .weight_release = ref_weight_release,
-            .embed = ref_embed,
-            .norm = ref_norm,
+            .embed = cpu_embed_avx512,
+            .norm = cpu_norm_avx512,
             .linear = ref_linear,
-            .rope_kv = ref_rope_kv,
+            .rope_kv = cpu_rope_avx512,
             .attn = ref_attn,
-            .act = ref_act,
+            .act = cpu_act_avx512,
             .moe_route = ref_moe_route,
             .moe = ref_moe,
-            .softcap = ref_act_softcap,
-            .gather_rows = ref_embed_gather_rows,
+            .softcap = cpu_act_softcap_avx512,
+            .gather_rows = cpu_embed_gather_avx512,
         },
 };
 

@@ -149,8 +149,14 @@ void ops_check_moe(const MoeArgs *args) {
         CHECK(args->expert[i] >= 0 && args->expert[i] < n_experts);
 }
 
-void ops_check_gather_rows(const Tensor *x, const Tensor *out, int32_t n_rows) {
+void ops_check_softcap(const Tensor *x, float cap) {
+    ops_check_2d(x, x->shape[0], x->shape[1]);
+    CHECK(cap > 0);
+}
+
+void ops_check_gather_rows(const Tensor *x, const int32_t *row, int32_t n_rows, const Tensor *out) {
     CHECK(n_rows >= 0);
+    for (int32_t i = 0; i < n_rows; i++) CHECK(row[i] >= 0 && row[i] < x->shape[0]);
     ops_check_2d(x, x->shape[0], x->shape[1]);
     ops_check_2d(out, n_rows, x->shape[1]);
 }

@@ -67,7 +67,8 @@ void ops_check_attn(const AttnArgs *args);
 void ops_check_act(const ActArgs *args);
 void ops_check_moe_route(const MoeRouteArgs *args);
 void ops_check_moe(const MoeArgs *args);
-void ops_check_gather_rows(const Tensor *x, const Tensor *out, int32_t n_rows);
+void ops_check_softcap(const Tensor *x, float cap);
+void ops_check_gather_rows(const Tensor *x, const int32_t *row, int32_t n_rows, const Tensor *out);
 
 /* The reference: plain loops, sums in f64 in index order, one rounding per output element. */
 size_t ref_linear_scratch_bytes(const OpsLimits *limits);

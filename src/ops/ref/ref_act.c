@@ -10,7 +10,9 @@ double ref_act_value(ActKind kind, double x) {
     switch (kind) {
         case ACT_SILU: return x / (1 + exp(-x));
         case ACT_GELU: return 0.5 * x * erfc(-x * sqrt_half);
-        case ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt_2_pi * (x + 0.044715 * x * x * x)));
+        case ACT_GELU_TANH:
+        /* x/2 (1 + tanh u) as x / (1 + e^-2u), which does not cancel for negative x. */
+        return x / (1 + exp(-2 * sqrt_2_pi * (x + 0.044715 * x * x * x)));
         case ACT_RELU: return x < 0 ? 0 : x;
     }
     CHECK(false);
@@ -32,7 +34,7 @@ void ref_act(OpCtx *ctx, const ActArgs *args) {
 
 void ref_act_softcap(OpCtx *ctx, Tensor x, float cap) {
     (void)ctx;
-    CHECK(x.dtype == DTYPE_F32 && x.n_dims == 2 && cap > 0);
+    ops_check_softcap(&x, cap);
     for (int64_t t = 0; t < x.shape[0]; t++) {
         float *row = ops_row(&x, t);
         for (int64_t i = 0; i < x.shape[1]; i++) row[i] = (float)(cap * tanh(row[i] / (double)cap));

@@ -23,9 +23,7 @@ void ref_embed(OpCtx *ctx, const EmbedArgs *args) {
 void ref_embed_gather_rows(OpCtx *ctx, const Tensor *x, const int32_t *row, int32_t n_rows,
                            Tensor *out) {
     (void)ctx;
-    ops_check_gather_rows(x, out, n_rows);
-    for (int32_t i = 0; i < n_rows; i++) {
-        CHECK(row[i] >= 0 && row[i] < x->shape[0]);
+    ops_check_gather_rows(x, row, n_rows, out);
+    for (int32_t i = 0; i < n_rows; i++)
         memmove(ops_row(out, i), ops_row(x, row[i]), (size_t)x->shape[1] * sizeof(float));
-    }
 }

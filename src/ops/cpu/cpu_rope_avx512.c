@@ -1,0 +1,4 @@
+/* cpu_rope_avx512: cpu_rope_tmpl.h at the avx512 level. */
+#include "ops/cpu/cpu_vec_avx512.h"
+
+#include "ops/cpu/cpu_rope_tmpl.h"

@@ -1,0 +1,18 @@
+/* bounds: the largest error that each op of a level may have against the reference, in one table.
+ *
+ * NMSE is the sum of squared differences over the sum of squares of the reference. One f32 rounding
+ * of random data gives about 1e-15; a bound leaves room for a few roundings and no more. */
+#pragma once
+
+#define BOUND_NORM      6e-14
+#define BOUND_ROPE      6e-14
+#define BOUND_EMBED     4e-15
+#define BOUND_ACT       2e-14
+#define BOUND_SOFTCAP   4e-14
+#define BOUND_ATTN_NMSE 1e-12
+/* Largest difference of an attention output with f32 keys and values of unit scale. */
+#define BOUND_ATTN_F32 1e-5
+/* Relative error of one activation value where it is not subnormal; for GELU_TANH and GELU the
+ * argument of the exponential carries x^2's rounding: allowed per unit of |x|^2. */
+#define BOUND_ACT_REL    6e-7
+#define BOUND_ACT_REL_X2 2e-7
