@@ -1,0 +1,419 @@
+#include "kv/kv_cache.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+/* A model whose layers all have windows keeps nodes whose blocks are gone: paths to those that are
+ * not. With a full group there is a block for every node. */
+enum { KV_CACHE_NODES_PER_WINDOW_BLOCK = 4 };
+
+static int32_t kv_cache_nodes(const KvCacheConfig *config) {
+    if (!config->prefix) return 0;
+    for (int32_t g = 0; g < config->n_groups; g++) {
+        if (config->window[g] == 0) return config->n_blocks[g];
+    }
+    return MIN(config->n_blocks[0], INT32_MAX / 16) * KV_CACHE_NODES_PER_WINDOW_BLOCK;
+}
+
+int64_t kv_cache_bytes(const KvCacheConfig *config) {
+    int64_t bytes = kv_radix_bytes(kv_cache_nodes(config), config->block_tokens);
+    int32_t most = 0;
+    for (int32_t g = 0; g < config->n_groups; g++) {
+        bytes += kv_pool_bytes(config->n_blocks[g]);
+        most = MAX(most, config->n_blocks[g]);
+    }
+    return bytes + most * (int64_t)sizeof(int32_t);
+}
+
+Status kv_cache_init(KvCache *cache, const KvCacheConfig *config, Err *err) {
+    CHECK(config->n_groups >= 1 && config->n_groups <= KV_GROUPS_MAX);
+    CHECK(config->block_tokens >= 1 && config->block_tokens <= KV_BLOCK_TOKENS_MAX);
+    KvCache made = {.config = *config};
+    Status status = kv_radix_init(&made.radix, kv_cache_nodes(config), config->block_tokens, err);
+    int32_t most = 0;
+    for (int32_t g = 0; g < config->n_groups && status == OK; g++) {
+        status = kv_pool_init(&made.pool[g], config->n_blocks[g], err);
+        most = MAX(most, config->n_blocks[g]);
+    }
+    made.audit_ref = mem_try_alloc((size_t)most, sizeof(int32_t));
+    if (status == OK && made.audit_ref == NULL) {
+        status = err_set(err, ERR_NOMEM, "no memory for the table of %d KV blocks", most);
+    }
+    if (status != OK) {
+        kv_cache_free(&made);
+        return status;
+    }
+    *cache = made;
+    return OK;
+}
+
+void kv_cache_free(KvCache *cache) {
+    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) kv_pool_free(&cache->pool[g]);
+    kv_radix_free(&cache->radix);
+    mem_free(cache->audit_ref);
+    *cache = (KvCache){0};
+}
+
+size_t kv_cache_seq_ints(const KvCacheConfig *config, int32_t n_tokens_max) {
+    return (size_t)config->n_groups * (size_t)DIV_UP(n_tokens_max, config->block_tokens);
+}
+
+void kv_cache_seq_init(const KvCache *cache, KvSeq *seq, int32_t *memory, int32_t n_tokens_max) {
+    const int32_t n_blocks_max = DIV_UP(n_tokens_max, cache->config.block_tokens);
+    *seq = (KvSeq){.node = -1};
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        seq->table[g].block = memory + (size_t)g * (size_t)n_blocks_max;
+        seq->table[g].n_blocks_max = n_blocks_max;
+    }
+}
+
+int32_t kv_cache_len(const KvSeq *seq) {
+    return seq->table[0].n_tokens;
+}
+
+/* The first position that must be there for the token at `position` to be computed. The token before
+ * it always is, whatever the window, so that a sequence holds the block of its last node. */
+static int32_t kv_cache_window_start(const KvCache *cache, int32_t group, int32_t position) {
+    const int32_t window = cache->config.window[group];
+    return window == 0 ? 0 : MAX(0, position - MAX(window, 2) + 1);
+}
+
+/* Follows the walk of a match: per group the start of the run of blocks that are all present. */
+typedef struct KvWalk {
+    int32_t run_start[KV_GROUPS_MAX];
+} KvWalk;
+
+/* Whether the sequence could go on at position, right after the node's block. */
+static bool kv_cache_walk_step(const KvCache *cache, KvWalk *walk, const KvNode *node,
+                               int32_t position) {
+    bool whole = true;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (node->block[g] < 0) walk->run_start[g] = node->depth;
+        const int32_t present = walk->run_start[g] * cache->config.block_tokens;
+        whole = whole && present <= kv_cache_window_start(cache, g, position);
+    }
+    return whole;
+}
+
+/* First block of the group that a match of n_tokens must hold. */
+static int32_t kv_cache_first_block(const KvCache *cache, int32_t group, int32_t n_tokens) {
+    return kv_cache_window_start(cache, group, n_tokens) / cache->config.block_tokens;
+}
+
+static void kv_cache_count_idle(const KvCache *cache, KvMatch *match) {
+    const int32_t n_blocks = match->n_tokens / cache->config.block_tokens;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        const int32_t first = kv_cache_first_block(cache, g, match->n_tokens);
+        int32_t node = match->node;
+        for (int32_t i = n_blocks - 1; i >= first; i--, node = cache->radix.node[node].parent) {
+            match->n_idle[g] += cache->pool[g].ref[cache->radix.node[node].block[g]] == 0;
+        }
+    }
+}
+
+void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
+                    KvMatch *out) {
+    const int32_t size = cache->config.block_tokens;
+    *out = (KvMatch){.node = -1, .miss = KV_MISS_OFF};
+    if (!cache->config.prefix) return;
+    KvWalk walk = {{0}};
+    int32_t node = -1, at = 0;
+    const int32_t end = MAX(n - 1, 0) / size * size;
+    while (at < end) {
+        const int32_t child = kv_radix_find(&cache->radix, salt, node, token + at);
+        if (child < 0) break;
+        node = child;
+        at += size;
+        if (kv_cache_walk_step(cache, &walk, &cache->radix.node[node], at)) {
+            out->n_tokens = at;
+            out->node = node;
+        }
+    }
+    out->miss_at = at;
+    if (out->n_tokens < at) {
+        out->miss = KV_MISS_WINDOW;
+        out->miss_at = out->n_tokens;
+    } else if (at == end) {
+        out->miss = n - at > 1 ? KV_MISS_SHORT : KV_MISS_NONE;
+    } else {
+        int32_t n_equal;
+        out->miss = kv_radix_explain(&cache->radix, salt, node, token + at, &n_equal);
+        out->miss_at += n_equal;
+    }
+    kv_cache_count_idle(cache, out);
+}
+
+void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match) {
+    CHECK(kv_cache_len(seq) == 0);
+    const int32_t n_blocks = match->n_tokens / cache->config.block_tokens;
+    seq->salt = salt;
+    seq->node = match->node;
+    seq->n_cached = n_blocks;
+    seq->keep_out = !cache->config.prefix;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        KvTable *table = &seq->table[g];
+        const int32_t first = kv_cache_first_block(cache, g, match->n_tokens);
+        CHECK(n_blocks <= table->n_blocks_max);
+        int32_t node = match->node;
+        for (int32_t i = n_blocks - 1; i >= 0; i--, node = cache->radix.node[node].parent) {
+            table->block[i] = i >= first ? cache->radix.node[node].block[g] : -1;
+            if (i >= first) kv_pool_ref(&cache->pool[g], table->block[i]);
+        }
+        table->n_blocks = n_blocks;
+        table->n_dropped = MIN(first, n_blocks);
+        table->n_tokens = match->n_tokens;
+    }
+}
+
+int32_t kv_cache_room(const KvCache *cache, int32_t group) {
+    return cache->pool[group].n_free + cache->pool[group].n_idle;
+}
+
+int32_t kv_cache_need(const KvCache *cache, const KvSeq *seq, int32_t group, int32_t n) {
+    return kv_table_need(&seq->table[group], &cache->pool[group], cache->config.block_tokens, n);
+}
+
+/* Removes nodes that hold no block and lead nowhere, from here up. */
+static void kv_cache_prune(KvCache *cache, int32_t node, bool evicted) {
+    while (node >= 0) {
+        const KvNode *at = &cache->radix.node[node];
+        if (at->first_child >= 0) return;
+        for (int32_t g = 0; g < cache->config.n_groups; g++) {
+            if (at->block[g] >= 0) return;
+        }
+        const int32_t parent = at->parent;
+        kv_radix_remove(&cache->radix, node, evicted);
+        node = parent;
+    }
+}
+
+static void kv_cache_uncache(KvCache *cache, int32_t group, int32_t node) {
+    int32_t *block = &cache->radix.node[node].block[group];
+    if (*block < 0) return;
+    kv_pool_set_node(&cache->pool[group], *block, -1);
+    *block = -1;
+}
+
+/* The group's least recently used idle block leaves the tree and becomes free. */
+static void kv_cache_evict(KvCache *cache, int32_t group) {
+    const int32_t block = kv_pool_oldest(&cache->pool[group]);
+    CHECK(block >= 0);
+    const int32_t node = cache->pool[group].node[block];
+    if (cache->config.window[group] == 0) {
+        /* Nothing below it could be reached any more; there is nothing, as the file's head says. */
+        CHECK(cache->radix.node[node].first_child < 0);
+        for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_uncache(cache, g, node);
+    } else {
+        kv_cache_uncache(cache, group, node);
+    }
+    kv_cache_prune(cache, node, true);
+    cache->n_evicted++;
+}
+
+bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMove *moves, int32_t *n_moves) {
+    const int32_t size = cache->config.block_tokens;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (kv_cache_need(cache, seq, g, n) > kv_cache_room(cache, g)) return false;
+    }
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        KvPool *pool = &cache->pool[g];
+        while (pool->n_free < kv_cache_need(cache, seq, g, n)) kv_cache_evict(cache, g);
+        KvMove *move = &moves[*n_moves];
+        move->group = g;
+        if (kv_table_append(&seq->table[g], pool, size, n, move)) (*n_moves)++;
+    }
+    return true;
+}
+
+/* A node for the sequence's next full block, evicting for it if all nodes are taken; -1: no room. */
+static int32_t kv_cache_make_node(KvCache *cache, const KvSeq *seq, const int32_t *token) {
+    for (;;) {
+        const int32_t node = kv_radix_insert(&cache->radix, seq->salt, seq->node, token);
+        if (node >= 0) return node;
+        int32_t group = 0;
+        while (group < cache->config.n_groups && cache->pool[group].n_idle == 0) group++;
+        if (group == cache->config.n_groups) return -1;
+        kv_cache_evict(cache, group);
+    }
+}
+
+/* Node and table come to name the same block. */
+static void kv_cache_share(KvCache *cache, int32_t group, int32_t node, int32_t *held) {
+    KvPool *pool = &cache->pool[group];
+    int32_t *block = &cache->radix.node[node].block[group];
+    if (*held < 0 || *block == *held) return;
+    if (*block < 0) {
+        if (pool->node[*held] < 0) {
+            kv_pool_set_node(pool, *held, node);
+            *block = *held;
+        }
+        return;
+    }
+    kv_pool_ref(pool, *block);
+    kv_pool_unref(pool, *held);
+    *held = *block;
+}
+
+static void kv_cache_insert(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n) {
+    const int32_t size = cache->config.block_tokens;
+    while (!seq->keep_out && (seq->n_cached + 1) * size <= n) {
+        const int32_t at = seq->n_cached;
+        const int32_t *block_token = token + (size_t)at * (size_t)size;
+        int32_t node = kv_radix_find(&cache->radix, seq->salt, seq->node, block_token);
+        if (node < 0) node = kv_cache_make_node(cache, seq, block_token);
+        if (node < 0) {
+            seq->keep_out = true;
+            return;
+        }
+        for (int32_t g = 0; g < cache->config.n_groups; g++) {
+            kv_cache_share(cache, g, node, &seq->table[g].block[at]);
+        }
+        seq->node = node;
+        seq->n_cached++;
+    }
+}
+
+void kv_cache_commit(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n) {
+    CHECK(n <= kv_cache_len(seq));
+    kv_cache_insert(cache, seq, token, n);
+    const int32_t last_cached = MAX(seq->n_cached - 1, 0) * cache->config.block_tokens;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        kv_table_drop(&seq->table[g], &cache->pool[g], cache->config.block_tokens,
+                      MIN(kv_cache_window_start(cache, g, n), last_cached));
+    }
+}
+
+void kv_cache_fork(KvCache *cache, KvSeq *dst, const KvSeq *src) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        kv_table_fork(&dst->table[g], &src->table[g], &cache->pool[g]);
+    }
+    dst->salt = src->salt;
+    dst->node = src->node;
+    dst->n_cached = src->n_cached;
+    dst->keep_out = src->keep_out;
+}
+
+void kv_cache_truncate(KvCache *cache, KvSeq *seq, int32_t n) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        kv_table_truncate(&seq->table[g], &cache->pool[g], cache->config.block_tokens, n);
+    }
+    while (seq->n_cached > n / cache->config.block_tokens) {
+        seq->node = cache->radix.node[seq->node].parent;
+        seq->n_cached--;
+    }
+}
+
+void kv_cache_end(KvCache *cache, KvSeq *seq) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        kv_table_clear(&seq->table[g], &cache->pool[g]);
+    }
+    seq->node = -1;
+    seq->n_cached = 0;
+}
+
+/* Whether no other sequence holds a block of seq's last node. */
+static bool kv_cache_is_alone(const KvCache *cache, const KvSeq *seq) {
+    const KvNode *node = &cache->radix.node[seq->node];
+    if (node->first_child >= 0) return false;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (node->block[g] < 0) continue;
+        const bool own = seq->table[g].block[node->depth - 1] == node->block[g];
+        if (cache->pool[g].ref[node->block[g]] > own) return false;
+    }
+    return true;
+}
+
+void kv_cache_forget(KvCache *cache, KvSeq *seq) {
+    while (seq->node >= 0 && kv_cache_is_alone(cache, seq)) {
+        const int32_t node = seq->node;
+        seq->node = cache->radix.node[node].parent;
+        seq->n_cached--;
+        for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_uncache(cache, g, node);
+        kv_radix_remove(&cache->radix, node, false);
+    }
+    seq->keep_out = true;
+}
+
+void kv_cache_clear(KvCache *cache) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        while (kv_pool_oldest(&cache->pool[g]) >= 0) kv_cache_evict(cache, g);
+    }
+}
+
+int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs) {
+    int64_t n = 0;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        const KvTable *table = &seqs[i]->table[0];
+        n += (int64_t)table->n_blocks * cache->config.block_tokens - table->n_tokens;
+    }
+    return n;
+}
+
+/* Adds what the table holds to audit_ref. */
+static Status kv_cache_audit_table(const KvCache *cache, const KvSeq *seq, int32_t group,
+                                   Err *err) {
+    const KvTable *table = &seq->table[group];
+    const KvPool *pool = &cache->pool[group];
+    if (table->n_blocks != DIV_UP(table->n_tokens, cache->config.block_tokens)) {
+        FAIL(err, ERR_ARG, "KV table: %d blocks for %d tokens", table->n_blocks, table->n_tokens);
+    }
+    int32_t node = seq->node;
+    for (int32_t i = table->n_blocks - 1; i >= 0; i--) {
+        const int32_t block = table->block[i];
+        if ((block < 0) != (i < table->n_dropped) || block >= pool->n_blocks) {
+            FAIL(err, ERR_ARG, "KV table: entry %d is block %d, %d are dropped", i, block,
+                 table->n_dropped);
+        }
+        if (block >= 0) cache->audit_ref[block]++;
+        if (i >= seq->n_cached) continue;
+        const KvNode *at = &cache->radix.node[node];
+        if (node < 0 || at->depth != i + 1) {
+            FAIL(err, ERR_ARG, "KV sequence: block %d has no node of its depth", i);
+        }
+        if (cache->config.window[group] == 0 && at->block[group] != block) {
+            FAIL(err, ERR_ARG, "KV sequence: block %d is %d, the tree's is %d", i, block,
+                 at->block[group]);
+        }
+        node = at->parent;
+    }
+    return OK;
+}
+
+static Status kv_cache_audit_nodes(const KvCache *cache, int32_t group, Err *err) {
+    const KvPool *pool = &cache->pool[group];
+    int32_t n_cached = 0;
+    for (int32_t b = 0; b < pool->n_blocks; b++) {
+        if (pool->node[b] < 0) continue;
+        n_cached++;
+        const KvNode *node = &cache->radix.node[pool->node[b]];
+        if (pool->node[b] >= cache->radix.n_nodes_max || node->parent == KV_NODE_FREE ||
+            node->block[group] != b) {
+            FAIL(err, ERR_ARG, "KV block %d is cached at node %d, which does not name it", b,
+                 pool->node[b]);
+        }
+    }
+    for (int32_t i = 0; i < cache->radix.n_nodes_max; i++) {
+        const KvNode *node = &cache->radix.node[i];
+        if (node->parent == KV_NODE_FREE) continue;
+        n_cached -= node->block[group] >= 0;
+        if (cache->config.window[group] == 0 && node->block[group] < 0) {
+            FAIL(err, ERR_ARG, "prefix tree: node %d has no block of group %d", i, group);
+        }
+    }
+    if (n_cached != 0) {
+        FAIL(err, ERR_ARG, "KV group %d: blocks and nodes disagree by %d", group, n_cached);
+    }
+    return OK;
+}
+
+Status kv_cache_audit(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs, Err *err) {
+    TRY(kv_radix_audit(&cache->radix, err));
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        memset(cache->audit_ref, 0, (size_t)cache->pool[g].n_blocks * sizeof(int32_t));
+        for (int32_t i = 0; i < n_seqs; i++) TRY(kv_cache_audit_table(cache, seqs[i], g, err));
+        TRY(kv_pool_audit(&cache->pool[g], cache->audit_ref, err));
+        TRY(kv_cache_audit_nodes(cache, g, err));
+    }
+    return OK;
+}

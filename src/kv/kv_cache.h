@@ -1,0 +1,88 @@
+/* kv_cache: the KV memory of all sequences: pools, tables and the prefix tree as one.
+ *
+ * Each KV group (full layers, windowed layers) has its own pool. A full block is put into the tree
+ * as soon as it is computed, so requests that run at the same time share too; when the tree has the
+ * block already, the sequence takes the tree's and gives its own back (equal tokens mean equal bits).
+ * Hence a sequence that holds a cached block of a full group holds all its parents, and the least
+ * recently used idle block never has children. Blocks of a windowed group may leave at any time; the
+ * node stays for the other group. One thread; all memory is allocated by init. */
+#pragma once
+
+#include "kv/kv_radix.h"
+#include "kv/kv_table.h"
+
+typedef struct KvCacheConfig {
+    int32_t n_groups, block_tokens;
+    int32_t n_blocks[KV_GROUPS_MAX];
+    int32_t window[KV_GROUPS_MAX]; /* 0: none */
+    bool prefix;                   /* keep a prefix tree */
+} KvCacheConfig;
+
+typedef struct KvCache {
+    KvCacheConfig config;
+    KvPool pool[KV_GROUPS_MAX];
+    KvRadix radix;
+    int32_t *audit_ref; /* scratch of the audit */
+    int64_t n_evicted;  /* blocks that left the tree for want of room */
+} KvCache;
+
+/* The KV of one sequence. */
+typedef struct KvSeq {
+    KvTable table[KV_GROUPS_MAX];
+    KvSalt salt;
+    int32_t node;     /* of the last block that is in the tree, -1: none yet */
+    int32_t n_cached; /* leading blocks that are in the tree */
+    bool keep_out;    /* no further blocks go into the tree */
+} KvSeq;
+
+int64_t kv_cache_bytes(const KvCacheConfig *config);
+MUST_USE Status kv_cache_init(KvCache *cache, const KvCacheConfig *config, Err *err);
+void kv_cache_free(KvCache *cache);
+
+/* An empty sequence with room for n_tokens_max; memory: kv_cache_seq_ints of int32. */
+size_t kv_cache_seq_ints(const KvCacheConfig *config, int32_t n_tokens_max);
+void kv_cache_seq_init(const KvCache *cache, KvSeq *seq, int32_t *memory, int32_t n_tokens_max);
+/* Tokens that the sequence has slots for. */
+int32_t kv_cache_len(const KvSeq *seq);
+
+typedef struct KvMatch {
+    int32_t n_tokens;              /* that are cached: whole blocks */
+    int32_t node;                  /* of the last of them, -1: none */
+    int32_t n_idle[KV_GROUPS_MAX]; /* idle blocks that taking the match would hold */
+    KvMiss miss;
+    int32_t miss_at; /* first token that is not cached, or that differs */
+} KvMatch;
+
+/* The longest cached beginning of token[0..n); at most n - 1 tokens, as the last must be computed.
+ * Changes nothing. */
+void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
+                    KvMatch *out);
+/* seq (empty) takes what was matched; nothing may have changed since. */
+void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match);
+
+/* Blocks of the group that are free or can be made so. */
+int32_t kv_cache_room(const KvCache *cache, int32_t group);
+/* Blocks of the group that n more tokens take. */
+int32_t kv_cache_need(const KvCache *cache, const KvSeq *seq, int32_t group, int32_t n);
+/* Makes slots for n more tokens, evicting what is idle. False, and nothing changed, when some group
+ * lacks blocks. Block copies to make are appended to moves (at most one per group). */
+MUST_USE bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMove *moves,
+                              int32_t *n_moves);
+/* The KV of token[0..n) is computed: full blocks go into the tree, blocks behind the window go. */
+void kv_cache_commit(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n);
+/* dst (empty) shares all blocks of src. */
+void kv_cache_fork(KvCache *cache, KvSeq *dst, const KvSeq *src);
+/* Cuts back to n tokens; blocks that a window freed do not come back. */
+void kv_cache_truncate(KvCache *cache, KvSeq *seq, int32_t n);
+/* Gives everything back. */
+void kv_cache_end(KvCache *cache, KvSeq *seq);
+/* Takes the sequence's blocks out of the tree as far as no other sequence holds them: their content
+ * is not to be trusted. Call before kv_cache_end. */
+void kv_cache_forget(KvCache *cache, KvSeq *seq);
+/* Drops all idle blocks. */
+void kv_cache_clear(KvCache *cache);
+
+/* Slots of used blocks that hold no token, summed over the sequences' last blocks. */
+int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs);
+/* Checks every invariant of pools, tables and tree; seqs are all that hold blocks. */
+MUST_USE Status kv_cache_audit(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs, Err *err);

@@ -1,0 +1,358 @@
+/* test_kv_cache: random operations on pools, tables and tree against a shadow memory.
+ *
+ * Every slot of every block carries a tag: the hash of salt and tokens up to its position, which is
+ * what real KV content is a function of. After each operation every position that a sequence may
+ * attend to must carry its own tag, the audit must pass, and no shared or cached block may have been
+ * written. Matches are compared with the set of all prefixes ever put in. */
+#include "kv/kv_cache.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "base/rng.h"
+
+enum { N_SEQS = 8, LEN_MAX = 96, SEEN_MAX = 1 << 16 };
+
+typedef struct Toy {
+    KvSeq kv;
+    bool live;
+    int32_t token[LEN_MAX];
+    int32_t n; /* computed */
+    KvSalt salt;
+} Toy;
+
+typedef struct World {
+    KvCacheConfig config;
+    KvCache cache;
+    Toy toy[N_SEQS];
+    int32_t *memory;
+    uint64_t *tag[KV_GROUPS_MAX];
+    uint64_t seed, counter;
+    uint64_t seen[SEEN_MAX]; /* tags of whole blocks that were ever committed; open addressing */
+    int64_t n_hits, n_full, n_evicted_miss, n_forgot;
+} World;
+
+static uint32_t world_random(World *w, uint32_t n) {
+    return (uint32_t)(rng_bits(w->seed, 0, w->counter++) % n);
+}
+
+static uint64_t world_tag(KvSalt salt, const int32_t *token, int32_t n) {
+    return hash_bytes(token, (size_t)n * sizeof *token, salt.word[0] * 31 + salt.word[1]);
+}
+
+static void world_open(World *w, const KvCacheConfig *config, uint64_t seed, uint64_t hash_mask) {
+    memset(w, 0, sizeof *w);
+    w->config = *config;
+    w->seed = seed;
+    assert_int_equal(kv_cache_init(&w->cache, config, NULL), OK);
+    w->cache.radix.hash_mask = hash_mask;
+    const size_t ints = kv_cache_seq_ints(config, LEN_MAX);
+    w->memory = calloc(N_SEQS * ints, sizeof *w->memory);
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        kv_cache_seq_init(&w->cache, &w->toy[i].kv, w->memory + (size_t)i * ints, LEN_MAX);
+    }
+    for (int32_t g = 0; g < config->n_groups; g++) {
+        w->tag[g] = calloc((size_t)(config->n_blocks[g] * config->block_tokens), sizeof(uint64_t));
+    }
+}
+
+static int32_t world_live(World *w, KvSeq **seqs) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        if (w->toy[i].live) seqs[n++] = &w->toy[i].kv;
+    }
+    return n;
+}
+
+static void world_close(World *w) {
+    KvSeq *seqs[N_SEQS];
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        if (w->toy[i].live) kv_cache_end(&w->cache, &w->toy[i].kv);
+        w->toy[i].live = false;
+    }
+    kv_cache_clear(&w->cache);
+    assert_int_equal(kv_cache_audit(&w->cache, seqs, 0, NULL), OK);
+    assert_int_equal(w->cache.radix.n_nodes, 0);
+    for (int32_t g = 0; g < w->config.n_groups; g++) {
+        assert_int_equal(w->cache.pool[g].n_free, w->config.n_blocks[g]);
+        free(w->tag[g]);
+    }
+    kv_cache_free(&w->cache);
+    free(w->memory);
+}
+
+static uint64_t *world_slot(World *w, int32_t g, const Toy *t, int32_t i) {
+    const int32_t block = t->kv.table[g].block[i / w->config.block_tokens];
+    return &w->tag[g][block * w->config.block_tokens + i % w->config.block_tokens];
+}
+
+/* Every position that the next token attends to carries its own tag. */
+static void world_check(World *w) {
+    for (int32_t s = 0; s < N_SEQS; s++) {
+        const Toy *t = &w->toy[s];
+        if (!t->live) continue;
+        assert_int_equal(kv_cache_len(&t->kv), t->n);
+        for (int32_t g = 0; g < w->config.n_groups; g++) {
+            const int32_t window = w->config.window[g];
+            const int32_t from = window == 0 ? 0 : MAX(0, t->n - window + 1);
+            for (int32_t i = from; i < t->n; i++) {
+                assert_true(*world_slot(w, g, t, i) == world_tag(t->salt, t->token, i + 1));
+            }
+            if (window > 0) { /* what is behind the window is given back */
+                const int32_t keep = t->n - MAX(window, 2) + 1;
+                const int32_t held = t->kv.table[g].n_blocks - t->kv.table[g].n_dropped;
+                const int32_t bound = DIV_UP(MAX(t->n - MAX(keep, 0), 0), w->config.block_tokens);
+                assert_true(held <= bound + 3);
+            }
+        }
+    }
+    KvSeq *seqs[N_SEQS];
+    const int32_t n = world_live(w, seqs);
+    Err err = {0};
+    if (kv_cache_audit(&w->cache, seqs, n, &err) != OK) fail_msg("%s", err.text);
+}
+
+static bool world_seen(const World *w, uint64_t tag) {
+    uint64_t at = tag % SEEN_MAX;
+    while (w->seen[at] != 0 && w->seen[at] != tag) at = (at + 1) % SEEN_MAX;
+    return w->seen[at] == tag;
+}
+
+static void world_see(World *w, uint64_t tag) {
+    uint64_t at = tag % SEEN_MAX;
+    while (w->seen[at] != 0 && w->seen[at] != tag) at = (at + 1) % SEEN_MAX;
+    w->seen[at] = tag;
+}
+
+static void world_begin(World *w, Toy *t) {
+    t->salt = (KvSalt){{world_random(w, 2), 7}};
+    const int32_t n = 1 + (int32_t)world_random(w, LEN_MAX / 2);
+    for (int32_t i = 0; i < n; i++) t->token[i] = world_random(w, 6) == 0;
+    KvMatch match;
+    kv_cache_match(&w->cache, t->salt, t->token, n, &match);
+    assert_true(match.n_tokens < n && match.n_tokens % w->config.block_tokens == 0);
+    const int32_t next = match.n_tokens + w->config.block_tokens;
+    if (match.miss == KV_MISS_NEW) {
+        assert_int_equal(match.n_tokens, 0);
+    } else if (match.miss == KV_MISS_EVICTED && w->cache.radix.hash_mask == UINT64_MAX) {
+        assert_true(world_seen(w, world_tag(t->salt, t->token, next)));
+        w->n_evicted_miss++;
+    } else if (match.miss == KV_MISS_DIFFERENT && match.miss_at > match.n_tokens) {
+        assert_true(match.miss_at < next);
+    } else if (match.miss == KV_MISS_NONE && match.miss_at == n - 1) {
+        w->n_full++;
+    }
+    if (w->config.prefix && w->cache.n_evicted == 0 && w->n_forgot == 0 && next < n &&
+        match.miss != KV_MISS_WINDOW) {
+        assert_false(world_seen(w, world_tag(t->salt, t->token, next)));
+    }
+    kv_cache_begin(&w->cache, &t->kv, t->salt, &match);
+    w->n_hits += match.n_tokens;
+    t->n = match.n_tokens;
+    t->live = true;
+}
+
+static void world_append(World *w, Toy *t, int32_t n) {
+    n = MIN(n, LEN_MAX - t->n);
+    KvMove moves[KV_GROUPS_MAX];
+    int32_t n_moves = 0;
+    if (!kv_cache_append(&w->cache, &t->kv, n, moves, &n_moves)) {
+        assert_int_equal(n_moves, 0);
+        return;
+    }
+    const int32_t size = w->config.block_tokens;
+    for (int32_t m = 0; m < n_moves; m++) {
+        uint64_t *tag = w->tag[moves[m].group];
+        memcpy(tag + moves[m].dst * size, tag + moves[m].src * size, (size_t)size * sizeof *tag);
+    }
+    for (int32_t i = t->n; i < t->n + n; i++) {
+        t->token[i] = world_random(w, 6) == 0;
+    }
+    for (int32_t g = 0; g < w->config.n_groups; g++) {
+        for (int32_t i = t->n; i < t->n + n; i++) {
+            const int32_t block = t->kv.table[g].block[i / size];
+            assert_true(kv_pool_is_private(&w->cache.pool[g], block));
+            *world_slot(w, g, t, i) = world_tag(t->salt, t->token, i + 1);
+        }
+    }
+    t->n += n;
+    kv_cache_commit(&w->cache, &t->kv, t->token, t->n);
+    for (int32_t i = size; i <= t->n; i += size) {
+        world_see(w, world_tag(t->salt, t->token, i));
+    }
+}
+
+static void world_turn(World *w) {
+    Toy *t = &w->toy[world_random(w, N_SEQS)];
+    Toy *other = &w->toy[world_random(w, N_SEQS)];
+    const uint32_t what = world_random(w, 16);
+    if (!t->live) {
+        world_begin(w, t);
+    } else if (what < 9) {
+        world_append(w, t, 1 + (int32_t)world_random(w, what < 6 ? 2 : 20));
+    } else if (what < 11 && !other->live) {
+        kv_cache_fork(&w->cache, &other->kv, &t->kv);
+        memcpy(other->token, t->token, sizeof t->token);
+        other->n = t->n;
+        other->salt = t->salt;
+        other->live = true;
+    } else if (what == 11 && w->config.window[0] == 0 && w->config.n_groups == 1) {
+        const int32_t n = (int32_t)world_random(w, (uint32_t)t->n + 1);
+        kv_cache_truncate(&w->cache, &t->kv, n);
+        t->n = n;
+    } else if (what >= 13) {
+        /* Not in every run: a tree that forgot nothing can be compared with what was seen. */
+        if (what == 15 && w->seed % 2 == 1) {
+            kv_cache_forget(&w->cache, &t->kv);
+            w->n_forgot++;
+        }
+        kv_cache_end(&w->cache, &t->kv);
+        t->live = false;
+        t->n = 0;
+    }
+}
+
+static void world_run(const KvCacheConfig *config, uint64_t seed, uint64_t hash_mask,
+                      int32_t n_turns, bool expect_hits) {
+    static World w;
+    world_open(&w, config, seed, hash_mask);
+    for (int32_t i = 0; i < n_turns; i++) {
+        world_turn(&w);
+        world_check(&w);
+    }
+    if (expect_hits) assert_true(w.n_hits > 0);
+    world_close(&w);
+}
+
+static void kv_cache_full(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        KvCacheConfig config = {.n_groups = 1, .block_tokens = 1 << (seed % 4), .prefix = true};
+        config.n_blocks[0] = seed % 3 == 0 ? 2000 : 300 / config.block_tokens;
+        world_run(&config, seed, seed % 5 == 0 ? 0xff : UINT64_MAX, 3000, true);
+    }
+}
+
+static void kv_cache_windowed(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        KvCacheConfig config = {.n_groups = 1, .block_tokens = 1 << (seed % 4), .prefix = true};
+        config.n_blocks[0] = 300 / config.block_tokens;
+        config.window[0] = (int32_t[]){1, 2, 5, 16, 40, 1000}[seed % 6];
+        world_run(&config, 100 + seed, seed % 5 == 0 ? 0xff : UINT64_MAX, 3000, true);
+    }
+}
+
+static void kv_cache_two_groups(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 24; seed++) {
+        KvCacheConfig config = {.n_groups = 2, .block_tokens = 1 << (seed % 4), .prefix = true};
+        config.n_blocks[0] = 400 / config.block_tokens;
+        config.n_blocks[1] = (seed % 2 ? 150 : 400) / config.block_tokens;
+        config.window[1] = (int32_t[]){1, 3, 8, 24}[seed % 4];
+        world_run(&config, 200 + seed, seed % 5 == 0 ? 0xff : UINT64_MAX, 3000, true);
+    }
+}
+
+static void kv_cache_without_prefix(void **state) {
+    (void)state;
+    KvCacheConfig config = {.n_groups = 1, .block_tokens = 4, .n_blocks = {70}};
+    world_run(&config, 1, UINT64_MAX, 3000, false);
+}
+
+/* A cold prompt of n tokens 0, 1, 2, ... under the salt, computed and ended. */
+static void warm(KvCache *cache, KvSalt salt, const int32_t *token, int32_t n) {
+    int32_t memory[64];
+    KvSeq seq;
+    kv_cache_seq_init(cache, &seq, memory, 64);
+    KvMatch match;
+    kv_cache_match(cache, salt, token, n, &match);
+    kv_cache_begin(cache, &seq, salt, &match);
+    KvMove moves[KV_GROUPS_MAX];
+    int32_t n_moves = 0;
+    assert_true(kv_cache_append(cache, &seq, n - match.n_tokens, moves, &n_moves));
+    kv_cache_commit(cache, &seq, token, n);
+    kv_cache_end(cache, &seq);
+}
+
+static void kv_cache_explains_misses(void **state) {
+    (void)state;
+    const KvCacheConfig config = {
+        .n_groups = 1, .block_tokens = 4, .n_blocks = {8}, .prefix = true};
+    KvCache cache;
+    assert_int_equal(kv_cache_init(&cache, &config, NULL), OK);
+    const KvSalt a = {{1, 1}}, b = {{1, 2}};
+    int32_t token[64];
+    for (int32_t i = 0; i < 64; i++) token[i] = i;
+    KvMatch m;
+    kv_cache_match(&cache, a, token, 20, &m);
+    assert_int_equal(m.miss, KV_MISS_NEW);
+    assert_int_equal(m.miss_at, 0);
+    kv_cache_match(&cache, a, token, 4, &m);
+    assert_int_equal(m.miss, KV_MISS_SHORT);
+    warm(&cache, a, token, 20);
+    kv_cache_match(&cache, a, token, 17, &m);
+    assert_int_equal(m.n_tokens, 16);
+    assert_int_equal(m.miss, KV_MISS_NONE);
+    kv_cache_match(&cache, a, token, 20, &m); /* the last token is always computed */
+    assert_int_equal(m.n_tokens, 16);
+    assert_int_equal(m.miss, KV_MISS_SHORT);
+    kv_cache_match(&cache, a, token, 30, &m);
+    assert_int_equal(m.n_tokens, 20);
+    assert_int_equal(m.miss, KV_MISS_NONE); /* all that was there */
+    kv_cache_match(&cache, b, token, 20, &m);
+    assert_int_equal(m.n_tokens, 0);
+    assert_int_equal(m.miss, KV_MISS_SALT);
+    token[10] = 999;
+    kv_cache_match(&cache, a, token, 20, &m);
+    assert_int_equal(m.n_tokens, 8);
+    assert_int_equal(m.miss, KV_MISS_DIFFERENT);
+    assert_int_equal(m.miss_at, 10);
+    token[10] = 10;
+    token[2] = 999;
+    kv_cache_match(&cache, a, token, 20, &m);
+    assert_int_equal(m.miss, KV_MISS_DIFFERENT);
+    assert_int_equal(m.miss_at, 2);
+    warm(&cache, a, token, 28); /* 7 of 8 blocks: the old leaves have to go, deepest first */
+    token[2] = 2;
+    kv_cache_match(&cache, a, token, 20, &m);
+    assert_int_equal(m.miss, KV_MISS_EVICTED);
+    assert_int_equal(m.n_tokens, 4);
+    assert_int_equal(m.n_idle[0], 1);
+    kv_cache_free(&cache);
+}
+
+static void kv_cache_refuses_cleanly(void **state) {
+    (void)state;
+    const KvCacheConfig config = {
+        .n_groups = 2, .block_tokens = 4, .n_blocks = {8, 2}, .window = {0, 8}, .prefix = true};
+    KvCache cache;
+    assert_int_equal(kv_cache_init(&cache, &config, NULL), OK);
+    int32_t memory[64];
+    KvSeq seq;
+    kv_cache_seq_init(&cache, &seq, memory, 64);
+    KvMove moves[KV_GROUPS_MAX];
+    int32_t n_moves = 0;
+    assert_false(kv_cache_append(&cache, &seq, 12, moves, &n_moves)); /* group 1 has two blocks */
+    assert_int_equal(cache.pool[0].n_free, 8);
+    assert_true(kv_cache_append(&cache, &seq, 8, moves, &n_moves));
+    assert_int_equal(kv_cache_len(&seq), 8);
+    kv_cache_end(&cache, &seq);
+    kv_cache_free(&cache);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kv_cache_full),
+        cmocka_unit_test(kv_cache_windowed),
+        cmocka_unit_test(kv_cache_two_groups),
+        cmocka_unit_test(kv_cache_without_prefix),
+        cmocka_unit_test(kv_cache_explains_misses),
+        cmocka_unit_test(kv_cache_refuses_cleanly),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
