@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Installs the distribution packages that are missing, and says which.
-# usage: tools/setup.sh build|test|check
+# usage: tools/setup.sh build|test|check|fuzz|ci
 #
-# build: what the program needs; test: and its tests; check: and the checks of the source.
+# build: what the program needs; test: and its tests; check: and the checks of the source; fuzz: and
+# the fuzzer; ci: and everything that .ci/run uses.
 set -eu
-purpose=${1:?usage: tools/setup.sh build|test|check}
+purpose=${1:?usage: tools/setup.sh build|test|check|fuzz|ci}
 
 packages=(gcc libc6-dev binutils pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev)
 if [ "$purpose" != build ]; then
     packages+=(libcmocka-dev python3 python3-venv)
 fi
-if [ "$purpose" = check ]; then
-    packages+=(clang-format-14)
-fi
+case $purpose in
+check) packages+=(clang-format-14) ;;
+fuzz) packages+=(clang llvm) ;;
+ci) packages+=(clang-format-14 clang qemu-user) ;;
+esac
 
 if ! command -v dpkg-query >/dev/null; then
     echo "setup: not a Debian system; it must have what these packages hold: ${packages[*]}"
