@@ -72,8 +72,8 @@ int32_t kv_cache_len(const KvSeq *seq) {
     return seq->table[0].n_tokens;
 }
 
-/* The first position that must be there for the token at `position` to be computed. The token before
- * it always is, whatever the window, so that a sequence holds the block of its last node. */
+/* The first position that must be there for the token at `position` to be computed. The token
+ * before it always is, whatever the window, so that a sequence holds the block of its last node. */
 static int32_t kv_cache_window_start(const KvCache *cache, int32_t group, int32_t position) {
     const int32_t window = cache->config.window[group];
     return window == 0 ? 0 : MAX(0, position - MAX(window, 2) + 1);
@@ -226,7 +226,8 @@ bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMove *moves, int32
     return true;
 }
 
-/* A node for the sequence's next full block, evicting for it if all nodes are taken; -1: no room. */
+/* A node for the sequence's next full block, evicting for it if all nodes are taken; -1: no
+ * room. */
 static int32_t kv_cache_make_node(KvCache *cache, const KvSeq *seq, const int32_t *token) {
     for (;;) {
         const int32_t node = kv_radix_insert(&cache->radix, seq->salt, seq->node, token);

@@ -2,10 +2,10 @@
  *
  * Each KV group (full layers, windowed layers) has its own pool. A full block is put into the tree
  * as soon as it is computed, so requests that run at the same time share too; when the tree has the
- * block already, the sequence takes the tree's and gives its own back (equal tokens mean equal bits).
- * Hence a sequence that holds a cached block of a full group holds all its parents, and the least
- * recently used idle block never has children. Blocks of a windowed group may leave at any time; the
- * node stays for the other group. One thread; all memory is allocated by init. */
+ * block already, the sequence takes the tree's and gives its own back (equal tokens mean equal
+ * bits). Hence a sequence that holds a cached block of a full group holds all its parents, and the
+ * least recently used idle block never has children. Blocks of a windowed group may leave at any
+ * time; the node stays for the other group. One thread; all memory is allocated by init. */
 #pragma once
 
 #include "kv/kv_radix.h"

@@ -1,9 +1,9 @@
 /* kv_radix: the prefix tree: which cached blocks hold the KV of which beginnings.
  *
  * A node is one full block of tokens after its parent's; the path from the root is the prompt. A
- * child is found by hash and verified by parent, salt and token ids, so a collision is a miss. Trees
- * of different salts share nothing. It also remembers what left and what is near, to explain a miss.
- * Blocks are numbers here; who holds them is kv_cache's business. One thread; all memory is
+ * child is found by hash and verified by parent, salt and token ids, so a collision is a miss.
+ * Trees of different salts share nothing. It also remembers what left and what is near, to explain
+ * a miss. Blocks are numbers here; who holds them is kv_cache's business. One thread; all memory is
  * allocated by init. */
 #pragma once
 
@@ -65,8 +65,8 @@ typedef enum KvMiss {
     KV_MISS_OFF        /* nothing is cached at all */
 } KvMiss;
 
-/* Explains that kv_radix_find(salt, parent, token) found nothing. *n_equal: how many of the tokens a
- * cached block has in common. Looks at a bounded number of siblings. */
+/* Explains that kv_radix_find(salt, parent, token) found nothing. *n_equal: how many of the tokens
+ * a cached block has in common. Looks at a bounded number of siblings. */
 KvMiss kv_radix_explain(const KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token,
                         int32_t *n_equal);
 

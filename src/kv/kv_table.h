@@ -1,8 +1,8 @@
 /* kv_table: the blocks of one sequence in one KV group.
  *
- * Token i of the sequence lives in block[i / block_tokens] at offset i % block_tokens. Only the last
- * block is ever written, and only while no other table and no cache holds it: a shared one is copied
- * first. One thread. */
+ * Token i of the sequence lives in block[i / block_tokens] at offset i % block_tokens. Only the
+ * last block is ever written, and only while no other table and no cache holds it: a shared one is
+ * copied first. One thread. */
 #pragma once
 
 #include "kv/kv_pool.h"

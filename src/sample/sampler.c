@@ -180,30 +180,37 @@ static int32_t sampler_draw(const Candidates *c, double u) {
     return c->token[last];
 }
 
-Status sampler_pick(Sampler *s, const SamplerParams *params, const float *logits,
-                    const int32_t *history, int32_t n_history, int32_t n_prompt, uint64_t step,
+Status sampler_pick(Sampler *s, const SamplerParams *params, const SamplerInput *input,
                     SamplerResult *out, Err *err) {
     int32_t best, picked;
-    TRY(sampler_argmax(logits, s->vocab, &best, err));
-    const float raw_max = logits[best];
-    const float *changed = logits;
+    TRY(sampler_argmax(input->logits, s->vocab, &best, err));
+    const float *changed = input->logits;
     picked = best;
     if (penalty_is_on(params)) {
-        memcpy(s->logit, logits, (size_t)s->vocab * sizeof *logits);
-        const PenaltyHistory tokens = {history, n_history, n_prompt};
+        memcpy(s->logit, input->logits, (size_t)s->vocab * sizeof *s->logit);
+        const PenaltyHistory tokens = {input->history, input->n_history, input->n_prompt};
         penalty_apply(params, &tokens, s->logit, s->count);
         TRY(sampler_argmax(s->logit, s->vocab, &picked, err));
         changed = s->logit;
     }
     if (params->temperature > 0) {
+        const double u = rng_uniform(params->seed, params->stream, input->step);
         sampler_gather(s, params, changed, changed[picked]);
-        picked = sampler_draw(&s->candidates, rng_uniform(params->seed, params->stream, step));
+        picked = sampler_draw(&s->candidates, u);
     }
-    out->token = picked;
-    out->logprob = 0;
-    out->n_top = 0;
+    *out = (SamplerResult){.token = picked};
     if (params->n_logprobs >= 0) {
-        sampler_logprobs(logits, s->vocab, raw_max, params->n_logprobs, out);
+        sampler_logprobs(input->logits, s->vocab, input->logits[best], params->n_logprobs, out);
     }
+    return OK;
+}
+
+Status sampler_score(Sampler *s, const float *logits, int32_t token, int32_t n_top,
+                     SamplerResult *out, Err *err) {
+    CHECK(token >= 0 && token < s->vocab && n_top >= 0 && n_top <= SAMPLER_LOGPROBS_MAX);
+    int32_t best;
+    TRY(sampler_argmax(logits, s->vocab, &best, err));
+    *out = (SamplerResult){.token = token};
+    sampler_logprobs(logits, s->vocab, logits[best], n_top, out);
     return OK;
 }

@@ -52,10 +52,18 @@ typedef struct Sampler Sampler;
 MUST_USE Status sampler_open(Sampler **out, int32_t vocab, Err *err);
 void sampler_close(Sampler *sampler);
 
-/* Picks. history: the n_prompt prompt tokens and then the output so far, n_history in all, for the
- * penalties; each a valid token. step: how many tokens were drawn before, the generator's counter.
- * A token whose logit (or bias) is -inf is never picked. logits are not changed. ERR_DEVICE when a
- * logit is NaN or +inf or none is finite: never a token out of garbage. */
-MUST_USE Status sampler_pick(Sampler *sampler, const SamplerParams *params, const float *logits,
-                             const int32_t *history, int32_t n_history, int32_t n_prompt,
-                             uint64_t step, SamplerResult *out, Err *err);
+/* What a token is picked from. */
+typedef struct SamplerInput {
+    const float *logits;    /* [vocab], not changed */
+    const int32_t *history; /* [n_history] the prompt, then the output so far: valid tokens */
+    int32_t n_history, n_prompt;
+    uint64_t step; /* tokens drawn before: the generator's counter */
+} SamplerInput;
+
+/* Picks. A token whose logit (or bias) is -inf is never picked. ERR_DEVICE when a logit is NaN or
+ * +inf or none is finite: never a token out of garbage. */
+MUST_USE Status sampler_pick(Sampler *sampler, const SamplerParams *params,
+                             const SamplerInput *input, SamplerResult *out, Err *err);
+/* The logprob of a given token under the raw logits, and the n_top likeliest. */
+MUST_USE Status sampler_score(Sampler *sampler, const float *logits, int32_t token, int32_t n_top,
+                              SamplerResult *out, Err *err);

@@ -2,8 +2,8 @@
  *
  * Every slot of every block carries a tag: the hash of salt and tokens up to its position, which is
  * what real KV content is a function of. After each operation every position that a sequence may
- * attend to must carry its own tag, the audit must pass, and no shared or cached block may have been
- * written. Matches are compared with the set of all prefixes ever put in. */
+ * attend to must carry its own tag, the audit must pass, and no shared or cached block may have
+ * been written. Matches are compared with the set of all prefixes ever put in. */
 #include "kv/kv_cache.h"
 
 #include <setjmp.h>

@@ -78,6 +78,12 @@ static void brute_distribution(const SamplerParams *params, const float *logits,
     for (int32_t i = 0; i < n_kept; i++) prob[sorted[i].id] = sorted[i].p / sum;
 }
 
+static Status pick(Sampler *sampler, const SamplerParams *params, const float *logits,
+                   uint64_t step, SamplerResult *out) {
+    const SamplerInput input = {.logits = logits, .step = step};
+    return sampler_pick(sampler, params, &input, out, NULL);
+}
+
 static void fill_logits(float *logits, int32_t n, uint64_t seed, double spread, int32_t levels) {
     for (int32_t i = 0; i < n; i++) {
         double u = rng_uniform(seed, 1, (uint64_t)i);
@@ -98,9 +104,8 @@ static void expect_distribution(const SamplerParams *params, const float *logits
     assert_int_equal(sampler_open(&sampler, vocab, NULL), OK);
     SamplerResult result;
     for (int32_t i = 0; i < N_DRAWS; i++) {
-        assert_int_equal(sampler_pick(sampler, params, logits, history, n_history, n_prompt,
-                                      (uint64_t)i, &result, NULL),
-                         OK);
+        const SamplerInput input = {logits, history, n_history, n_prompt, (uint64_t)i};
+        assert_int_equal(sampler_pick(sampler, params, &input, &result, NULL), OK);
         assert_in_range(result.token, 0, vocab - 1);
         assert_true(prob[result.token] > 0);
         seen[result.token]++;
@@ -186,19 +191,19 @@ static void sampler_greedy(void **state) {
     assert_int_equal(sampler_open(&sampler, 5, NULL), OK);
     SamplerParams params = sampler_defaults();
     SamplerResult r;
-    assert_int_equal(sampler_pick(sampler, &params, logits, NULL, 0, 0, 0, &r, NULL), OK);
+    assert_int_equal(pick(sampler, &params, logits, 0, &r), OK);
     assert_int_equal(r.token, 1); /* of equal ones the lower id */
     const LogitBias bias[] = {{1, -0.5f}, {4, 3}};
     params.bias = bias;
     params.n_bias = 2;
-    assert_int_equal(sampler_pick(sampler, &params, logits, NULL, 0, 0, 0, &r, NULL), OK);
+    assert_int_equal(pick(sampler, &params, logits, 0, &r), OK);
     assert_int_equal(r.token, 3);
     const LogitBias out[] = {{0, -INFINITY}, {1, -INFINITY}, {3, -INFINITY}};
     params.bias = out;
     params.n_bias = 3;
     for (uint64_t step = 0; step < 50; step++) {
         params.temperature = step % 2 ? 100 : 0;
-        assert_int_equal(sampler_pick(sampler, &params, logits, NULL, 0, 0, step, &r, NULL), OK);
+        assert_int_equal(pick(sampler, &params, logits, step, &r), OK);
         assert_int_equal(r.token, 4);
     }
     sampler_close(sampler);
@@ -222,8 +227,11 @@ static void sampler_reports_logprobs(void **state) {
         params.n_logprobs = (int32_t)seed * 4;
         params.temperature = 0.5f; /* logprobs are those of the raw logits all the same */
         SamplerResult r;
-        assert_int_equal(sampler_pick(sampler, &params, logits, NULL, 0, 0, seed, &r, NULL), OK);
+        assert_int_equal(pick(sampler, &params, logits, seed, &r), OK);
         assert_int_equal(r.n_top, (int32_t)seed * 4);
+        SamplerResult given;
+        assert_int_equal(sampler_score(sampler, logits, 77, 0, &given, NULL), OK);
+        assert_true(fabs(given.logprob - (logits[77] - log(sum))) < 1e-5 && given.token == 77);
         assert_true(fabs(r.logprob - (logits[r.token] - log(sum))) < 1e-5);
         for (int32_t i = 0; i < r.n_top; i++) {
             assert_int_equal(r.top[i].token, sorted[i].id);
@@ -250,9 +258,10 @@ static void sampler_refuses_garbage(void **state) {
             SamplerParams params = sampler_defaults();
             params.temperature = (float)mode;
             SamplerResult r = {.token = -7};
+            const SamplerInput input = {.logits = bad[i]};
             Err err = {0};
-            assert_int_equal(sampler_pick(sampler, &params, bad[i], NULL, 0, 0, 0, &r, &err),
-                             ERR_DEVICE);
+            assert_int_equal(sampler_pick(sampler, &params, &input, &r, &err), ERR_DEVICE);
+            assert_int_equal(sampler_score(sampler, bad[i], 0, 2, &r, NULL), ERR_DEVICE);
             assert_int_equal(r.token, -7);
             assert_true(strlen(err.text) > 10);
         }
@@ -264,7 +273,8 @@ static void sampler_refuses_garbage(void **state) {
     params.temperature = 1;
     params.repetition_penalty = 0.001f;
     SamplerResult r;
-    assert_int_equal(sampler_pick(sampler, &params, huge, history, 3, 3, 0, &r, NULL), OK);
+    const SamplerInput input = {huge, history, 3, 3, 0};
+    assert_int_equal(sampler_pick(sampler, &params, &input, &r, NULL), OK);
     assert_int_equal(r.token, 0);
     sampler_close(sampler);
 }
@@ -284,13 +294,13 @@ static void sampler_is_a_function_of_seed(void **state) {
     int32_t n_other = 0;
     for (uint64_t step = 0; step < 100; step++) {
         SamplerResult x, y, z, noise;
-        assert_int_equal(sampler_pick(a, &params, logits, NULL, 0, 0, step, &x, NULL), OK);
+        assert_int_equal(pick(a, &params, logits, step, &x), OK);
         SamplerParams other = params;
         other.stream = 1;
-        assert_int_equal(sampler_pick(a, &other, logits, NULL, 0, 0, 9999, &noise, NULL), OK);
-        assert_int_equal(sampler_pick(b, &params, logits, NULL, 0, 0, step, &y, NULL), OK);
+        assert_int_equal(pick(a, &other, logits, 9999, &noise), OK);
+        assert_int_equal(pick(b, &params, logits, step, &y), OK);
         assert_int_equal(x.token, y.token);
-        assert_int_equal(sampler_pick(b, &other, logits, NULL, 0, 0, step, &z, NULL), OK);
+        assert_int_equal(pick(b, &other, logits, step, &z), OK);
         n_other += z.token != x.token;
     }
     assert_true(n_other > 80);
