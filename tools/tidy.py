@@ -159,9 +159,9 @@ def check_code(path, code):
     variable = r"^\s*static (?!inline|const)([^(;={]*?)(\[[^;=]*)?\s*(=[^;]*)?;"
     for match in re.finditer(variable, code, re.M):
         text = match.group(0)
-        if path.parts[0] == "src" and not re.search(r"\bconst\b", text) and "(" not in match.group(1):
-            if where != "base/log.c":
-                fail(path, code.count("\n", 0, match.start(1)) + 1, "a mutable global")
+        is_const = re.search(r"\bconst\b", text) or "(" in match.group(1)
+        if path.parts[0] == "src" and not is_const and where != "base/log.c":
+            fail(path, code.count("\n", 0, match.start(1)) + 1, "a mutable global")
 
 
 def check_functions(path, code):
@@ -183,7 +183,8 @@ def check_header(path, text):
     first = text.split("\n", 1)[0]
     if not re.match(rf"/\* {re.escape(path.stem)}(\.h)?: \S", first):
         fail(path, 1, f'a header begins with "/* {path.stem}: one sentence"')
-    if path.parts[0] != "include" and "\n#pragma once\n" not in text:
+    repeated = path.parts[0] == "include" or path.name.endswith("_tmpl.h")
+    if not repeated and "\n#pragma once\n" not in text:
         fail(path, 1, "no #pragma once")
     if path.parts[0] == "src" and not path.name.endswith("_table.h"):
         limit(path, 1, "lines:", text.count("\n"), HEADER_LINES)
