@@ -59,34 +59,34 @@ typedef struct ArchKeys {
 } ArchKeys;
 
 typedef struct Arch {
-    const char *name;         /* model_type of config.json, and ModelConfig.arch */
-    const char *wrapper;      /* model_type whose text_config is this family, or NULL */
-    const char *gguf;         /* general.architecture */
+    const char *name;    /* model_type of config.json, and ModelConfig.arch */
+    const char *wrapper; /* model_type whose text_config is this family, or NULL */
+    const char *gguf;    /* general.architecture */
     const ArchKeys *keys;
     const ArchNames *hf_names;
     const char *const *hf_prefixes; /* that may stand before every name; NULL at the end */
 
     NormKind norm;
-    ActKind act;              /* when the config names none */
+    ActKind act;                         /* when the config names none */
     double norm_eps, theta, theta_local; /* defaults; theta_local 0: windowed layers rotate alike */
-    int32_t head_dim;         /* default, 0: dim / n_heads */
-    int32_t n_kv_heads;       /* default, 0: n_heads */
-    int32_t context;          /* default */
-    int32_t window;           /* default of sliding_window, 0: none */
-    int32_t window_pattern;   /* default */
+    int32_t head_dim;                    /* default, 0: dim / n_heads */
+    int32_t n_kv_heads;                  /* default, 0: n_heads */
+    int32_t context;                     /* default */
+    int32_t window;                      /* default of sliding_window, 0: none */
+    int32_t window_pattern;              /* default */
     ArchWindow window_rule;
-    RopeStyle gguf_rope;      /* how GGUF's rows of q and k are ordered */
-    bool tied;                /* default of tie_word_embeddings */
-    bool norm_plus_one;       /* in HF files */
+    RopeStyle gguf_rope; /* how GGUF's rows of q and k are ordered */
+    bool tied;           /* default of tie_word_embeddings */
+    bool norm_plus_one;  /* in HF files */
     bool qk_norm, post_norms, embed_scaled, learned_pos;
-    bool attn_scalar;         /* query_pre_attn_scalar sets the scale */
+    bool attn_scalar; /* query_pre_attn_scalar sets the scale */
     double attn_scalar_default;
     double attn_softcap, logit_softcap; /* defaults; absent keys take them, null is none */
-    bool qkv_bias;            /* always, whatever the config says */
-    bool attn_bias_key, ffn_bias_key; /* attention_bias, mlp_bias are read */
-    bool all_bias;            /* every linear and norm has one (GPT-2) */
-    bool ffn_plain;           /* act(up) without a gate */
-    bool transposed;          /* HF files hold [in, out] (Conv1D) */
+    bool qkv_bias;                      /* always, whatever the config says */
+    bool attn_bias_key, ffn_bias_key;   /* attention_bias, mlp_bias are read */
+    bool all_bias;                      /* every linear and norm has one (GPT-2) */
+    bool ffn_plain;                     /* act(up) without a gate */
+    bool transposed;                    /* HF files hold [in, out] (Conv1D) */
     bool moe;
     bool moe_normalize;       /* default of norm_topk_prob */
     bool gguf_moe_normalize;  /* default of expert_weights_norm */

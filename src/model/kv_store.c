@@ -1,0 +1,180 @@
+#include "model/kv_store.h"
+
+#include "base/mem.h"
+
+typedef struct KvStoreGroup {
+    void *data; /* device memory: [layer of the group][K, V][block][head][offset][head_dim] */
+    int64_t bytes;
+    int64_t part_bytes;       /* K or V of one layer */
+    int64_t part_block_bytes; /* K or V of one layer's block */
+    int32_t n_layers, n_blocks;
+} KvStoreGroup;
+
+struct KvStore {
+    Device *device;
+    DType dtype;
+    int32_t block_tokens, n_kv_heads, head_dim, n_groups;
+    KvStoreGroup group[MODEL_KV_GROUPS_MAX];
+    int32_t layer_group[MODEL_LAYERS_MAX]; /* of each layer of the model */
+    int32_t layer_index[MODEL_LAYERS_MAX]; /* within its group */
+};
+
+static int32_t kv_store_count(const ModelConfig *config, int32_t kind) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < config->n_layers; i++) n += config->layer_kind[i] == kind;
+    return n;
+}
+
+int32_t kv_store_groups(const ModelConfig *config) {
+    int32_t windowed = kv_store_count(config, LAYER_WINDOW);
+    return windowed > 0 && windowed < config->n_layers ? 2 : 1;
+}
+
+int32_t kv_store_layer_group(const ModelConfig *config, int32_t layer) {
+    return kv_store_groups(config) == 2 && config->layer_kind[layer] == LAYER_WINDOW ? 1 : 0;
+}
+
+int32_t kv_store_group_window(const ModelConfig *config, int32_t group) {
+    for (int32_t i = 0; i < config->n_layers; i++)
+        if (kv_store_layer_group(config, i) == group)
+            return config->layer_kind[i] == LAYER_WINDOW ? config->window : 0;
+    return 0;
+}
+
+static int32_t kv_store_group_layers(const ModelConfig *config, int32_t group) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < config->n_layers; i++) n += kv_store_layer_group(config, i) == group;
+    return n;
+}
+
+/* K or V of one layer's block. With the config's limits it stays below 2^38. */
+static int64_t kv_store_part_block_bytes(const ModelConfig *config, int32_t block_tokens,
+                                         DType dtype) {
+    return (int64_t)config->n_kv_heads * block_tokens * config->head_dim *
+           dtype_info(dtype)->group_bytes;
+}
+
+int64_t kv_store_block_bytes(const ModelConfig *config, int32_t group, int32_t block_tokens,
+                             DType dtype) {
+    return 2 * kv_store_group_layers(config, group) *
+           kv_store_part_block_bytes(config, block_tokens, dtype);
+}
+
+static Status kv_store_alloc(KvStore *store, const ModelConfig *config, int32_t g, int32_t n_blocks,
+                             Err *err) {
+    KvStoreGroup *group = &store->group[g];
+    group->n_layers = kv_store_group_layers(config, g);
+    group->n_blocks = n_blocks;
+    group->part_block_bytes = kv_store_part_block_bytes(config, store->block_tokens, store->dtype);
+    if (__builtin_mul_overflow(group->part_block_bytes, (int64_t)n_blocks, &group->part_bytes) ||
+        __builtin_mul_overflow(group->part_bytes, (int64_t)2 * group->n_layers, &group->bytes))
+        FAIL(err, ERR_LIMIT, "the KV cache would have %d blocks of %lld bytes in %d layers",
+             n_blocks, (long long)group->part_block_bytes, group->n_layers);
+    return store->device->vtable->alloc(store->device, (size_t)group->bytes, &group->data, err);
+}
+
+Status kv_store_open(KvStore **out, const ModelConfig *config, Device *device, DType dtype,
+                     int32_t block_tokens, const int32_t n_blocks[MODEL_KV_GROUPS_MAX], Err *err) {
+    if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16)
+        FAIL(err, ERR_ARG, "the KV cache cannot hold %s; wanted f32, f16 or bf16",
+             dtype_info(dtype)->name);
+    if (block_tokens < 1 || block_tokens > 256)
+        FAIL(err, ERR_ARG, "KV blocks of %d tokens; wanted 1 to 256", block_tokens);
+    KvStore *store = mem_alloc(sizeof *store);
+    int32_t n_seen[MODEL_KV_GROUPS_MAX] = {0};
+    store->device = device;
+    store->dtype = dtype;
+    store->block_tokens = block_tokens;
+    store->n_kv_heads = config->n_kv_heads;
+    store->head_dim = config->head_dim;
+    store->n_groups = kv_store_groups(config);
+    for (int32_t i = 0; i < config->n_layers; i++) {
+        store->layer_group[i] = kv_store_layer_group(config, i);
+        store->layer_index[i] = n_seen[store->layer_group[i]]++;
+    }
+    Status status = OK;
+    for (int32_t g = 0; g < store->n_groups && status == OK; g++)
+        status = kv_store_alloc(store, config, g, n_blocks[g], err);
+    if (status != OK) {
+        kv_store_close(store);
+        return status;
+    }
+    *out = store;
+    return OK;
+}
+
+void kv_store_close(KvStore *store) {
+    if (store == NULL) return;
+    for (int32_t g = 0; g < store->n_groups; g++)
+        if (store->group[g].data != NULL)
+            store->device->vtable->free(store->device, store->group[g].data,
+                                        (size_t)store->group[g].bytes);
+    mem_free(store);
+}
+
+/* K (part 0) or V (part 1) of a layer of the group, from the block on. */
+static char *kv_store_at(const KvStoreGroup *group, int32_t layer, int32_t part, int32_t block) {
+    return (char *)group->data + ((int64_t)layer * 2 + part) * group->part_bytes +
+           block * group->part_block_bytes;
+}
+
+KvView kv_store_layer(const KvStore *store, int32_t layer) {
+    const KvStoreGroup *group = &store->group[store->layer_group[layer]];
+    int32_t index = store->layer_index[layer];
+    return (KvView){.k = kv_store_at(group, index, 0, 0),
+                    .v = kv_store_at(group, index, 1, 0),
+                    .dtype = store->dtype,
+                    .n_blocks = group->n_blocks,
+                    .block_tokens = store->block_tokens,
+                    .n_kv_heads = store->n_kv_heads,
+                    .head_dim = store->head_dim};
+}
+
+int64_t kv_store_bytes(const KvStore *store) {
+    int64_t bytes = 0;
+    for (int32_t g = 0; g < store->n_groups; g++) bytes += store->group[g].bytes;
+    return bytes;
+}
+
+int32_t kv_store_block_tokens(const KvStore *store) {
+    return store->block_tokens;
+}
+
+static const KvStoreGroup *kv_store_group(const KvStore *store, int32_t group, int32_t block) {
+    CHECK(group >= 0 && group < store->n_groups);
+    CHECK(block >= 0 && block < store->group[group].n_blocks);
+    return &store->group[group];
+}
+
+Status kv_store_copy_block(KvStore *store, int32_t group, int32_t src, int32_t dst, Err *err) {
+    const KvStoreGroup *g = kv_store_group(store, group, src);
+    CHECK(dst >= 0 && dst < g->n_blocks);
+    for (int32_t layer = 0; layer < g->n_layers; layer++)
+        for (int32_t part = 0; part < 2; part++)
+            TRY(store->device->vtable->copy(store->device, kv_store_at(g, layer, part, dst),
+                                            kv_store_at(g, layer, part, src),
+                                            (size_t)g->part_block_bytes, err));
+    return OK;
+}
+
+Status kv_store_read_block(KvStore *store, int32_t group, int32_t block, void *dst, Err *err) {
+    const KvStoreGroup *g = kv_store_group(store, group, block);
+    char *out = dst;
+    for (int32_t layer = 0; layer < g->n_layers; layer++)
+        for (int32_t part = 0; part < 2; part++, out += g->part_block_bytes)
+            TRY(store->device->vtable->download(store->device, out,
+                                                kv_store_at(g, layer, part, block),
+                                                (size_t)g->part_block_bytes, err));
+    return OK;
+}
+
+Status kv_store_write_block(KvStore *store, int32_t group, int32_t block, const void *src,
+                            Err *err) {
+    const KvStoreGroup *g = kv_store_group(store, group, block);
+    const char *in = src;
+    for (int32_t layer = 0; layer < g->n_layers; layer++)
+        for (int32_t part = 0; part < 2; part++, in += g->part_block_bytes)
+            TRY(store->device->vtable->upload(store->device, kv_store_at(g, layer, part, block), in,
+                                              (size_t)g->part_block_bytes, err));
+    return OK;
+}

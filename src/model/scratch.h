@@ -1,0 +1,33 @@
+/* scratch: the activation memory of a forward pass, sized once from the limits. */
+#pragma once
+
+#include "model/forward.h"
+
+/* One allocation of the device; the parts are f32 unless they say otherwise. */
+typedef struct Scratch {
+    float *x;             /* [n_tokens, dim] the residual stream */
+    float *h;             /* [n_tokens, dim] its norm */
+    float *add;           /* [n_tokens, dim] what the next norm adds to x (post norms only) */
+    float *q, *k, *v;     /* [n_tokens, heads * head_dim] */
+    float *attn;          /* [n_tokens, n_heads * head_dim] */
+    float *gate, *up;     /* [n_tokens, ff_dim] */
+    float *router;        /* [n_tokens, n_experts] */
+    float *expert_weight; /* [n_tokens, n_experts_used] */
+    int32_t *expert;      /* [n_tokens, n_experts_used] */
+    float *logits;        /* [n_logits, vocab] */
+    float *cos_sin, *cos_sin_local; /* rope tables, or empty */
+    void *op;                       /* scratch of the ops */
+    size_t op_bytes;
+    void *data; /* the allocation */
+    int64_t bytes;
+} Scratch;
+
+/* The limits of one step in the ops' terms. */
+OpsLimits scratch_ops_limits(const ModelConfig *config, const ForwardLimits *limits);
+/* Bytes that scratch_open will allocate. */
+int64_t scratch_bytes(const ModelConfig *config, const ForwardLimits *limits, const Ops *ops,
+                      int32_t n_threads);
+/* Allocates on the device and fills the rope tables. */
+MUST_USE Status scratch_open(Scratch *out, const ModelConfig *config, const ForwardLimits *limits,
+                             const Ops *ops, const OpCtx *ctx, Err *err);
+void scratch_close(Scratch *scratch, Device *device);

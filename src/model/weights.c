@@ -1,0 +1,438 @@
+#include "model/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+
+/* Device memory that holds a vector or a transposed matrix. */
+typedef struct WeightsBlock {
+    struct WeightsBlock *next;
+    void *data;
+    size_t bytes;
+} WeightsBlock;
+
+/* What the binding of one model works with. */
+typedef struct WeightsBinder {
+    Weights *out;
+    const ModelFile *file;
+    const ModelConfig *config;
+    const ArchNames *names;
+    const char *prefix;
+    bool transposed; /* matrices are stored [in, out] */
+    const Ops *ops;
+    OpCtx *ctx;
+    Progress *progress;
+    Err *err;
+} WeightsBinder;
+
+/* A name in the model: role, layer and expert (0 where there is none). */
+typedef struct WeightsAt {
+    ArchTensor role;
+    int32_t layer, expert;
+    bool bias;
+} WeightsAt;
+
+enum { WEIGHTS_ALTERNATIVES = 4 };
+
+static bool weights_name(const WeightsBinder *b, WeightsAt at, const char *prefix, int32_t index,
+                         char buf[ARCH_NAME_BYTES]) {
+    const char *pattern = (*b->names)[at.role];
+    if (pattern == NULL || !arch_tensor_name(buf, prefix, pattern, index, at.layer, at.expert))
+        return false;
+    char *suffix = strstr(buf, ".weight");
+    if (at.bias && suffix != NULL) memcpy(suffix, ".bias", sizeof ".bias");
+    return true;
+}
+
+/* The tensor under any of its names; name gets the one found, or the first when none is. */
+static bool weights_find(const WeightsBinder *b, WeightsAt at, Tensor *t,
+                         char name[ARCH_NAME_BYTES]) {
+    char other[ARCH_NAME_BYTES];
+    for (int32_t i = 0; i < WEIGHTS_ALTERNATIVES && weights_name(b, at, b->prefix, i, other); i++) {
+        memcpy(name, other, ARCH_NAME_BYTES);
+        if (model_file_find(b->file, name, t)) return true;
+        /* lm_head stands outside of what the prefix names. */
+        if (at.role != ARCH_OUTPUT || !weights_name(b, at, "", i, other)) continue;
+        memcpy(name, other, ARCH_NAME_BYTES);
+        if (model_file_find(b->file, name, t)) return true;
+    }
+    if (!weights_name(b, at, b->prefix, 0, name)) snprintf(name, ARCH_NAME_BYTES, "(no name)");
+    return false;
+}
+
+static bool weights_has(const WeightsBinder *b, ArchTensor role, int32_t layer) {
+    char name[ARCH_NAME_BYTES];
+    Tensor t;
+    return weights_find(b, (WeightsAt){.role = role, .layer = layer}, &t, name);
+}
+
+/* Finds a tensor and checks its shape: [n0], [n0, n1] or [n0, n1, n2], 0 where there is none. */
+static Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, int64_t n1, int64_t n2,
+                          Tensor *out) {
+    char name[ARCH_NAME_BYTES], text[TENSOR_TEXT_BYTES];
+    const int64_t want[3] = {n0, n1, n2};
+    int32_t n_dims = n2 > 0 ? 3 : n1 > 0 ? 2 : 1;
+    if (!weights_find(b, at, out, name))
+        FAIL(b->err, ERR_FORMAT, "%s: the tensor '%s' is missing", model_file_path(b->file), name);
+    bool same = out->n_dims == n_dims;
+    for (int32_t i = 0; i < n_dims; i++) same = same && out->shape[i] == want[i];
+    if (!same && n_dims == 1)
+        FAIL(b->err, ERR_FORMAT, "%s: tensor '%s' is %s, the config wants [%lld]",
+             model_file_path(b->file), name, tensor_text(out, text), (long long)n0);
+    if (!same)
+        FAIL(b->err, ERR_FORMAT, "%s: tensor '%s' is %s, the config wants [%s%lld, %lld]",
+             model_file_path(b->file), name, tensor_text(out, text), n_dims == 3 ? "experts, " : "",
+             (long long)want[n_dims - 2], (long long)want[n_dims - 1]);
+    if (!dtype_can_read(out->dtype))
+        FAIL(b->err, ERR_UNSUPPORTED, "%s: tensor '%s' is of dtype %s, which is no weight format",
+             model_file_path(b->file), name, dtype_info(out->dtype)->name);
+    b->out->stored_bytes += tensor_bytes(out);
+    progress_add(b->progress, tensor_bytes(out));
+    return OK;
+}
+
+static Status weights_block(WeightsBinder *b, size_t bytes, const void *src, void **out) {
+    Device *device = b->ctx->device;
+    WeightsBlock *block = mem_try_alloc(1, sizeof *block);
+    if (block == NULL) FAIL(b->err, ERR_NOMEM, "no memory for the list of weights");
+    Status status = device->vtable->alloc(device, bytes, &block->data, b->err);
+    if (status != OK) {
+        mem_free(block);
+        return status;
+    }
+    block->bytes = bytes;
+    block->next = b->out->blocks;
+    b->out->blocks = block;
+    b->out->owned_bytes += (int64_t)bytes;
+    *out = block->data;
+    return device->vtable->upload(device, block->data, src, bytes, b->err);
+}
+
+/* A vector of n as f32, one added to each element of Gemma's norms. NaN and infinities are refused:
+ * they would spread to every logit. */
+static Status weights_vector(WeightsBinder *b, WeightsAt at, int64_t n, const float **out) {
+    Tensor t;
+    TRY(weights_get(b, at, n, 0, 0, &t));
+    float *values = mem_try_alloc((size_t)n, sizeof *values);
+    if (values == NULL) FAIL(b->err, ERR_NOMEM, "no memory for a vector of the model");
+    dtype_to_f32(t.dtype, t.data, values, n);
+    bool finite = true;
+    for (int64_t i = 0; i < n; i++) {
+        if (b->config->norm_plus_one && !at.bias) values[i] += 1;
+        finite = finite && isfinite(values[i]);
+    }
+    Status status = OK;
+    void *data = NULL;
+    if (finite) {
+        status = weights_block(b, (size_t)n * sizeof *values, values, &data);
+    } else {
+        char name[ARCH_NAME_BYTES];
+        (void)weights_find(b, at, &t, name);
+        status = err_set(b->err, ERR_FORMAT, "%s: tensor '%s' holds a number that is not finite",
+                         model_file_path(b->file), name);
+    }
+    mem_free(values);
+    *out = data;
+    b->out->n_params += n;
+    b->out->n_params_active += n;
+    return status;
+}
+
+static Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
+                           const float **weight, const float **bias) {
+    WeightsAt at = {.role = role, .layer = layer};
+    TRY(weights_vector(b, at, n, weight));
+    if (b->config->norm != NORM_LAYER || bias == NULL) return OK;
+    at.bias = true;
+    return weights_vector(b, at, n, bias);
+}
+
+/* Prepares a matrix. share: the part of tokens that read it, as used / of. */
+static Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used,
+                              int32_t of) {
+    TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
+    int64_t bytes = out->owned != NULL ? (int64_t)out->owned_bytes : tensor_bytes(t);
+    b->out->owned_bytes += out->owned != NULL ? (int64_t)out->owned_bytes : 0;
+    b->out->token_bytes += bytes * used / of;
+    b->out->n_params += tensor_len(t);
+    b->out->n_params_active += tensor_len(t) * used / of;
+    return OK;
+}
+
+/* [in, out] of any plain dtype to an owned [out, in]. */
+static Status weights_transpose(WeightsBinder *b, Tensor *t) {
+    int64_t n_in = t->shape[0], n_out = t->shape[1];
+    size_t size = (size_t)dtype_info(t->dtype)->group_bytes;
+    if (dtype_is_grouped(t->dtype))
+        FAIL(b->err, ERR_UNSUPPORTED, "%s: a %s matrix cannot be transposed",
+             model_file_path(b->file), dtype_info(t->dtype)->name);
+    char *copy = mem_try_alloc((size_t)n_in * (size_t)n_out, size);
+    if (copy == NULL) FAIL(b->err, ERR_NOMEM, "no memory to transpose a matrix of the model");
+    const char *src = t->data;
+    for (int64_t i = 0; i < n_in; i++)
+        for (int64_t o = 0; o < n_out; o++)
+            memcpy(copy + (size_t)(o * n_in + i) * size, src + (size_t)(i * n_out + o) * size,
+                   size);
+    void *data = NULL;
+    Status status = weights_block(b, (size_t)n_in * (size_t)n_out * size, copy, &data);
+    mem_free(copy);
+    *t = tensor_2d(data, t->dtype, n_out, n_in);
+    return status;
+}
+
+/* A matrix [n, k], the file's own [k, n] where it is transposed. */
+static Status weights_matrix_get(WeightsBinder *b, WeightsAt at, int64_t n, int64_t k, Tensor *t) {
+    if (!b->transposed) return weights_get(b, at, n, k, 0, t);
+    TRY(weights_get(b, at, k, n, 0, t));
+    return weights_transpose(b, t);
+}
+
+static Status weights_matrix(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, int64_t k,
+                             Weight *out) {
+    Tensor t;
+    TRY(weights_matrix_get(b, (WeightsAt){.role = role, .layer = layer}, n, k, &t));
+    return weights_prepare(b, &t, out, 1, 1);
+}
+
+static Status weights_bias(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, bool wanted,
+                           const float **out) {
+    if (!wanted) return OK;
+    return weights_vector(b, (WeightsAt){.role = role, .layer = layer, .bias = true}, n, out);
+}
+
+/* q, k and v: three matrices, or the rows of one. */
+static Status weights_qkv(WeightsBinder *b, int32_t layer, LayerWeights *w) {
+    const ModelConfig *c = b->config;
+    int64_t nq = (int64_t)c->n_heads * c->head_dim, nkv = (int64_t)c->n_kv_heads * c->head_dim;
+    if ((*b->names)[ARCH_Q] != NULL && !weights_has(b, ARCH_QKV, layer)) {
+        TRY(weights_matrix(b, ARCH_Q, layer, nq, c->dim, &w->q));
+        TRY(weights_matrix(b, ARCH_K, layer, nkv, c->dim, &w->k));
+        TRY(weights_matrix(b, ARCH_V, layer, nkv, c->dim, &w->v));
+        TRY(weights_bias(b, ARCH_Q, layer, nq, c->qkv_bias, &w->q_bias));
+        TRY(weights_bias(b, ARCH_K, layer, nkv, c->qkv_bias, &w->k_bias));
+        return weights_bias(b, ARCH_V, layer, nkv, c->qkv_bias, &w->v_bias);
+    }
+    Tensor t;
+    TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_QKV, .layer = layer}, nq + 2 * nkv, c->dim,
+                           &t));
+    Tensor q = tensor_rows(&t, 0, nq), k = tensor_rows(&t, nq, nkv);
+    Tensor v = tensor_rows(&t, nq + nkv, nkv);
+    TRY(weights_prepare(b, &q, &w->q, 1, 1));
+    TRY(weights_prepare(b, &k, &w->k, 1, 1));
+    TRY(weights_prepare(b, &v, &w->v, 1, 1));
+    const float *bias = NULL;
+    TRY(weights_bias(b, ARCH_QKV, layer, nq + 2 * nkv, c->qkv_bias, &bias));
+    if (bias == NULL) return OK;
+    w->q_bias = bias;
+    w->k_bias = bias + nq;
+    w->v_bias = bias + nq + nkv;
+    return OK;
+}
+
+static Status weights_attn(WeightsBinder *b, int32_t layer, LayerWeights *w) {
+    const ModelConfig *c = b->config;
+    TRY(weights_norm(b, ARCH_ATTN_NORM, layer, c->dim, &w->attn_norm, &w->attn_norm_bias));
+    TRY(weights_qkv(b, layer, w));
+    if (c->qk_norm) {
+        TRY(weights_norm(b, ARCH_Q_NORM, layer, c->head_dim, &w->q_norm, NULL));
+        TRY(weights_norm(b, ARCH_K_NORM, layer, c->head_dim, &w->k_norm, NULL));
+    }
+    TRY(weights_matrix(b, ARCH_O, layer, c->dim, (int64_t)c->n_heads * c->head_dim, &w->o));
+    TRY(weights_bias(b, ARCH_O, layer, c->dim, c->out_bias, &w->o_bias));
+    if (!c->post_norms) return OK;
+    return weights_norm(b, ARCH_POST_ATTN_NORM, layer, c->dim, &w->post_attn_norm, NULL);
+}
+
+/* gate and up: two matrices, the rows of one, or up alone. */
+static Status weights_ffn(WeightsBinder *b, int32_t layer, LayerWeights *w) {
+    const ModelConfig *c = b->config;
+    bool fused =
+        c->ffn_gated && (*b->names)[ARCH_GATE_UP] != NULL && !weights_has(b, ARCH_GATE, layer);
+    if (fused) {
+        Tensor t;
+        TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_GATE_UP, .layer = layer},
+                               2 * (int64_t)c->ff_dim, c->dim, &t));
+        Tensor gate = tensor_rows(&t, 0, c->ff_dim), up = tensor_rows(&t, c->ff_dim, c->ff_dim);
+        TRY(weights_prepare(b, &gate, &w->gate, 1, 1));
+        TRY(weights_prepare(b, &up, &w->up, 1, 1));
+    } else {
+        if (c->ffn_gated) {
+            TRY(weights_matrix(b, ARCH_GATE, layer, c->ff_dim, c->dim, &w->gate));
+            TRY(weights_bias(b, ARCH_GATE, layer, c->ff_dim, c->ffn_bias, &w->gate_bias));
+        }
+        TRY(weights_matrix(b, ARCH_UP, layer, c->ff_dim, c->dim, &w->up));
+        TRY(weights_bias(b, ARCH_UP, layer, c->ff_dim, c->ffn_bias, &w->up_bias));
+    }
+    TRY(weights_matrix(b, ARCH_DOWN, layer, c->dim, c->ff_dim, &w->down));
+    return weights_bias(b, ARCH_DOWN, layer, c->dim, c->ffn_bias, &w->down_bias);
+}
+
+/* Expert e of a stacked tensor, n rows from row_first of its [rows, k]. */
+static Tensor weights_slice(const Tensor *stack, int64_t expert, int64_t row_first, int64_t n) {
+    Tensor one =
+        tensor_2d(stack->data, stack->dtype, stack->shape[0] * stack->shape[1], stack->shape[2]);
+    return tensor_rows(&one, expert * stack->shape[1] + row_first, n);
+}
+
+/* The three matrices of an expert, as they stand in the file. */
+static Status weights_expert_get(WeightsBinder *b, int32_t layer, int32_t expert,
+                                 const Tensor stacks[3], Tensor out[3]) {
+    const ModelConfig *c = b->config;
+    int64_t ff = c->expert_ff_dim;
+    if (stacks[2].data == NULL) {
+        WeightsAt at = {.role = ARCH_EXPERT_GATE, .layer = layer, .expert = expert};
+        TRY(weights_get(b, at, ff, c->dim, 0, &out[0]));
+        at.role = ARCH_EXPERT_UP;
+        TRY(weights_get(b, at, ff, c->dim, 0, &out[1]));
+        at.role = ARCH_EXPERT_DOWN;
+        return weights_get(b, at, c->dim, ff, 0, &out[2]);
+    }
+    bool fused = stacks[1].data == NULL; /* gate and up in the first */
+    out[0] = weights_slice(&stacks[0], expert, 0, ff);
+    out[1] = weights_slice(&stacks[fused ? 0 : 1], expert, fused ? ff : 0, ff);
+    out[2] = weights_slice(&stacks[2], expert, 0, c->dim);
+    return OK;
+}
+
+static Status weights_stacks(WeightsBinder *b, int32_t layer, Tensor stacks[3]) {
+    const ModelConfig *c = b->config;
+    int64_t ff = c->expert_ff_dim;
+    WeightsAt at = {.layer = layer, .role = ARCH_EXPERTS_GATE_UP};
+    if (weights_has(b, ARCH_EXPERTS_GATE_UP, layer)) {
+        TRY(weights_get(b, at, c->n_experts, 2 * ff, c->dim, &stacks[0]));
+    } else if (weights_has(b, ARCH_EXPERTS_GATE, layer)) {
+        at.role = ARCH_EXPERTS_GATE;
+        TRY(weights_get(b, at, c->n_experts, ff, c->dim, &stacks[0]));
+        at.role = ARCH_EXPERTS_UP;
+        TRY(weights_get(b, at, c->n_experts, ff, c->dim, &stacks[1]));
+    } else {
+        return OK; /* one tensor per expert */
+    }
+    at.role = ARCH_EXPERTS_DOWN;
+    return weights_get(b, at, c->n_experts, c->dim, ff, &stacks[2]);
+}
+
+static Status weights_moe(WeightsBinder *b, int32_t layer, LayerWeights *w) {
+    const ModelConfig *c = b->config;
+    Tensor stacks[3] = {{0}}, part[3];
+    TRY(weights_matrix(b, ARCH_ROUTER, layer, c->n_experts, c->dim, &w->router));
+    w->expert_gate = mem_alloc((size_t)c->n_experts * sizeof(Weight));
+    w->expert_up = mem_alloc((size_t)c->n_experts * sizeof(Weight));
+    w->expert_down = mem_alloc((size_t)c->n_experts * sizeof(Weight));
+    TRY(weights_stacks(b, layer, stacks));
+    for (int32_t e = 0; e < c->n_experts; e++) {
+        TRY(weights_expert_get(b, layer, e, stacks, part));
+        TRY(weights_prepare(b, &part[0], &w->expert_gate[e], c->n_experts_used, c->n_experts));
+        TRY(weights_prepare(b, &part[1], &w->expert_up[e], c->n_experts_used, c->n_experts));
+        TRY(weights_prepare(b, &part[2], &w->expert_down[e], c->n_experts_used, c->n_experts));
+    }
+    return OK;
+}
+
+static Status weights_layer(WeightsBinder *b, int32_t layer, LayerWeights *w) {
+    const ModelConfig *c = b->config;
+    TRY(weights_attn(b, layer, w));
+    TRY(weights_norm(b, ARCH_FFN_NORM, layer, c->dim, &w->ffn_norm, &w->ffn_norm_bias));
+    TRY(c->layer_moe[layer] ? weights_moe(b, layer, w) : weights_ffn(b, layer, w));
+    if (!c->post_norms) return OK;
+    return weights_norm(b, ARCH_POST_FFN_NORM, layer, c->dim, &w->post_ffn_norm, NULL);
+}
+
+/* A table that ops->embed gathers rows of: the file's bytes, on the device. */
+static Status weights_table(WeightsBinder *b, ArchTensor role, int64_t n, Weight *out, Tensor *t) {
+    TRY(weights_get(b, (WeightsAt){.role = role}, n, b->config->dim, 0, t));
+    out->t = *t;
+    if (b->ctx->device->id != DEVICE_HOST)
+        TRY(weights_block(b, (size_t)tensor_bytes(t), t->data, &out->t.data));
+    b->out->token_bytes += tensor_row_bytes(t);
+    return OK;
+}
+
+static Status weights_outer(WeightsBinder *b) {
+    const ModelConfig *c = b->config;
+    Weights *w = b->out;
+    Tensor t;
+    TRY(weights_table(b, ARCH_EMBED, c->vocab, &w->embed, &t));
+    if (c->tied_embeddings) {
+        TRY(weights_prepare(b, &t, &w->output, 1, 1));
+    } else {
+        w->n_params += tensor_len(&t);
+        w->n_params_active += tensor_len(&t);
+        TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_OUTPUT}, c->vocab, c->dim, &t));
+        TRY(weights_prepare(b, &t, &w->output, 1, 1));
+    }
+    if (c->learned_pos) {
+        TRY(weights_table(b, ARCH_POS_EMBED, c->context, &w->pos_embed, &t));
+        w->n_params += tensor_len(&t);
+        w->n_params_active += tensor_len(&t);
+    }
+    return weights_norm(b, ARCH_OUT_NORM, 0, c->dim, &w->out_norm, &w->out_norm_bias);
+}
+
+/* The prefix under which the file has the embedding, the family's first one when it has none. */
+static const char *weights_prefix(WeightsBinder *b, const char *const *prefixes) {
+    char name[ARCH_NAME_BYTES];
+    Tensor t;
+    for (const char *const *p = prefixes; *p != NULL; p++)
+        if (weights_name(b, (WeightsAt){.role = ARCH_EMBED}, *p, 0, name) &&
+            model_file_find(b->file, name, &t))
+            return *p;
+    return prefixes[0];
+}
+
+static Status weights_bind_all(WeightsBinder *b) {
+    const ModelConfig *c = b->config;
+    const Arch *arch = arch_find(str_from(c->arch));
+    CHECK(arch != NULL);
+    bool gguf = model_file_format(b->file) == MODEL_GGUF;
+    b->names = gguf ? &ARCH_GGUF_NAMES : arch->hf_names;
+    b->prefix = gguf ? "" : weights_prefix(b, arch->hf_prefixes);
+    TRY(weights_outer(b));
+    /* GPT-2's output matrix is its embedding: only the layers' matrices are [in, out]. */
+    b->transposed = !gguf && arch->transposed;
+    b->out->layer = mem_alloc((size_t)c->n_layers * sizeof(LayerWeights));
+    b->out->n_layers = c->n_layers;
+    b->out->n_experts = c->n_experts;
+    for (int32_t i = 0; i < c->n_layers; i++) TRY(weights_layer(b, i, &b->out->layer[i]));
+    return OK;
+}
+
+Status weights_bind(Weights *out, const ModelFile *file, const ModelConfig *config, const Ops *ops,
+                    OpCtx *ctx, Progress *progress, Err *err) {
+    memset(out, 0, sizeof *out);
+    WeightsBinder b = {.out = out,
+                       .file = file,
+                       .config = config,
+                       .ops = ops,
+                       .ctx = ctx,
+                       .progress = progress,
+                       .err = err};
+    Status status = weights_bind_all(&b);
+    if (status != OK) weights_free(out, ops, ctx);
+    return status;
+}
+
+static void weights_free_layer(LayerWeights *w, int32_t n_experts, const Ops *ops, OpCtx *ctx) {
+    Weight *const single[] = {&w->q, &w->k, &w->v, &w->o, &w->gate, &w->up, &w->down, &w->router};
+    for (size_t i = 0; i < ARRAY_LEN(single); i++) ops->weight_release(ctx, single[i]);
+    Weight *const experts[] = {w->expert_gate, w->expert_up, w->expert_down};
+    for (size_t i = 0; i < ARRAY_LEN(experts); i++) {
+        for (int32_t e = 0; experts[i] != NULL && e < n_experts; e++)
+            ops->weight_release(ctx, &experts[i][e]);
+        mem_free(experts[i]);
+    }
+}
+
+void weights_free(Weights *weights, const Ops *ops, OpCtx *ctx) {
+    if (ops != NULL) ops->weight_release(ctx, &weights->output);
+    for (int32_t i = 0; i < weights->n_layers; i++)
+        weights_free_layer(&weights->layer[i], weights->n_experts, ops, ctx);
+    mem_free(weights->layer);
+    for (WeightsBlock *block = weights->blocks, *next; block != NULL; block = next) {
+        next = block->next;
+        ctx->device->vtable->free(ctx->device, block->data, block->bytes);
+        mem_free(block);
+    }
+    memset(weights, 0, sizeof *weights);
+}
