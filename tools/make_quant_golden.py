@@ -62,7 +62,8 @@ def main():
         for name in ("q8_0", "q4_0"):
             x = quantize_input(rng)
             with np.errstate(all="ignore"):
-                record(out, name, gguf.quants.quantize(x, gguf.GGMLQuantizationType[name.upper()]), x, 1)
+                kind = gguf.GGMLQuantizationType[name.upper()]
+                record(out, name, gguf.quants.quantize(x, kind), x, 1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,11 @@
 #include "base/str.h"
 
 static const Command CMD_TABLE[] = {
+    {"convert", CMD_CONVERT, "HF_DIR OUT.gguf", 2, 2,
+     "turn a Hugging Face model directory into a GGUF file",
+     "Norms, biases, routers and learned positions stay f32; with q4_0 the embeddings take q8_0. "
+     "OUT.gguf is replaced only by a complete file.",
+     cmd_convert},
     {"completion", CMD_COMPLETION, "SHELL", 1, 1,
      "print the completion script of bash, zsh or fish", "", cmd_completion},
     {"man", CMD_MAN, "", 0, 0, "print the manual page, for man -l -", "", cmd_man},

@@ -1,4 +1,4 @@
-/* fuzz_gguf: any bytes as a GGUF file: refused with a sentence, or all that it promises is there. */
+/* fuzz_gguf: any bytes as a GGUF file: refused with a sentence, or all it promises is there. */
 #include "fuzz_touch.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
