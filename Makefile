@@ -72,6 +72,11 @@ TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
 LIB_A := $(BUILD)/libsluice-internal.a
 
+# V=1 shows the commands.
+ifeq ($(V),)
+say = @echo "  $(1)" $(patsubst $(BUILD)/%,%,$@) &&
+endif
+
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -83,40 +88,40 @@ endif
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(LEVEL_CFLAGS) -c $< -o $@
+	$(call say,CC)$(CC) $(ALL_CFLAGS) $(LEVEL_CFLAGS) -c $< -o $@
 
 $(BUILD)/tests/%.o: BASE_CFLAGS += -Itests
 
 # For the program and the tests: every function of the library.
 $(LIB_A): $(LIB_OBJ)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR)$(AR) rcs $@ $^
 
 # For others: one object in which only the public functions have names.
 $(BUILD)/libsluice.a: $(LIB_OBJ)
 	@rm -f $@
-	$(CC) -r -nostdlib -o $(BUILD)/libsluice.o $^
-	$(OBJCOPY) --localize-hidden $(BUILD)/libsluice.o
-	$(AR) rcs $@ $(BUILD)/libsluice.o
+	$(call say,AR)$(CC) -r -nostdlib -o $(BUILD)/libsluice.o $^ && \
+	  $(OBJCOPY) --localize-hidden $(BUILD)/libsluice.o && \
+	  $(AR) rcs $@ $(BUILD)/libsluice.o
 
 $(BUILD)/libsluice.so.$(SOVERSION): $(LIB_OBJ) src/sluice.map
-	$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libsluice.so.$(SOVERSION) \
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libsluice.so.$(SOVERSION) \
 	  -Wl,--version-script,src/sluice.map -o $@ $(LIB_OBJ) $(LIB_LIBS)
 	@ln -sf libsluice.so.$(SOVERSION) $(BUILD)/libsluice.so
 
 $(BUILD)/sluice: $(APP_OBJ) $(LIB_A)
-	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB_A)
-	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
 
 # With config=fuzz a fuzzer; in every other config a program that runs it over a corpus.
 ifeq ($(config),fuzz)
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIB_A)
-	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS)
 else
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB_A)
-	$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS)
 endif
 
 .PHONY: run

@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "ops/cpu/cpu_detect.h"
+#include "ops/cpu/cpu_linear.h"
 #include "ops/cpu/cpu_ops.h"
+#include "ops/cpu/cpu_pack.h"
 #include "ops/ops_priv.h"
 
 static size_t ops_ref_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
@@ -13,7 +15,9 @@ static size_t ops_ref_scratch_bytes(const OpsLimits *limits, int32_t n_threads) 
 }
 
 static size_t ops_cpu_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
-    return MAX(ref_linear_scratch_bytes(limits), cpu_ops_scratch_bytes(limits, n_threads));
+    size_t products = MAX(cpu_linear_scratch_bytes(limits, n_threads),
+                          cpu_moe_scratch_bytes(limits, n_threads));
+    return MAX(products, cpu_ops_scratch_bytes(limits, n_threads));
 }
 
 static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
@@ -44,7 +48,7 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
             .norm = cpu_norm_avx2,
             .linear = ref_linear,
             .rope_kv = cpu_rope_avx2,
-            .attn = ref_attn,
+            .attn = cpu_attn_avx2,
             .act = cpu_act_avx2,
             .moe_route = ref_moe_route,
             .moe = ref_moe,
@@ -55,16 +59,16 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
         {
             .level = "avx512",
             .scratch_bytes = ops_cpu_scratch_bytes,
-            .weight_prepare = ref_weight_prepare,
-            .weight_release = ref_weight_release,
+            .weight_prepare = cpu_pack_weight_prepare,
+            .weight_release = cpu_pack_weight_release,
             .embed = cpu_embed_avx512,
             .norm = cpu_norm_avx512,
-            .linear = ref_linear,
+            .linear = cpu_linear_avx512,
             .rope_kv = cpu_rope_avx512,
-            .attn = ref_attn,
+            .attn = cpu_attn_avx512,
             .act = cpu_act_avx512,
             .moe_route = ref_moe_route,
-            .moe = ref_moe,
+            .moe = cpu_moe_avx512,
             .softcap = cpu_act_softcap_avx512,
             .gather_rows = cpu_embed_gather_avx512,
         },

@@ -5,6 +5,10 @@
 #pragma once
 
 #define BOUND_NORM      6e-14
+/* f32 sums of about k terms: an absolute error of the sum of magnitudes, here over little cancelling. */
+#define BOUND_LINEAR_PLAIN 1e-12
+/* Activations as int8 groups of 32. */
+#define BOUND_LINEAR_BLOCK 1e-4
 #define BOUND_ROPE      6e-14
 #define BOUND_EMBED     4e-15
 #define BOUND_ACT       2e-14

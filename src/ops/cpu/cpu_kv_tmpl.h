@@ -3,7 +3,14 @@
 
 #include "ops/ops_priv.h"
 
+static inline Vec vec_load_kv(DType dtype, const void *data, int64_t at) {
+    if (dtype == DTYPE_F16) return vec_load_f16((const uint16_t *)data + at);
+    if (dtype == DTYPE_BF16) return vec_load_bf16((const uint16_t *)data + at);
+    return vec_load((const float *)data + at);
+}
+
 static inline Vec vec_load_kv_n(DType dtype, const void *data, int64_t at, int64_t n) {
+    if (n == VEC_LANES) return vec_load_kv(dtype, data, at);
     if (dtype == DTYPE_F16) return vec_load_f16_n((const uint16_t *)data + at, n);
     if (dtype == DTYPE_BF16) return vec_load_bf16_n((const uint16_t *)data + at, n);
     return vec_load_n((const float *)data + at, n);

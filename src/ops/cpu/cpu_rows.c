@@ -1,4 +1,5 @@
 /* cpu_rows: shares the rows of a small op over the pool when that pays. */
+#include "ops/cpu/cpu_attn_priv.h"
 #include "ops/cpu/cpu_ops.h"
 
 void cpu_rows_run(const OpCtx *ctx, int64_t n_rows, int64_t row_bytes, PoolTask task,
@@ -10,5 +11,6 @@ void cpu_rows_run(const OpCtx *ctx, int64_t n_rows, int64_t row_bytes, PoolTask 
 size_t cpu_ops_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     /* embed: a learned position's row per thread. */
     int64_t row = MAX(limits->k_max, limits->n_max);
-    return (size_t)n_threads * ops_scratch_round((size_t)row * sizeof(float));
+    size_t embed = (size_t)n_threads * ops_scratch_round((size_t)row * sizeof(float));
+    return MAX(embed, cpu_attn_scratch_bytes(limits, n_threads));
 }

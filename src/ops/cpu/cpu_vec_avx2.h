@@ -137,6 +137,27 @@ static inline Vec vec_swap_pairs(Vec v) {
     return _mm256_permute_ps(v, 0xb1);
 }
 
+/* The 8 x 8 matrix whose rows are v[0..7], turned. */
+static inline void vec_transpose(Vec v[VEC_LANES]) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    /* b[4 g + c]: within each half, column c of rows 4g .. 4g+3. */
+    for (int g = 0; g < 8; g += 4) {
+        for (int c = 0; c < 2; c++) {
+            __m256d low = _mm256_castps_pd(a[g + c]), high = _mm256_castps_pd(a[g + 2 + c]);
+            b[g + 2 * c] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+            b[g + 2 * c + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+        }
+    }
+    for (int c = 0; c < 4; c++) {
+        v[c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x20);
+        v[4 + c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x31);
+    }
+}
+
 static inline __m128i vec_load_half_n(const uint16_t *p, int64_t n) {
     uint16_t h[VEC_LANES] = {0};
     memcpy(h, p, (size_t)n * sizeof *p);

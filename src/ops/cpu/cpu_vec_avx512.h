@@ -130,6 +130,34 @@ static inline Vec vec_swap_pairs(Vec v) {
     return _mm512_permute_ps(v, 0xb1);
 }
 
+/* The 16 x 16 matrix whose rows are v[0..15], turned. */
+static inline void vec_transpose(Vec v[VEC_LANES]) {
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+    /* b[4 g + c]: within each quarter, column c of rows 4g .. 4g+3. */
+    for (int g = 0; g < 16; g += 4) {
+        for (int c = 0; c < 2; c++) {
+            __m512d low = _mm512_castps_pd(a[g + c]), high = _mm512_castps_pd(a[g + 2 + c]);
+            b[g + 2 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            b[g + 2 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* Column 4 q + c is quarter q of b[c], b[4 + c], b[8 + c], b[12 + c]. */
+    for (int c = 0; c < 4; c++) {
+        __m512 even_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88);
+        __m512 odd_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
+        __m512 even_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+        __m512 odd_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+        v[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        v[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        v[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        v[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+}
+
 static inline Vec vec_load_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }

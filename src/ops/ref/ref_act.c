@@ -11,8 +11,8 @@ double ref_act_value(ActKind kind, double x) {
         case ACT_SILU: return x / (1 + exp(-x));
         case ACT_GELU: return 0.5 * x * erfc(-x * sqrt_half);
         case ACT_GELU_TANH:
-        /* x/2 (1 + tanh u) as x / (1 + e^-2u), which does not cancel for negative x. */
-        return x / (1 + exp(-2 * sqrt_2_pi * (x + 0.044715 * x * x * x)));
+            /* x/2 (1 + tanh u) as x / (1 + e^-2u), which does not cancel for negative x. */
+            return x / (1 + exp(-2 * sqrt_2_pi * (x + 0.044715 * x * x * x)));
         case ACT_RELU: return x < 0 ? 0 : x;
     }
     CHECK(false);

@@ -1,0 +1,4 @@
+/* cpu_attn_avx2: cpu_attn_tmpl.h at the avx2 level. */
+#include "ops/cpu/cpu_vec_avx2.h"
+
+#include "ops/cpu/cpu_attn_tmpl.h"

@@ -1,0 +1,359 @@
+/* cpu_attn_tmpl: tiled attention with an online softmax over a split of the keys.
+ *
+ * A tile is up to 96 rows (queries x heads of a KV head) by 64 keys, at multiples of 64 positions.
+ * Its keys are turned into [head_dim][64] f32 and its values copied to f32 once for all rows; both
+ * products run through one kernel of 6 rows by 4 vectors (AVX-512) or 2 (AVX2) of accumulators.
+ *
+ * Same bits: a score is one chain of FMAs over head_dim; a row's sums run over its own visible keys
+ * in ascending order, tile by tile; the bounds of tiles and splits are absolute positions. A masked
+ * key is left out of the value sum, not multiplied by zero, so that whatever stands there (a later
+ * token's NaN) cannot be seen.
+ *
+ * source: FlashAttention 2205.14135 (online softmax), Flash-Decoding (split keys). */
+#include <math.h>
+
+#include "ops/cpu/cpu_attn_priv.h"
+#include "ops/cpu/cpu_kv_tmpl.h"
+#include "ops/cpu/cpu_math_tmpl.h"
+#include "ops/cpu/cpu_ops.h"
+
+#if defined(__clang__)
+#define CPU_ATTN_UNROLL _Pragma("unroll")
+#else
+#define CPU_ATTN_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define CPU_ATTN_INLINE static inline __attribute__((always_inline))
+
+enum {
+    CPU_ATTN_BLOCK_ROWS = 6,
+    CPU_ATTN_BLOCK_VECS = VEC_LANES / 4, /* 24 of 32 registers, 12 of 16 */
+    CPU_ATTN_WIDE_ROWS = 3,              /* up to so many rows take twice the width */
+    CPU_ATTN_WIDE_VECS = 2 * CPU_ATTN_BLOCK_VECS,
+};
+
+/* c[r][x] = scale[r] * c[r][x] (0 without scale) + sum over i < k, ascending, of
+ * a[r][i] * b[i][x] */
+typedef struct CpuAttnProduct {
+    const float *a, *b, *scale;
+    float *c;
+    int64_t a_stride, b_stride, c_stride, k;
+} CpuAttnProduct;
+
+CPU_ATTN_INLINE void cpu_attn_kernel(const CpuAttnProduct *p, int n_rows, int n_vecs, int64_t x) {
+    Vec sum[CPU_ATTN_BLOCK_ROWS][CPU_ATTN_WIDE_VECS];
+    CPU_ATTN_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        CPU_ATTN_UNROLL
+        for (int v = 0; v < n_vecs; v++) {
+            const float *c = p->c + r * p->c_stride + x + v * VEC_LANES;
+            sum[r][v] = p->scale ? vec_mul(vec_load(c), vec_set1(p->scale[r])) : vec_zero();
+        }
+    }
+    const float *b = p->b + x;
+    for (int64_t i = 0; i < p->k; i++, b += p->b_stride) {
+        Vec column[CPU_ATTN_WIDE_VECS];
+        CPU_ATTN_UNROLL
+        for (int v = 0; v < n_vecs; v++) column[v] = vec_load(b + v * VEC_LANES);
+        CPU_ATTN_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            Vec a = vec_set1(p->a[r * p->a_stride + i]);
+            CPU_ATTN_UNROLL
+            for (int v = 0; v < n_vecs; v++) sum[r][v] = vec_fma(a, column[v], sum[r][v]);
+        }
+    }
+    CPU_ATTN_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        CPU_ATTN_UNROLL
+        for (int v = 0; v < n_vecs; v++)
+            vec_store(p->c + r * p->c_stride + x + v * VEC_LANES, sum[r][v]);
+    }
+}
+
+CPU_ATTN_INLINE void cpu_attn_kernel_row(const CpuAttnProduct *p, int n_rows, int64_t n_vecs) {
+    int64_t v = 0;
+    if (n_rows <= CPU_ATTN_WIDE_ROWS)
+        for (; v + CPU_ATTN_WIDE_VECS <= n_vecs; v += CPU_ATTN_WIDE_VECS)
+            cpu_attn_kernel(p, n_rows, CPU_ATTN_WIDE_VECS, v * VEC_LANES);
+    for (; v + CPU_ATTN_BLOCK_VECS <= n_vecs; v += CPU_ATTN_BLOCK_VECS)
+        cpu_attn_kernel(p, n_rows, CPU_ATTN_BLOCK_VECS, v * VEC_LANES);
+    for (; v < n_vecs; v++) cpu_attn_kernel(p, n_rows, 1, v * VEC_LANES);
+}
+
+static void cpu_attn_multiply(const CpuAttnProduct *p, int64_t n_rows, int64_t n_vecs) {
+    switch (n_rows) {
+        case 1: cpu_attn_kernel_row(p, 1, n_vecs); break;
+        case 2: cpu_attn_kernel_row(p, 2, n_vecs); break;
+        case 3: cpu_attn_kernel_row(p, 3, n_vecs); break;
+        case 4: cpu_attn_kernel_row(p, 4, n_vecs); break;
+        case 5: cpu_attn_kernel_row(p, 5, n_vecs); break;
+        default: cpu_attn_kernel_row(p, 6, n_vecs); break;
+    }
+}
+
+/* Keys 16 (or 8) at a time, turned: keys[i][key] = k[key][i]; zero where offset is -1. */
+CPU_ATTN_INLINE void cpu_attn_turn_keys(DType dtype, const void *k, const int64_t *offset,
+                                        int64_t dim, float *keys) {
+    for (int64_t i = 0; i < dim; i += VEC_LANES) {
+        int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
+        Vec row[VEC_LANES];
+        for (int64_t j = 0; j < VEC_LANES; j++)
+            row[j] = offset[j] < 0 ? vec_zero() : vec_load_kv_n(dtype, k, offset[j] + i, n);
+        vec_transpose(row);
+        for (int64_t j = 0; j < n; j++) vec_store(keys + (i + j) * CPU_ATTN_KEYS, row[j]);
+    }
+}
+
+static void cpu_attn_load_keys(const KvView *kv, const int64_t *offset, float *keys) {
+    if (kv->dtype == DTYPE_F16)
+        cpu_attn_turn_keys(DTYPE_F16, kv->k, offset, kv->head_dim, keys);
+    else if (kv->dtype == DTYPE_BF16)
+        cpu_attn_turn_keys(DTYPE_BF16, kv->k, offset, kv->head_dim, keys);
+    else
+        cpu_attn_turn_keys(DTYPE_F32, kv->k, offset, kv->head_dim, keys);
+}
+
+CPU_ATTN_INLINE void cpu_attn_copy_values(DType dtype, const void *v, const int64_t *offset,
+                                          int64_t dim, float *values, int64_t stride) {
+    for (int64_t j = 0; j < CPU_ATTN_KEYS; j++) {
+        if (offset[j] < 0) continue;
+        for (int64_t i = 0; i < dim; i += VEC_LANES) {
+            int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
+            vec_store(values + j * stride + i, vec_load_kv_n(dtype, v, offset[j] + i, n));
+        }
+    }
+}
+
+static void cpu_attn_load_values(const KvView *kv, const int64_t *offset, float *values,
+                                 int64_t stride) {
+    if (kv->dtype == DTYPE_F16)
+        cpu_attn_copy_values(DTYPE_F16, kv->v, offset, kv->head_dim, values, stride);
+    else if (kv->dtype == DTYPE_BF16)
+        cpu_attn_copy_values(DTYPE_BF16, kv->v, offset, kv->head_dim, values, stride);
+    else
+        cpu_attn_copy_values(DTYPE_F32, kv->v, offset, kv->head_dim, values, stride);
+}
+
+/* Which keys of the tile at `first` each row sees. */
+static void cpu_attn_ranges(const CpuAttnTask *task, const CpuAttnWork *work, int32_t first) {
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        if (r % task->n_heads != 0) {
+            work->lo[r] = work->lo[r - 1], work->hi[r] = work->hi[r - 1];
+            continue;
+        }
+        OpsRange range = ops_attn_range(task->args, task->pos + r / task->n_heads, task->kv_len);
+        work->lo[r] = MAX(range.lo - first, 0);
+        work->hi[r] = MIN(range.hi - first, (int32_t)CPU_ATTN_KEYS);
+    }
+}
+
+static bool cpu_attn_sees(const CpuAttnWork *work, int32_t r) {
+    return work->lo[r] < work->hi[r];
+}
+
+/* scores = q . keys for vectors v0 .. v1 - 1 of the tile's keys. */
+static void cpu_attn_scores(const CpuAttnTask *task, const CpuAttnWork *work, int64_t v0,
+                            int64_t v1) {
+    int64_t dim = task->args->kv.head_dim;
+    for (int32_t r = 0; r < task->n_rows; r += CPU_ATTN_BLOCK_ROWS) {
+        int32_t n = MIN(task->n_rows - r, (int32_t)CPU_ATTN_BLOCK_ROWS);
+        bool any = false;
+        for (int32_t i = r; i < r + n; i++) any |= cpu_attn_sees(work, i);
+        if (!any) continue;
+        CpuAttnProduct p = {.a = work->q + r * dim,
+                            .a_stride = dim,
+                            .b = work->keys + v0 * VEC_LANES,
+                            .b_stride = CPU_ATTN_KEYS,
+                            .c = work->scores + r * CPU_ATTN_KEYS + v0 * VEC_LANES,
+                            .c_stride = CPU_ATTN_KEYS,
+                            .k = dim};
+        cpu_attn_multiply(&p, n, v1 - v0);
+    }
+}
+
+/* Caps and masks a row's scores in place; returns the largest. */
+static float cpu_attn_mask_row(const AttnArgs *args, float *scores, int64_t lo, int64_t hi) {
+    Vec largest = vec_set1(-INFINITY), cap = vec_set1(args->softcap);
+    Vec inverse = vec_set1(args->softcap > 0 ? 1.0f / args->softcap : 0);
+    for (int64_t i = lo / VEC_LANES * VEC_LANES; i < hi; i += VEC_LANES) {
+        Vec s = vec_load(scores + i);
+        if (args->softcap > 0) s = vec_softcap(s, cap, inverse);
+        if (i < lo || i + VEC_LANES > hi)
+            s = vec_keep_range(s, MAX(lo - i, (int64_t)0), MIN(hi - i, (int64_t)VEC_LANES),
+                               vec_set1(-INFINITY));
+        vec_store(scores + i, s);
+        largest = vec_max(largest, s);
+    }
+    return vec_largest(largest);
+}
+
+/* scores = e^(scores - m); returns their sum. Masked lanes give 0. */
+static float cpu_attn_exp_row(float *scores, int64_t lo, int64_t hi, float m) {
+    Vec sum = vec_zero(), base = vec_set1(m);
+    for (int64_t i = lo / VEC_LANES * VEC_LANES; i < hi; i += VEC_LANES) {
+        Vec e = vec_exp(vec_sub(vec_load(scores + i), base));
+        vec_store(scores + i, e);
+        sum = vec_add(sum, e);
+    }
+    return vec_sum(sum);
+}
+
+/* -inf means that nothing was seen; as the base of exponents it would give NaN. */
+static float cpu_attn_base(float m) {
+    return m == -INFINITY ? 0 : m;
+}
+
+/* Turns the tile's scores into weights, takes their sums into l, and leaves in alpha what the rows'
+ * acc is to be scaled by. */
+static void cpu_attn_softmax(const CpuAttnTask *task, const CpuAttnWork *work,
+                             const CpuAttnPart *part) {
+    float base[CPU_ATTN_ROWS];
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        work->alpha[r] = 0;
+        base[r] = 0;
+        if (!cpu_attn_sees(work, r)) continue;
+        float *scores = work->scores + r * CPU_ATTN_KEYS;
+        float largest = cpu_attn_mask_row(task->args, scores, work->lo[r], work->hi[r]);
+        float m = part->m[r] > largest ? part->m[r] : largest;
+        base[r] = cpu_attn_base(m);
+        work->alpha[r] = part->m[r] - base[r];
+        part->m[r] = m;
+    }
+    for (int32_t r = 0; r < task->n_rows; r += VEC_LANES) {
+        int64_t n = MIN(task->n_rows - r, (int32_t)VEC_LANES);
+        vec_store_n(work->alpha + r, vec_exp(vec_load_n(work->alpha + r, n)), n);
+    }
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        if (!cpu_attn_sees(work, r)) continue;
+        float *scores = work->scores + r * CPU_ATTN_KEYS;
+        float sum = cpu_attn_exp_row(scores, work->lo[r], work->hi[r], base[r]);
+        part->l[r] = part->l[r] * work->alpha[r] + sum;
+    }
+}
+
+/* acc = alpha * acc + weights . values, for runs of rows that see the same keys. */
+static void cpu_attn_sum_values(const CpuAttnTask *task, const CpuAttnWork *work,
+                                const CpuAttnPart *part) {
+    for (int32_t r = 0, n; r < task->n_rows; r += n) {
+        n = 1;
+        if (!cpu_attn_sees(work, r)) continue;
+        int32_t lo = work->lo[r], hi = work->hi[r];
+        while (n < CPU_ATTN_BLOCK_ROWS && r + n < task->n_rows && work->lo[r + n] == lo &&
+               work->hi[r + n] == hi)
+            n++;
+        CpuAttnProduct p = {.a = work->scores + r * CPU_ATTN_KEYS + lo,
+                            .a_stride = CPU_ATTN_KEYS,
+                            .b = work->values + lo * work->stride,
+                            .b_stride = work->stride,
+                            .scale = work->alpha + r,
+                            .c = part->acc + r * work->stride,
+                            .c_stride = work->stride,
+                            .k = hi - lo};
+        cpu_attn_multiply(&p, n, DIV_UP(task->args->kv.head_dim, (int32_t)VEC_LANES));
+    }
+}
+
+static void cpu_attn_tile(const CpuAttnTask *task, const CpuAttnWork *work, int32_t first,
+                          const CpuAttnPart *part) {
+    const KvView *kv = &task->args->kv;
+    int64_t offset[CPU_ATTN_KEYS];
+    cpu_attn_offsets(task, first, offset);
+    int32_t lo = MAX(task->need.lo - first, 0);
+    int32_t hi = MIN(task->need.hi - first, (int32_t)CPU_ATTN_KEYS);
+    int64_t v0 = lo / VEC_LANES, v1 = DIV_UP(hi, (int32_t)VEC_LANES);
+    for (int64_t v = v0; v < v1; v++)
+        cpu_attn_load_keys(kv, offset + v * VEC_LANES, work->keys + v * VEC_LANES);
+    cpu_attn_ranges(task, work, first);
+    cpu_attn_scores(task, work, v0, v1);
+    cpu_attn_softmax(task, work, part);
+    cpu_attn_load_values(kv, offset, work->values, work->stride);
+    cpu_attn_sum_values(task, work, part);
+}
+
+static void cpu_attn_split(const CpuAttnTask *task, const CpuAttnWork *work, int32_t split,
+                           const CpuAttnPart *part) {
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        part->m[r] = -INFINITY;
+        part->l[r] = 0;
+        for (int64_t i = 0; i < work->stride; i += VEC_LANES)
+            vec_store(part->acc + r * work->stride + i, vec_zero());
+    }
+    int32_t lo = MAX(task->need.lo, split * ATTN_SPLIT_TOKENS);
+    int32_t hi = MIN(task->need.hi, (split + 1) * ATTN_SPLIT_TOKENS);
+    for (int32_t first = lo / CPU_ATTN_KEYS * CPU_ATTN_KEYS; first < hi; first += CPU_ATTN_KEYS)
+        cpu_attn_tile(task, work, first, part);
+}
+
+static void cpu_attn_load_queries(const CpuAttnTask *task, const CpuAttnWork *work) {
+    int64_t dim = task->args->kv.head_dim;
+    Vec scale = vec_set1(task->args->scale);
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        const float *q = ops_row(&task->args->q, task->token + r / task->n_heads) +
+                         (task->head + r % task->n_heads) * dim;
+        for (int64_t i = 0; i < dim; i += VEC_LANES) {
+            int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
+            vec_store_n(work->q + r * dim + i, vec_mul(vec_load_n(q + i, n), scale), n);
+        }
+    }
+}
+
+/* e^x of one number, by the same polynomial. */
+static float cpu_attn_exp(float x) {
+    float out;
+    vec_store_n(&out, vec_exp(vec_set1(x)), 1);
+    return out;
+}
+
+static void cpu_attn_merge(const CpuAttnTask *task, int64_t stride, const CpuAttnPart *total,
+                           const CpuAttnPart *part) {
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        float *to = total->acc + r * stride;
+        const float *from = part->acc + r * stride;
+        if (part->l[r] == 0) continue; /* nothing seen */
+        float old = 0, new = 1, m = part->m[r];
+        if (total->l[r] != 0) {
+            m = MAX(total->m[r], part->m[r]);
+            old = cpu_attn_exp(total->m[r] - m);
+            new = cpu_attn_exp(part->m[r] - m);
+            total->l[r] = total->l[r] * old + part->l[r] * new;
+        } else {
+            total->l[r] = part->l[r];
+        }
+        bool first = old == 0 && new == 1;
+        for (int64_t i = 0; i < stride; i += VEC_LANES) {
+            Vec v = vec_load(from + i);
+            if (!first) {
+                v = vec_mul(v, vec_set1(new));
+                v = vec_fma(vec_load(to + i), vec_set1(old), v);
+            }
+            vec_store(to + i, v);
+        }
+        total->m[r] = m;
+    }
+}
+
+static void cpu_attn_finish(const CpuAttnTask *task, int64_t stride, const CpuAttnPart *total) {
+    int64_t dim = task->args->kv.head_dim;
+    for (int32_t r = 0; r < task->n_rows; r++) {
+        int64_t head = task->head + r % task->n_heads;
+        float *out = ops_row(&task->args->out, task->token + r / task->n_heads) + head * dim;
+        float factor = 1, l = total->l[r];
+        if (task->args->sinks != NULL) {
+            float sink = task->args->sinks[head], m = MAX(total->m[r], sink);
+            factor = cpu_attn_exp(total->m[r] - m);
+            l = l * factor + cpu_attn_exp(sink - m);
+        }
+        Vec inverse = vec_set1(factor / l);
+        for (int64_t i = 0; i < dim; i += VEC_LANES) {
+            int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
+            Vec v = vec_mul(vec_load(total->acc + r * stride + i), inverse);
+            /* Adding 0 makes a zero positive: its sign depends on what was merged. */
+            vec_store_n(out + i, vec_add(v, vec_zero()), n);
+        }
+    }
+}
+
+void CPU_LEVEL(cpu_attn)(OpCtx *ctx, const AttnArgs *args) {
+    static const CpuAttnLevel level = {cpu_attn_load_queries, cpu_attn_split, cpu_attn_merge,
+                                       cpu_attn_finish};
+    cpu_attn_run(ctx, args, &level);
+}

@@ -1,0 +1,118 @@
+#include "ops/cpu/cpu_pack.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "ops/ops_priv.h"
+
+static const PackFormat PACK_FORMAT[DTYPE_COUNT] = {
+    [DTYPE_Q4_0] = {.word_at = 2, .n_words = 4, .half_at = 0, .n_halves = 1},
+    [DTYPE_Q4_1] = {.word_at = 4, .n_words = 4, .half_at = 0, .n_halves = 2},
+    [DTYPE_Q5_0] = {.word_at = 2, .n_words = 5, .half_at = 0, .n_halves = 1, .spread_word_0 = true},
+    [DTYPE_Q5_1] = {.word_at = 4, .n_words = 5, .half_at = 0, .n_halves = 2, .spread_word_0 = true},
+    [DTYPE_Q8_0] = {.word_at = 2, .n_words = 8, .half_at = 0, .n_halves = 1, .flip = 0x80808080u},
+    [DTYPE_Q2_K] = {.word_at = 0, .n_words = 20, .half_at = 80, .n_halves = 2},
+    [DTYPE_Q3_K] = {.word_at = 0, .n_words = 27, .half_at = 108, .n_halves = 1},
+    [DTYPE_Q4_K] = {.word_at = 4, .n_words = 35, .half_at = 0, .n_halves = 2},
+    [DTYPE_Q5_K] = {.word_at = 4, .n_words = 43, .half_at = 0, .n_halves = 2},
+    [DTYPE_Q6_K] = {.word_at = 0, .n_words = 52, .half_at = 208, .n_halves = 1},
+    [DTYPE_IQ4_NL] = {.word_at = 2, .n_words = 4, .half_at = 0, .n_halves = 1},
+    [DTYPE_IQ4_XS] = {.word_at = 4, .n_words = 33, .half_at = 0, .n_halves = 2},
+    [DTYPE_MXFP4] = {.word_at = 1, .n_words = 4, .byte_at = 0, .n_bytes = 1},
+};
+
+const PackFormat *cpu_pack_format(DType dtype) {
+    return PACK_FORMAT[dtype].n_words > 0 ? &PACK_FORMAT[dtype] : NULL;
+}
+
+int64_t cpu_pack_panel_bytes(DType dtype, int64_t k) {
+    const DTypeInfo *info = dtype_info(dtype);
+    return k / info->group_len * info->group_bytes * PACK_ROWS;
+}
+
+/* Bit 4 i + b to bit 8 b + i. */
+static uint32_t cpu_pack_spread(uint32_t word) {
+    uint32_t out = 0;
+    for (int bit = 0; bit < 32; bit++) out |= (word >> bit & 1) << (8 * (bit % 4) + bit / 4);
+    return out;
+}
+
+/* One group of 16 rows; row r's bytes are at src + r * stride, for r < n_rows. */
+static void cpu_pack_group(const PackFormat *format, const uint8_t *src, int64_t stride,
+                           int64_t n_rows, uint8_t *dst) {
+    for (int64_t r = 0; r < n_rows; r++) {
+        const uint8_t *group = src + r * stride;
+        for (int32_t i = 0; i < format->n_words; i++) {
+            uint32_t word;
+            memcpy(&word, group + format->word_at + 4 * i, 4);
+            if (i == 0 && format->spread_word_0) word = cpu_pack_spread(word);
+            word ^= format->flip;
+            memcpy(dst + (i * PACK_ROWS + r) * 4, &word, 4);
+        }
+        uint8_t *halves = dst + format->n_words * PACK_ROWS * 4;
+        for (int32_t i = 0; i < format->n_halves; i++)
+            memcpy(halves + (i * PACK_ROWS + r) * 2, group + format->half_at + 2 * i, 2);
+        if (format->n_bytes > 0)
+            halves[format->n_halves * PACK_ROWS * 2 + r] = group[format->byte_at];
+    }
+}
+
+typedef struct PackJob {
+    const PackFormat *format;
+    const Tensor *file;
+    uint8_t *dst;
+    int64_t panel_bytes;
+} PackJob;
+
+static void cpu_pack_panel(void *context, int64_t panel, int32_t thread) {
+    (void)thread;
+    const PackJob *job = context;
+    const Tensor *file = job->file;
+    const DTypeInfo *info = dtype_info(file->dtype);
+    int64_t row = panel * PACK_ROWS, n_rows = MIN(file->shape[0] - row, (int64_t)PACK_ROWS);
+    int64_t stride = file->stride[0] / info->group_len * info->group_bytes;
+    const uint8_t *src = ops_weight_row(file, row);
+    uint8_t *dst = job->dst + panel * job->panel_bytes;
+    for (int64_t g = 0; g < file->shape[1] / info->group_len; g++) {
+        cpu_pack_group(job->format, src, stride, n_rows, dst);
+        src += info->group_bytes;
+        dst += info->group_bytes * PACK_ROWS;
+    }
+}
+
+static bool cpu_pack_is_plain(DType dtype) {
+    return dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16;
+}
+
+Status cpu_pack_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
+    char text[TENSOR_TEXT_BYTES];
+    const PackFormat *format = cpu_pack_format(file->dtype);
+    if (format == NULL && !cpu_pack_is_plain(file->dtype))
+        FAIL(err, ERR_UNSUPPORTED, "weight %s: this format cannot be multiplied",
+             tensor_text(file, text));
+    Weight weight = {.t = *file, .layout = CPU_LAYOUT_FILE};
+    /* Vectors and scalars (norms, biases) are not matrices: whoever reads them wants the file's. */
+    if (format != NULL && file->n_dims == 2) {
+        CHECK(file->shape[1] % dtype_info(file->dtype)->group_len == 0);
+        PackJob job = {.format = format, .file = file};
+        job.panel_bytes = cpu_pack_panel_bytes(file->dtype, file->shape[1]);
+        int64_t n_panels = DIV_UP(file->shape[0], PACK_ROWS);
+        weight.layout = CPU_LAYOUT_PANEL;
+        weight.owned_bytes = (size_t)(n_panels * job.panel_bytes);
+        weight.owned = mem_try_alloc_large(weight.owned_bytes);
+        if (weight.owned == NULL)
+            FAIL(err, ERR_NOMEM, "weight %s: no memory for %zu bytes of packed rows",
+                 tensor_text(file, text), weight.owned_bytes);
+        weight.t.data = job.dst = weight.owned;
+        weight.t.stride[0] = file->shape[1];
+        pool_run(ctx->pool, n_panels, cpu_pack_panel, &job);
+    }
+    *out = weight;
+    return OK;
+}
+
+void cpu_pack_weight_release(OpCtx *ctx, Weight *weight) {
+    (void)ctx;
+    mem_free_large(weight->owned, weight->owned_bytes);
+    *weight = (Weight){0};
+}
