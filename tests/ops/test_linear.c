@@ -186,6 +186,29 @@ static void linear_same_bits(void **state) {
     }
 }
 
+/* Every level of this machine gives the same bits: a row's products do not depend on the machine. */
+static void linear_levels_agree(void **state) {
+    enum { N = 61, TOKENS = 13 };
+    (void)state;
+    if (!ops_cpu_has(OPS_AVX512)) skip();
+    for (size_t d = 0; d < ARRAY_LEN(LINEAR_DTYPES); d++) {
+        int64_t k = dtype_info(LINEAR_DTYPES[d])->group_len == 1 ? 1029 : 1024;
+        float *x = random_new(TOKENS * k, 65, 1), *out[2];
+        for (int32_t i = 0; i < 2; i++) {
+            const Ops *ops = NULL;
+            assert_int_equal(ops_cpu(&ops, i == 0 ? "avx2" : "avx512", NULL), OK);
+            OpCtx ctx = ops_testing_open(ops, &LIMITS, 1);
+            LinearFixture f = linear_fixture(ops, &ctx, LINEAR_DTYPES[d], N, k);
+            out[i] = guard_new(TOKENS * N);
+            linear_fixture_run(&f, &ctx, x, TOKENS, 1, out[i]);
+            linear_fixture_free(&f, &ctx);
+            ops_testing_close(&ctx);
+        }
+        assert_true(same_bits(out[0], out[1], TOKENS * N));
+        guard_free(x, TOKENS * k), guard_free(out[0], TOKENS * N), guard_free(out[1], TOKENS * N);
+    }
+}
+
 /* Rows that are not numbers give nothing finite and leave their neighbours alone; zeros give zeros;
  * huge and tiny values keep their relative precision. */
 static void linear_values(void **state) {
@@ -257,9 +280,10 @@ static void linear_prepare(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        OPS_TEST_FAST(linear_shapes),      OPS_TEST_FAST(linear_long),
-        OPS_TEST_FAST(linear_mixed_parts), OPS_TEST_FAST(linear_same_bits),
-        OPS_TEST_FAST(linear_values),      OPS_TEST_ALL(linear_prepare),
+        OPS_TEST_FAST(linear_shapes),          OPS_TEST_FAST(linear_long),
+        OPS_TEST_FAST(linear_mixed_parts),     OPS_TEST_FAST(linear_same_bits),
+        cmocka_unit_test(linear_levels_agree), OPS_TEST_FAST(linear_values),
+        OPS_TEST_ALL(linear_prepare),
     };
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
 }

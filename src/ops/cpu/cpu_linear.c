@@ -2,6 +2,8 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
+const LinearKernels CPU_LINEAR_AVX2 = {cpu_linear_quantize_avx2, cpu_linear_block_avx2,
+                                       cpu_linear_plain_avx2};
 const LinearKernels CPU_LINEAR_AVX512 = {cpu_linear_quantize_avx512, cpu_linear_block_avx512,
                                          cpu_linear_plain_avx512};
 
@@ -204,6 +206,10 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
     size_t thread_bytes = cpu_linear_thread_bytes(k);
     void *thread_scratch = ops_scratch_take(&scratch, thread_bytes * (size_t)ops_threads(ctx));
     cpu_linear_run(ctx, kernels, plan, args->n_parts, thread_scratch, thread_bytes);
+}
+
+void cpu_linear_avx2(OpCtx *ctx, const LinearArgs *args) {
+    cpu_linear(&CPU_LINEAR_AVX2, ctx, args);
 }
 
 void cpu_linear_avx512(OpCtx *ctx, const LinearArgs *args) {

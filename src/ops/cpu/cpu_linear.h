@@ -6,7 +6,9 @@
 
 #include "ops/ops.h"
 
+void cpu_linear_avx2(OpCtx *ctx, const LinearArgs *args);
 void cpu_linear_avx512(OpCtx *ctx, const LinearArgs *args);
+void cpu_moe_avx2(OpCtx *ctx, const MoeArgs *args);
 void cpu_moe_avx512(OpCtx *ctx, const MoeArgs *args);
 
 /* Scratch that the ops above use within the limits. */

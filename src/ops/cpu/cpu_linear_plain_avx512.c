@@ -1,250 +1,59 @@
-/* cpu_linear_plain_avx512: F32, F16 and BF16 weights times f32 activations.
- *
- * Every output element has one accumulator of 16 lanes: lane l sums the elements j = l (mod 16) of
- * k in order with FMA; a last partial vector is masked with zeros. The lanes are summed by a fixed
- * tree. Weights are converted exactly, so where and when that happens cannot change a bit.
- *
- * One to five tokens: eight or four rows of the file side by side, converted in registers;
- * memory-bound. Six tokens and more: 32 rows are converted to f32 in L2 once and read by tiles of
- * 6 tokens x 4 rows: 24 accumulators, 24 FMA for 10 loads. k is walked in blocks of 512 so that a
- * tile's activations (12 KB) and weights (8 KB) come from L1; accumulators wait in memory between
- * blocks. */
+/* cpu_linear_plain_avx512: plain formats with tiles of 6 tokens x 4 rows: 24 accumulators, 24 FMA
+ * for 10 loads. */
 #include <immintrin.h>
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-enum { PLAIN_LANES = 16, PLAIN_BLOCK_K = 512, PLAIN_TILE_TOKENS = 6, PLAIN_TILE_ROWS = 4 };
-enum { PLAIN_PREFETCH_BYTES = 2048 };
+#define PLAIN_TILE_TOKENS 6
+#define PLAIN_TILE_ROWS   4
+#define PLAIN_FEW_TOKENS  4
+#define PLAIN_WIDE_ROWS   8
+#define PLAIN_ACC_MAX     24
 
-#define PLAIN_INLINE static inline __attribute__((always_inline))
+typedef __m512 PlainV;
 
-/* 16 weights from w[i] as f32, or those of the mask and zeros when not full (a constant). */
-typedef __m512 PlainLoad(const void *w, int64_t i, bool full, __mmask16 mask);
+static inline PlainV plain_v_zero(void) {
+    return _mm512_setzero_ps();
+}
 
-PLAIN_INLINE __m512 plain_f32(const void *w, int64_t i, bool full, __mmask16 mask) {
+static inline PlainV plain_v_fma(PlainV a, PlainV b, PlainV c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline void plain_v_store(float *p, PlainV v) {
+    _mm512_storeu_ps(p, v);
+}
+
+static inline __m256 plain_v_halves(PlainV v) {
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
+
+static inline __mmask16 plain_mask(int n) {
+    return (__mmask16)((1u << n) - 1);
+}
+
+static inline PlainV plain_f32(const void *w, int64_t i, int n) {
     const float *p = (const float *)w + i;
-    return full ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask, p);
+    return n == 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(plain_mask(n), p);
 }
 
-PLAIN_INLINE __m256i plain_half(const void *w, int64_t i, bool full, __mmask16 mask) {
+static inline __m256i plain_half(const void *w, int64_t i, int n) {
     const uint16_t *p = (const uint16_t *)w + i;
-    return full ? _mm256_loadu_si256((const void *)p) : _mm256_maskz_loadu_epi16(mask, p);
+    return n == 16 ? _mm256_loadu_si256((const void *)p)
+                   : _mm256_maskz_loadu_epi16(plain_mask(n), p);
 }
 
-PLAIN_INLINE __m512 plain_f16(const void *w, int64_t i, bool full, __mmask16 mask) {
-    return _mm512_cvtph_ps(plain_half(w, i, full, mask));
+static inline PlainV plain_f16(const void *w, int64_t i, int n) {
+    return _mm512_cvtph_ps(plain_half(w, i, n));
 }
 
-PLAIN_INLINE __m512 plain_bf16(const void *w, int64_t i, bool full, __mmask16 mask) {
-    __m512i wide = _mm512_cvtepu16_epi32(plain_half(w, i, full, mask));
+static inline PlainV plain_bf16(const void *w, int64_t i, int n) {
+    __m512i wide = _mm512_cvtepu16_epi32(plain_half(w, i, n));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-/* Tokens and rows side by side, over len elements of k. */
-typedef struct PlainTile {
-    const float *x;
-    int64_t x_stride; /* elements */
-    const uint8_t *w;
-    int64_t w_stride; /* bytes */
-    int64_t len;
-    int64_t ahead; /* bytes from a row's place to what is asked for; 0: nothing */
-    __m512 *acc;   /* [n_tokens][n_rows], read and written */
-} PlainTile;
-
-PLAIN_INLINE void plain_step(const PlainTile *tile, PlainLoad *load, int n_tokens, int n_rows,
-                             int64_t i, bool full, __mmask16 mask, __m512 *acc) {
-    __m512 w[8];
-#pragma GCC unroll 8
-    for (int r = 0; r < n_rows; r++) w[r] = load(tile->w + r * tile->w_stride, i, full, mask);
-#pragma GCC unroll 8
-    for (int t = 0; t < n_tokens; t++) {
-        __m512 x = plain_f32(tile->x + t * tile->x_stride, i, full, mask);
-#pragma GCC unroll 8
-        for (int r = 0; r < n_rows; r++)
-            acc[t * n_rows + r] = _mm512_fmadd_ps(x, w[r], acc[t * n_rows + r]);
-    }
-}
-
-/* load, bytes, n_tokens and n_rows are constants. */
-PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int bytes, int n_tokens,
-                             int n_rows) {
-    __m512 acc[PLAIN_TILE_TOKENS * PLAIN_TILE_ROWS];
-    int64_t i = 0;
-#pragma GCC unroll 24
-    for (int a = 0; a < n_tokens * n_rows; a++) acc[a] = tile->acc[a];
-    for (; tile->ahead != 0 && i + 32 <= tile->len; i += 32) {
-#pragma GCC unroll 8
-        for (int r = 0; r < n_rows; r++) {
-            const char *p = (const char *)tile->w + r * tile->w_stride + i * bytes + tile->ahead;
-            _mm_prefetch(p, _MM_HINT_T0);
-            if (bytes == 4) _mm_prefetch(p + CACHE_LINE, _MM_HINT_T0);
-        }
-        plain_step(tile, load, n_tokens, n_rows, i, true, 0, acc);
-        plain_step(tile, load, n_tokens, n_rows, i + PLAIN_LANES, true, 0, acc);
-    }
-    for (; i + PLAIN_LANES <= tile->len; i += PLAIN_LANES)
-        plain_step(tile, load, n_tokens, n_rows, i, true, 0, acc);
-    if (i < tile->len) {
-        __mmask16 mask = (__mmask16)((1u << (tile->len - i)) - 1);
-        plain_step(tile, load, n_tokens, n_rows, i, false, mask, acc);
-    }
-#pragma GCC unroll 24
-    for (int a = 0; a < n_tokens * n_rows; a++) tile->acc[a] = acc[a];
-}
-
-/* The shapes there are, but for 6 x 4, which reads f32 only. */
-PLAIN_INLINE void plain_shapes(const PlainTile *tile, PlainLoad *load, int bytes, int32_t n_tokens,
-                               int32_t n_rows) {
-    switch (n_tokens * 8 + n_rows) {
-        case 8 + 8: plain_walk(tile, load, bytes, 1, 8); break;
-        case 8 + 4: plain_walk(tile, load, bytes, 1, 4); break;
-        case 8 + 1: plain_walk(tile, load, bytes, 1, 1); break;
-        case 2 * 8 + 4: plain_walk(tile, load, bytes, 2, 4); break;
-        case 2 * 8 + 1: plain_walk(tile, load, bytes, 2, 1); break;
-        case 4 * 8 + 4: plain_walk(tile, load, bytes, 4, 4); break;
-        case 4 * 8 + 1: plain_walk(tile, load, bytes, 4, 1); break;
-        default: CHECK(false);
-    }
-}
-
-static void plain_tile_f32(const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
-    if (n_tokens == PLAIN_TILE_TOKENS)
-        plain_walk(tile, plain_f32, 4, PLAIN_TILE_TOKENS, PLAIN_TILE_ROWS);
-    else
-        plain_shapes(tile, plain_f32, 4, n_tokens, n_rows);
-}
-
-static void plain_tile_f16(const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
-    plain_shapes(tile, plain_f16, 2, n_tokens, n_rows);
-}
-
-static void plain_tile_bf16(const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
-    plain_shapes(tile, plain_bf16, 2, n_tokens, n_rows);
-}
-
-static void plain_tile(DType dtype, const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
-    switch (dtype) {
-        case DTYPE_F32: plain_tile_f32(tile, n_tokens, n_rows); break;
-        case DTYPE_F16: plain_tile_f16(tile, n_tokens, n_rows); break;
-        case DTYPE_BF16: plain_tile_bf16(tile, n_tokens, n_rows); break;
-        default: CHECK(false);
-    }
-}
-
-/* Lane l + lane l + 8, then + 4, + 2, + 1. */
-static inline float plain_sum(__m512 v) {
-    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
-}
-
-/* The finished sums of a tile; acc has row stride n_acc_rows, of which n_rows are there. */
-static void plain_store(const LinearUnit *unit, int64_t token, int32_t n_tokens, int64_t row,
-                        int32_t n_rows, int32_t n_acc_rows, const __m512 *acc) {
-    for (int32_t t = 0; t < n_tokens; t++) {
-        float *out = unit->out + (token + t) * unit->out_stride + row;
-        for (int32_t r = 0; r < n_rows; r++) {
-            float sum = plain_sum(acc[t * n_acc_rows + r]);
-            if (unit->bias != NULL) sum += unit->bias[row + r];
-            if (unit->accumulate) sum += out[r];
-            out[r] = sum;
-        }
-    }
-}
-
-static void plain_zero(__m512 *acc, int32_t n) {
-    for (int32_t a = 0; a < n; a++) acc[a] = _mm512_setzero_ps();
-}
-
-/* n_tokens tokens times n_rows rows in the file's place; while one tile's rows end, the next's
- * first bytes are asked for. */
-static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_tokens, int64_t row,
-                              int32_t n_rows) {
-    int32_t bytes = unit->dtype == DTYPE_F32 ? 4 : 2;
-    __m512 acc[16];
-    plain_zero(acc, n_tokens * n_rows);
-    PlainTile tile = {.x = unit->x + token * unit->x_stride,
-                      .x_stride = unit->x_stride,
-                      .w = unit->w + row * unit->w_stride,
-                      .w_stride = unit->w_stride,
-                      .acc = acc};
-    int64_t row_bytes = unit->k * bytes, ahead = MIN(row_bytes, (int64_t)PLAIN_PREFETCH_BYTES);
-    tile.len = (row_bytes - ahead) / bytes / 32 * 32;
-    tile.ahead = token == 0 ? ahead : 0;
-    plain_tile(unit->dtype, &tile, n_tokens, n_rows);
-    tile.x += tile.len;
-    tile.w += tile.len * bytes;
-    tile.len = unit->k - tile.len;
-    tile.ahead = token == 0 ? n_rows * unit->w_stride + ahead - row_bytes : 0;
-    plain_tile(unit->dtype, &tile, n_tokens, n_rows);
-    plain_store(unit, token, n_tokens, row, n_rows, n_rows, acc);
-}
-
-/* Few tokens: all of them for a few rows before the next rows, which so are read once. */
-static void plain_direct(const LinearUnit *unit) {
-    for (int64_t row = 0; row < unit->n_rows;) {
-        int64_t left = unit->n_rows - row;
-        int32_t n_rows = left >= 8 && unit->n_tokens == 1 ? 8 : left >= 4 ? 4 : 1;
-        for (int64_t token = 0; token < unit->n_tokens;) {
-            int32_t n = MIN(cpu_linear_tile(unit->n_tokens - token), 4);
-            plain_direct_tile(unit, token, n, row, n_rows);
-            token += n;
-        }
-        row += n_rows;
-    }
-}
-
-/* Rows to f32: [block of k][row][PLAIN_BLOCK_K], rows rounded up to whole tiles with zeros. */
-static void plain_expand(const LinearUnit *unit, int64_t n_rows, float *out) {
-    for (int64_t from = 0; from < unit->k; from += PLAIN_BLOCK_K) {
-        int64_t len = MIN(unit->k - from, (int64_t)PLAIN_BLOCK_K);
-        for (int64_t r = 0; r < n_rows; r++, out += PLAIN_BLOCK_K) {
-            const uint8_t *w = unit->w + r * unit->w_stride;
-            for (int64_t i = 0; i < len; i += PLAIN_LANES) {
-                int64_t left = r < unit->n_rows ? MIN(len - i, (int64_t)PLAIN_LANES) : 0;
-                __mmask16 mask = (__mmask16)((1u << left) - 1);
-                __m512 v = unit->dtype == DTYPE_F32   ? plain_f32(w, from + i, false, mask)
-                           : unit->dtype == DTYPE_F16 ? plain_f16(w, from + i, false, mask)
-                                                      : plain_bf16(w, from + i, false, mask);
-                _mm512_storeu_ps(out + i, v);
-            }
-        }
-    }
-}
-
-static void plain_many(const LinearUnit *unit) {
-    int64_t n_rows = ALIGN_UP(unit->n_rows, (int64_t)PLAIN_TILE_ROWS);
-    __m512 *acc = unit->scratch;
-    float *expanded = (float *)(acc + LINEAR_PLAIN_ROWS * PLAIN_TILE_TOKENS);
-    plain_expand(unit, n_rows, expanded);
-    for (int64_t token = 0; token < unit->n_tokens;) {
-        int64_t left = unit->n_tokens - token;
-        int32_t n = left >= PLAIN_TILE_TOKENS ? PLAIN_TILE_TOKENS : MIN(cpu_linear_tile(left), 4);
-        PlainTile tile = {.x_stride = unit->x_stride,
-                          .w = (const uint8_t *)expanded,
-                          .w_stride = PLAIN_BLOCK_K * 4};
-        plain_zero(acc, n * (int32_t)n_rows);
-        for (int64_t from = 0; from < unit->k; from += PLAIN_BLOCK_K) {
-            tile.x = unit->x + token * unit->x_stride + from;
-            tile.len = MIN(unit->k - from, (int64_t)PLAIN_BLOCK_K);
-            for (int64_t row = 0; row < n_rows; row += PLAIN_TILE_ROWS) {
-                tile.acc = acc + row * n;
-                plain_tile_f32(&tile, n, PLAIN_TILE_ROWS);
-                tile.w += PLAIN_TILE_ROWS * tile.w_stride;
-            }
-        }
-        for (int64_t row = 0; row < unit->n_rows; row += PLAIN_TILE_ROWS)
-            plain_store(unit, token, n, row,
-                        (int32_t)MIN(unit->n_rows - row, (int64_t)PLAIN_TILE_ROWS), PLAIN_TILE_ROWS,
-                        acc + row * n);
-        token += n;
-    }
-}
+#include "ops/cpu/cpu_linear_plain_tmpl.h"
 
 void cpu_linear_plain_avx512(const LinearUnit *unit) {
-    if (unit->n_tokens < PLAIN_TILE_TOKENS)
-        plain_direct(unit);
-    else
-        plain_many(unit);
+    plain_unit(unit);
 }

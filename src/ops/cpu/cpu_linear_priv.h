@@ -132,11 +132,15 @@ typedef struct LinearKernels {
 /* Rows of a plain unit, at most, and its accumulators: 6 tokens x 32 rows x a vector. */
 enum { LINEAR_PLAIN_ROWS = 32, LINEAR_ACC_BYTES = 6 * LINEAR_PLAIN_ROWS * 64 };
 
+void cpu_linear_quantize_avx2(const LinearFormat *format, const float *const *x, int32_t n_tokens,
+                              int64_t k, LinearQuant *out);
+void cpu_linear_block_avx2(const LinearUnit *unit);
+void cpu_linear_plain_avx2(const LinearUnit *unit);
 void cpu_linear_quantize_avx512(const LinearFormat *format, const float *const *x, int32_t n_tokens,
                                 int64_t k, LinearQuant *out);
 void cpu_linear_block_avx512(const LinearUnit *unit);
 void cpu_linear_plain_avx512(const LinearUnit *unit);
-extern const LinearKernels CPU_LINEAR_AVX512;
+extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512;
 
 /* The format of a weight's quantized activations; NULL for plain weights. */
 const LinearFormat *cpu_linear_format(const Weight *w);

@@ -210,6 +210,10 @@ static void cpu_moe(const LinearKernels *kernels, MoeAct *act, OpCtx *ctx, const
     }
 }
 
+void cpu_moe_avx2(OpCtx *ctx, const MoeArgs *args) {
+    cpu_moe(&CPU_LINEAR_AVX2, cpu_act_avx2, ctx, args);
+}
+
 void cpu_moe_avx512(OpCtx *ctx, const MoeArgs *args) {
     cpu_moe(&CPU_LINEAR_AVX512, cpu_act_avx512, ctx, args);
 }
