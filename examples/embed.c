@@ -1,5 +1,5 @@
-/* embed: a program with a language model inside. Two threads submit a prompt each to one engine; the
- * answers arrive as events on the engine's thread and are printed when both are whole.
+/* embed: a program with a language model inside. Two threads submit a prompt each to one engine;
+ * the answers arrive as events on the engine's thread and are printed when both are whole.
  *
  *   cc embed.c $(pkg-config --cflags --libs sluice) -pthread
  *   ./a.out MODEL ["first prompt" "second prompt"] */

@@ -3,8 +3,8 @@
 
 usage: tools/make_golden.py [NAME...]      (needs torch and transformers 5; not needed by the tests)
 
-Each folder holds config.json, model.safetensors, golden.json (prompt, greedy tokens, which rows) and
-logits.bin (f32 rows of the prompt's logits). The reference runs in f32 on the stored weights with
+Each folder holds config.json, model.safetensors, golden.json (prompt, greedy tokens, which rows)
+and logits.bin (f32 rows of the prompt's logits). The reference runs in f32 on the stored weights with
 eager attention. A seed is taken only if the greedy run is neither tied (the gap of the two largest
 logits stays above GAP_MIN, so that rounding cannot change a token) nor a short loop.
 """
@@ -35,7 +35,8 @@ def longrope_factors(n, top):
 
 # name -> (model_type, stored dtype, config fields, write config.json as transformers 4 did)
 CASES = {
-    "llama": ("llama", "f32", dict(SMALL, tie_word_embeddings=False, rope_parameters=rope()), False),
+    "llama": ("llama", "f32", dict(SMALL, tie_word_embeddings=False, rope_parameters=rope()),
+              False),
     "llama3": ("llama", "bf16", dict(
         SMALL, tie_word_embeddings=True, num_key_value_heads=1, head_dim=24, num_hidden_layers=4,
         rope_parameters=rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0,

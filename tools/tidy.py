@@ -35,6 +35,7 @@ HEADER_LINES = (200, 400)
 FUNCTION_LINES = (70, 100)
 KERNEL_LINES = (100, 150)
 ARGUMENTS = (5, 7)
+KERNEL_ARGUMENTS = (7, 8)
 LINE_COLUMNS = 100
 FOLDER_FILES = 25
 
@@ -46,7 +47,9 @@ EXTRA_STEMS = {
     "base/thread": ["pool"],
     "app/help": ["cmd_man", "cmd_completion"],
     "format/gguf_value": ["gguf"],
+    "model/model_config": ["config"],
     "ops/ref/ref_linear": ["ref_weight"],
+    "ops/cpu/cpu_rows": ["cpu_ops"],
 }
 
 BANNED = {
@@ -59,6 +62,7 @@ BANNED = {
 INTRINSICS = re.compile(
     r"\b(_mm\d*_\w+|__m\d+\w*|_tile_\w+|__builtin_ia32_(?!pause|rdtsc|cpu_)\w+)\b"
     r"|#include <(?:imm|x86|xmm|emm|amx)\w*\.h>")
+LEVELS = ("avx2", "avx512", "amx")
 INTRINSIC_FILES = re.compile(r"_(avx2|avx512|amx)\w*\.[ch]$|_tmpl\.h$")
 
 problems = []
@@ -113,7 +117,8 @@ def functions(code):
             for c in arguments:
                 depth += (c == "(") - (c == ")")
                 n_arguments += c == "," and depth == 0
-        yield match.group(2), first, last - first + 1, n_arguments, "static" in match.group(1)
+        is_static = re.search(r"\bstatic\b|_INLINE\b", match.group(1)) is not None
+        yield match.group(2), first, last - first + 1, n_arguments, is_static
 
 
 def check_includes(path, text):
@@ -170,11 +175,15 @@ def check_functions(path, code):
     in_ops = path.parts[0] == "src" and path.parts[1] == "ops"
     for name, line, lines, arguments, is_static in functions(code):
         limit(path, line, f"{name} has lines:", lines, KERNEL_LINES if in_ops else FUNCTION_LINES)
-        limit(path, line, f"{name} has arguments:", arguments, ARGUMENTS)
+        limit(path, line, f"{name} has arguments:", arguments,
+              KERNEL_ARGUMENTS if in_ops else ARGUMENTS)
         if path.parts[0] != "src" or is_static or path.suffix != ".c":
             continue
         if name == "main" or (name.startswith("sluice_") and path.parts[1] == "engine"):
             continue
+        level = path.stem.split("_")[-1]  # cpu_linear_x_avx2 is in any cpu_linear_*_avx2.c
+        if level in LEVELS and name.endswith("_" + level):
+            stems = stems + ["_".join(path.stem.split("_")[:2])]
         if not any(name == stem or name.startswith(stem + "_") for stem in stems):
             fail(path, line, f"public function {name} must begin with {' or '.join(stems)}")
 

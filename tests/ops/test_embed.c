@@ -1,5 +1,5 @@
-/* test_embed: rows of tables of every writable and block dtype, learned positions, and the gather of
- * rows. The expected values come from dtype_to_f32, which tests/tensor proves. */
+/* test_embed: rows of tables of every writable and block dtype, learned positions, and the
+ * gather of rows. The expected values come from dtype_to_f32, which tests/tensor proves. */
 #include "ops/ops_testing.h"
 
 static const OpsLimits LIMITS = {.n_tokens_max = 64, .k_max = 1024, .n_max = 1024};

@@ -1,6 +1,7 @@
 /* cpu_rope_tmpl: q/k norm, rotary embedding and the write to the paged cache, a token at a time.
  *
- * moves   n_tokens * (2 * n_heads + 3 * n_kv_heads) * head_dim * 4 bytes and what the cache takes */
+ * moves   n_tokens * (2 * n_heads + 3 * n_kv_heads) * head_dim * 4 bytes and what the cache
+ * takes */
 #include "ops/cpu/cpu_kv_tmpl.h"
 #include "ops/cpu/cpu_math_tmpl.h"
 #include "ops/cpu/cpu_ops.h"
