@@ -15,8 +15,8 @@ static size_t ops_ref_scratch_bytes(const OpsLimits *limits, int32_t n_threads) 
 }
 
 static size_t ops_cpu_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
-    size_t products = MAX(cpu_linear_scratch_bytes(limits, n_threads),
-                          cpu_moe_scratch_bytes(limits, n_threads));
+    size_t products =
+        MAX(cpu_linear_scratch_bytes(limits, n_threads), cpu_moe_scratch_bytes(limits, n_threads));
     return MAX(products, cpu_ops_scratch_bytes(limits, n_threads));
 }
 

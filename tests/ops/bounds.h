@@ -4,16 +4,17 @@
  * of random data gives about 1e-15; a bound leaves room for a few roundings and no more. */
 #pragma once
 
-#define BOUND_NORM      6e-14
-/* f32 sums of about k terms: an absolute error of the sum of magnitudes, here over little cancelling. */
+#define BOUND_NORM 6e-14
+/* f32 sums of about k terms: an absolute error of the sum of magnitudes, here over little
+ * cancelling. */
 #define BOUND_LINEAR_PLAIN 1e-12
 /* Activations as int8 groups of 32. */
 #define BOUND_LINEAR_BLOCK 1e-4
-#define BOUND_ROPE      6e-14
-#define BOUND_EMBED     4e-15
-#define BOUND_ACT       2e-14
-#define BOUND_SOFTCAP   4e-14
-#define BOUND_ATTN_NMSE 1e-12
+#define BOUND_ROPE         6e-14
+#define BOUND_EMBED        4e-15
+#define BOUND_ACT          2e-14
+#define BOUND_SOFTCAP      4e-14
+#define BOUND_ATTN_NMSE    1e-12
 /* Largest difference of an attention output with f32 keys and values of unit scale. */
 #define BOUND_ATTN_F32 1e-5
 /* Relative error of one activation value where it is not subnormal; for GELU_TANH and GELU the

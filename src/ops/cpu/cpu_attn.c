@@ -1,8 +1,8 @@
 /* cpu_attn: cuts an attention call into tasks and runs them.
  *
- * Usually a task walks all its keys, split by split. When there are too few tasks for the threads (a
- * long decode with few KV heads) every split of every task is a unit of its own; their parts are
- * merged in the order of the splits, so both ways give the same bits. */
+ * Usually a task walks all its keys, split by split. When there are too few tasks for the
+ * threads (a long decode with few KV heads) every split of every task is a unit of its own;
+ * their parts are merged in the order of the splits, so both ways give the same bits. */
 #include "ops/cpu/cpu_attn_priv.h"
 
 #include <math.h>

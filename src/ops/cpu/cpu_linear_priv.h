@@ -158,7 +158,8 @@ typedef struct LinearTile {
 /* The tiles of n_tokens rows from `first`, appended at tiles; returns how many. */
 int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, LinearTile *tiles);
 
-/* One matrix product of a run. Only unit's dtype .. accumulate are read: the whole of the matrix. */
+/* One matrix product of a run. Only unit's dtype .. accumulate are read: the whole of the
+ * matrix. */
 typedef struct LinearPlan {
     LinearUnit unit;
     int64_t unit_rows, n_units, chunk_tokens, n_chunks;

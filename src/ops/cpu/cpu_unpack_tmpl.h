@@ -6,8 +6,8 @@
  *   unpack_f16(p)              UNPACK_LANES f16 values -> UnpackF
  *
  * Layouts: tensor/quant.h. Every unpack function takes the packed group, the subgroup s in it (a
- * constant after inlining) and fills u[i] (elements 4 i .. 4 i + 3), scale and min; formats with one
- * scale per 32 elements leave scale[1] and min[1] alone, formats without minima leave both. */
+ * constant after inlining) and fills u[i] (elements 4 i .. 4 i + 3), scale and min; formats with
+ * one scale per 32 elements leave scale[1] and min[1] alone, formats without minima leave both. */
 #pragma once
 
 #include <string.h>
