@@ -33,7 +33,7 @@ endif
 # Another compiler has a folder of its own; the fuzzers have only one.
 BUILD := build/$(config)$(if $(findstring clang,$(CC)),$(if $(filter fuzz,$(config)),,-clang))
 
-LIB_PKGS := jansson libpcre2-8 libutf8proc
+LIB_PKGS := jansson libpcre2-8 libutf8proc libmicrohttpd
 APP_PKGS := libedit
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIB_PKGS) $(APP_PKGS) 2>/dev/null)
 LIB_LIBS := $(shell $(PKG_CONFIG) --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl
@@ -85,6 +85,9 @@ all: $(BUILD)/sluice $(BUILD)/libsluice.a $(BUILD)/libsluice.so.$(SOVERSION) ## 
 ifeq ($(BUILD),build/release)
 	@ln -sf release/sluice build/sluice
 endif
+
+# The page is part of the program.
+$(BUILD)/src/server/web.o: $(wildcard web/*)
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)

@@ -19,11 +19,12 @@ typedef enum CommandBit {
     CMD_CONVERT = 1 << 7,
     CMD_COMPLETION = 1 << 8,
     CMD_MAN = 1 << 9,
+    CMD_SERVE = 1 << 10,
     CMD_ALL = -1
 } CommandBit;
 
 /* Commands that compute with a model. */
-#define CMD_COMPUTE (CMD_RUN | CMD_EVAL | CMD_BENCH)
+#define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH)
 #define CMD_TOKENS  (CMD_TOKENIZE | CMD_DETOKENIZE)
 
 /* field, type, name, letter (0: none), argument's name, default, min, max, commands, help.
@@ -82,15 +83,32 @@ typedef enum CommandBit {
       "prefill lengths to time")                                                                   \
     X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH, "decode lengths to time")    \
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
-    X(shape, TEXT, "shape", 0, "NAME", "", 0, 0, CMD_BENCH,                                        \
-      "a random model of this shape instead of a file: 0.1b, 1.1b")                                \
     X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH, "md, csv or json")             \
     X(limits, FLAG, "limits", 0, NULL, "", 0, 0, CMD_BENCH,                                        \
       "measure this machine's limits and exit")                                                    \
+    X(host, TEXT, "host", 0, "ADDRESS", "127.0.0.1", 0, 0, CMD_SERVE, "address to listen at")      \
+    X(port, INT, "port", 0, "N", "8000", 0, 65535, CMD_SERVE,                                      \
+      "port to listen at; 0: any free one")                                                        \
+    X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE,                              \
+      "name that clients ask for; default: the last part of MODEL")                                \
+    X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE,                                  \
+      "sequences that run at once; 0: 64")                                                         \
+    X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
+      "requests that wait at most; 0: four times as many")                                         \
+    X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE,                                    \
+      "memory for the KV cache; 0: what max-seqs short sequences need")                            \
+    X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \
+      "keys that clients must show, one a line")                                                   \
+    X(insecure_no_auth, FLAG, "insecure-no-auth", 0, NULL, "", 0, 0, CMD_SERVE,                    \
+      "listen beyond this machine without a key")                                                  \
+    X(tls_cert, TEXT, "tls-cert", 0, "FILE", "", 0, 0, CMD_SERVE, "certificate chain, PEM")        \
+    X(tls_key, TEXT, "tls-key", 0, "FILE", "", 0, 0, CMD_SERVE, "its key, PEM")                    \
+    X(drain_timeout, INT, "drain-timeout", 0, "S", "30", 0, 86400, CMD_SERVE,                      \
+      "seconds that open requests get after SIGTERM")                                              \
     X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
     X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
       "print what would be allocated and exit")                                                    \
-    X(context, INT, "context", 'c', "N", "0", 0, 1 << 24, CMD_RUN | CMD_INSPECT,                   \
+    X(context, INT, "context", 'c', "N", "0", 0, 1 << 24, CMD_RUN | CMD_SERVE | CMD_INSPECT,       \
       "tokens of one conversation; 0: the model's")                                                \
     X(kv_dtype, TEXT, "kv-dtype", 0, "TYPE", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                  \
       "of the KV cache: f32, f16 or bf16; default: f32 for f32 models, else bf16")                 \

@@ -1,0 +1,11 @@
+/* cpu_probe: loops of independent multiply-adds in registers, for probe.c.
+ *
+ * Each returns the operations that n_loops turns did (a multiply-add counts two). */
+#pragma once
+
+#include "base/base.h"
+
+double cpu_probe_fma_avx2(int64_t n_loops);
+double cpu_probe_dot_avx2(int64_t n_loops);
+double cpu_probe_fma_avx512(int64_t n_loops);
+double cpu_probe_dot_avx512(int64_t n_loops);

@@ -1,0 +1,113 @@
+#include "server/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api_error.h"
+#include "server/server_priv.h"
+
+void api_reply_json(HttpExchange *exchange, json_t *value) {
+    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    json_decref(value);
+    Buf body = {0};
+    buf_append_text(&body, text == NULL ? "null" : text);
+    free(text);
+    http_reply(exchange, 200, "application/json", &body);
+}
+
+void api_reply_fault(HttpExchange *exchange, const ApiFault *fault) {
+    api_error_reply(exchange, api_error_code((sluice_status)fault->err.status), fault->err.text,
+                    fault->param[0] != '\0' ? fault->param : NULL);
+}
+
+json_t *api_body(Server *server, HttpExchange *exchange) {
+    Err err = {0};
+    json_t *body = NULL;
+    if (atomic_load(&server->draining)) {
+        http_reply_header(exchange, "connection", "close");
+        api_error_reply(exchange, 503, "the server is shutting down", NULL);
+        return NULL;
+    }
+    if (json_parse(&body, http_body(exchange), &JSON_LIMITS_REQUEST, "the body", &err) != OK) {
+        api_error_reply(exchange, 400, err.text, NULL);
+        return NULL;
+    }
+    const json_t *model = json_object_get(body, "model");
+    if (!json_is_object(body)) {
+        api_error_reply(exchange, 400, "the body is not a JSON object", NULL);
+    } else if (model != NULL && !json_is_null(model) && !json_is_string(model)) {
+        api_error_reply(exchange, 400, "'model' must be a string", "model");
+    } else if (json_is_string(model) && strcmp(json_string_value(model), server->model_name) != 0) {
+        api_error_reply(exchange, 404, "there is no such model here (see /v1/models)", "model");
+    } else {
+        return body;
+    }
+    json_decref(body);
+    return NULL;
+}
+
+Status api_encode(const Server *server, Str text, bool add_special, int32_t **ids, size_t *n,
+                  Err *err) {
+    (void)sluice_tokenize(server->model, text.ptr, text.len, add_special, false, NULL, 0, n, NULL);
+    *ids = malloc((*n + 1) * sizeof **ids);
+    if (*ids == NULL) FAIL(err, ERR_NOMEM, "no memory for %zu tokens", *n);
+    sluice_error failure = {0};
+    if (sluice_tokenize(server->model, text.ptr, text.len, add_special, false, *ids, *n, n,
+                        &failure) == SLUICE_OK)
+        return OK;
+    free(*ids);
+    *ids = NULL;
+    FAIL(err, (Status)failure.status, "%s", failure.text);
+}
+
+static bool api_is_ids(const json_t *value) {
+    return json_is_array(value) && json_array_size(value) > 0 &&
+           json_is_integer(json_array_get(value, 0));
+}
+
+static Status api_prompt_ids(ApiCall *call, const json_t *list, const char *key, ApiFault *fault) {
+    size_t n = json_array_size(list);
+    int32_t *ids = malloc(n * sizeof *ids);
+    if (ids == NULL) FAIL(&fault->err, ERR_NOMEM, "no memory for %zu tokens", n);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(list, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) >= call->server->info.vocab) {
+            free(ids);
+            return api_params_fault(fault, key,
+                                    "'%s' holds something that is not a token id below %d", key,
+                                    call->server->info.vocab);
+        }
+        ids[i] = (int32_t)json_integer_value(id);
+    }
+    call->prompt[call->n_prompts++] = (ApiPrompt){.ids = ids, .n = n};
+    return OK;
+}
+
+static Status api_prompt(ApiCall *call, const json_t *value, const char *key, ApiFault *fault) {
+    if (api_is_ids(value)) return api_prompt_ids(call, value, key, fault);
+    if (!json_is_string(value))
+        return api_params_fault(fault, key, "'%s' must be text, token ids, or a list of these",
+                                key);
+    ApiPrompt *prompt = &call->prompt[call->n_prompts];
+    Str text = {json_string_value(value), json_string_length(value)};
+    TRY(api_encode(call->server, text, true, &prompt->ids, &prompt->n, &fault->err));
+    call->n_prompts++;
+    return OK;
+}
+
+Status api_prompts(ApiCall *call, const json_t *value, const char *key, int32_t n_max,
+                   ApiFault *fault) {
+    if (!json_is_array(value) || api_is_ids(value)) {
+        TRY(api_prompt(call, value, key, fault));
+    } else {
+        size_t n = json_array_size(value);
+        if (n == 0 || n > (size_t)n_max)
+            return api_params_fault(fault, key, "'%s' has %zu entries, wanted 1 to %d", key, n,
+                                    n_max);
+        for (size_t i = 0; i < n; i++) TRY(api_prompt(call, json_array_get(value, i), key, fault));
+    }
+    for (int32_t i = 0; i < call->n_prompts; i++)
+        if (call->prompt[i].n == 0) return api_params_fault(fault, key, "'%s' is empty", key);
+    return OK;
+}

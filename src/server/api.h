@@ -1,0 +1,31 @@
+/* api: the endpoints. Each runs on a worker with a whole request and sees to the reply. */
+#pragma once
+
+#include "server/api_call.h"
+
+void api_chat_handle(struct Server *server, HttpExchange *exchange);
+void api_completion_handle(struct Server *server, HttpExchange *exchange);
+void api_embedding_handle(struct Server *server, HttpExchange *exchange);
+void api_admin_models(struct Server *server, HttpExchange *exchange);
+void api_token_tokenize(struct Server *server, HttpExchange *exchange);
+void api_token_detokenize(struct Server *server, HttpExchange *exchange);
+void api_admin_version(struct Server *server, HttpExchange *exchange);
+void api_admin_metrics(struct Server *server, HttpExchange *exchange);
+void api_admin_health(struct Server *server, HttpExchange *exchange);
+void api_admin_ready(struct Server *server, HttpExchange *exchange);
+/* The web page and what it loads; it asks for the key itself. */
+void api_admin_page(struct Server *server, HttpExchange *exchange);
+
+/* The body as a JSON object that names this server's model (or none); NULL when it is not, and the
+ * error reply is given. The caller drops it. */
+json_t *api_body(struct Server *server, HttpExchange *exchange);
+/* Replies with a JSON value; takes the reference. */
+void api_reply_json(HttpExchange *exchange, json_t *value);
+/* The error reply of a fault. */
+void api_reply_fault(HttpExchange *exchange, const ApiFault *fault);
+/* Tokens of a text, malloc'ed (sluice_free), as sluice_tokenize. */
+MUST_USE Status api_encode(const struct Server *server, Str text, bool add_special, int32_t **ids,
+                           size_t *n, Err *err);
+/* A "prompt"-like field: a string, a list of ids, or a list of either. */
+MUST_USE Status api_prompts(ApiCall *call, const json_t *value, const char *key, int32_t n_max,
+                            ApiFault *fault);

@@ -1,0 +1,77 @@
+/* api_admin: models, version, health, readiness. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "server/api.h"
+#include "server/api_error.h"
+#include "server/server_priv.h"
+#include "server/web.h"
+
+enum { API_HEALTH_US_MAX = 10 * 1000 * 1000 };
+
+static json_t *api_model_object(const Server *server) {
+    return json_pack("{s:s,s:s,s:I,s:s,s:i}", "id", server->model_name, "object", "model",
+                     "created", (json_int_t)server->created, "owned_by", "sluice", "max_model_len",
+                     (int)server->info.context);
+}
+
+void api_admin_models(Server *server, HttpExchange *exchange) {
+    const char *path = http_path(exchange), *prefix = "/v1/models/";
+    if (strncmp(path, prefix, strlen(prefix)) != 0) {
+        api_reply_json(
+            exchange, json_pack("{s:s,s:[o]}", "object", "list", "data", api_model_object(server)));
+    } else if (strcmp(path + strlen(prefix), server->model_name) == 0) {
+        api_reply_json(exchange, api_model_object(server));
+    } else {
+        api_error_reply(exchange, 404, "there is no such model here (see /v1/models)", "model");
+    }
+}
+
+void api_admin_version(Server *server, HttpExchange *exchange) {
+    (void)server;
+    api_reply_json(exchange, json_pack("{s:s}", "version", sluice_version()));
+}
+
+void api_admin_metrics(Server *server, HttpExchange *exchange) {
+    Buf text = {0};
+    server_metrics_write(server, &text);
+    http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
+}
+
+/* The engine's loop has turned lately. */
+static bool api_is_alive(const Server *server) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    return clock_us() - stats.last_step_us < API_HEALTH_US_MAX;
+}
+
+void api_admin_health(Server *server, HttpExchange *exchange) {
+    if (api_is_alive(server)) {
+        api_reply_json(exchange, json_pack("{s:s}", "status", "ok"));
+    } else {
+        api_error_reply(exchange, 503, "the engine has not moved for 10 seconds", NULL);
+    }
+}
+
+void api_admin_ready(Server *server, HttpExchange *exchange) {
+    if (atomic_load(&server->draining)) {
+        api_error_reply(exchange, 503, "the server is shutting down", NULL);
+    } else {
+        api_admin_health(server, exchange);
+    }
+}
+
+void api_admin_page(Server *server, HttpExchange *exchange) {
+    (void)server;
+    Str content;
+    const char *type;
+    if (!web_find(http_path(exchange), &content, &type)) {
+        api_error_reply(exchange, 404, "there is nothing at this path", NULL);
+        return;
+    }
+    Buf body = {0};
+    buf_append_str(&body, content);
+    http_reply_header(exchange, "content-security-policy",
+                      "default-src 'self'; style-src 'self'; script-src 'self'");
+    http_reply(exchange, 200, type, &body);
+}

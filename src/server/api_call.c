@@ -1,0 +1,193 @@
+#include "server/api_call.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "server/api_error.h"
+#include "server/server_priv.h"
+
+enum { API_CALL_ARENA_BYTES_MAX = 4 << 20 };
+
+ApiCall *api_call_open(Server *server, HttpExchange *exchange, const ApiFormat *format,
+                       const char *prefix) {
+    ApiCall *call = mem_alloc(sizeof *call);
+    atomic_init(&call->n_refs, 1);
+    call->server = server;
+    call->exchange = exchange;
+    http_ref(exchange);
+    call->format = format;
+    call->arena.bytes_max = API_CALL_ARENA_BYTES_MAX;
+    call->created = (int64_t)time(NULL);
+    server_new_id(server, prefix, call->id, sizeof call->id);
+    return call;
+}
+
+void api_call_unref(ApiCall *call) {
+    if (atomic_fetch_sub(&call->n_refs, 1) != 1) return;
+    http_unref(call->exchange);
+    for (int32_t i = 0; i < call->n_prompts; i++) sluice_free(call->prompt[i].ids);
+    for (int32_t i = 0; i < call->n_choices; i++) {
+        buf_free(&call->choice[i].text);
+        buf_free(&call->choice[i].logprobs);
+        buf_free(&call->choice[i].token_ids);
+    }
+    mem_free(call->choice);
+    arena_free(&call->arena);
+    mem_free(call);
+}
+
+/* The client left: what was submitted is cancelled, the rest will not be submitted. */
+static void api_call_gone(void *user) {
+    ApiCall *call = user;
+    atomic_store(&call->cancelled, true);
+    int32_t n = atomic_load(&call->n_submitted);
+    for (int32_t i = 0; i < n; i++) sluice_cancel(call->server->engine, call->prompt[i].request);
+}
+
+/* Ends the call with an error: a reply of its own, or an event in a stream that has begun. */
+static void api_call_fail(ApiCall *call, const sluice_error *failure) {
+    if (!call->stream_begun) {
+        api_error_reply_status(call->exchange, failure);
+        return;
+    }
+    Buf body = {0};
+    api_error_body(&body, api_error_dialect(http_path(call->exchange)),
+                   api_error_code(failure->status), failure->text, NULL);
+    api_call_send(call, buf_str(&body));
+    http_stream_end(call->exchange);
+    buf_free(&body);
+}
+
+void api_call_submit(ApiCall *call) {
+    Server *server = call->server;
+    int32_t n = call->params.request.n;
+    if (!call->params.seed_given) call->params.request.sampling.seed = server_new_seed(server);
+    call->n_choices = call->n_prompts * n;
+    call->choice = mem_alloc((size_t)call->n_choices * sizeof *call->choice);
+    call->n_open = call->n_prompts;
+    atomic_fetch_add(&call->n_refs, call->n_prompts);
+    http_on_gone(call->exchange, api_call_gone, call);
+
+    sluice_error failure = {0};
+    int32_t i = 0;
+    server_submit_lock(server);
+    for (; i < call->n_prompts && failure.status == SLUICE_OK; i++) {
+        sluice_request request = call->params.request;
+        request.prompt = call->prompt[i].ids;
+        request.n_prompt = call->prompt[i].n;
+        request.user = call;
+        server_metrics_request(&server->metrics, &request);
+        if (sluice_submit(server->engine, &request, &call->prompt[i].request, &failure) !=
+            SLUICE_OK)
+            break;
+        atomic_store(&call->n_submitted, i + 1);
+    }
+    /* Those not submitted have no events: they count as ended. */
+    int32_t n_refused = call->n_prompts - i;
+    if (n_refused > 0) {
+        call->failure = failure;
+        call->n_open -= n_refused;
+        atomic_fetch_sub(&call->n_refs, n_refused);
+    }
+    bool none_open = call->n_open == 0;
+    if (atomic_load(&call->cancelled) || n_refused > 0) api_call_gone(call);
+    server_submit_unlock(server);
+    if (none_open) {
+        http_on_gone(call->exchange, NULL, NULL);
+        api_call_fail(call, &failure);
+    }
+    api_call_unref(call);
+}
+
+static int32_t api_call_prompt_of(const ApiCall *call, uint64_t request) {
+    for (int32_t i = 0; i < call->n_prompts; i++)
+        if (call->prompt[i].request == request) return i;
+    CHECK(!"an event of an unknown request");
+    return 0;
+}
+
+static void api_call_count(ApiCall *call, const sluice_usage *usage, bool first) {
+    call->n_output_tokens += usage->n_output;
+    if (!first) return;
+    call->n_prompt_tokens += usage->n_prompt;
+    call->n_cached_tokens += usage->n_cached;
+    call->miss = usage->miss;
+    call->miss_at = usage->miss_at;
+}
+
+void api_call_event(ApiCall *call, const sluice_event *event) {
+    int32_t prompt = api_call_prompt_of(call, event->request);
+    sluice_event mine = *event;
+    mine.index = prompt * call->params.request.n + event->index;
+    ApiChoice *choice = &call->choice[mine.index];
+    if (event->n_tokens > 0 || event->usage != NULL) {
+        int64_t now_us = clock_us();
+        server_metrics_event(&call->server->metrics, event,
+                             choice->last_us != 0 ? now_us - choice->last_us : 0);
+        choice->last_us = now_us;
+    }
+    if (event->usage != NULL) api_call_count(call, event->usage, event->index == 0);
+    if (event->finish == SLUICE_FINISH_ERROR && call->failure.status == SLUICE_OK) {
+        call->failure.status = event->status;
+        snprintf(call->failure.text, sizeof call->failure.text, "%s",
+                 event->error != NULL ? event->error : "the generation failed");
+    }
+    bool alive = !atomic_load(&call->cancelled) && call->failure.status == SLUICE_OK;
+    if (alive) call->format->event(call, &mine);
+    if (!event->last) return;
+    call->n_open--;
+    if (call->n_open == 0) {
+        http_on_gone(call->exchange, NULL, NULL);
+        if (call->failure.status != SLUICE_OK) {
+            api_call_fail(call, &call->failure);
+        } else if (atomic_load(&call->cancelled)) {
+            sluice_error cancelled = {SLUICE_ERR_CANCELLED, "the request was cancelled"};
+            api_call_fail(call, &cancelled);
+        } else {
+            call->format->finish(call);
+        }
+    }
+    api_call_unref(call);
+}
+
+static void api_call_begin_stream(ApiCall *call) {
+    if (call->stream_begun) return;
+    call->stream_begun = true;
+    http_reply_header(call->exchange, "cache-control", "no-cache");
+    http_stream_begin(call->exchange, 200, "text/event-stream");
+}
+
+void api_call_send(ApiCall *call, Str json) {
+    api_call_send_named(call, NULL, json);
+}
+
+void api_call_send_named(ApiCall *call, const char *name, Str json) {
+    api_call_begin_stream(call);
+    Buf frame = {0};
+    if (name != NULL) buf_append_format(&frame, "event: %s\n", name);
+    buf_append_text(&frame, "data: ");
+    buf_append_str(&frame, json);
+    buf_append_text(&frame, "\n\n");
+    http_stream_write(call->exchange, buf_str(&frame));
+    buf_free(&frame);
+}
+
+const char *api_call_miss_text(sluice_miss miss) {
+    static const char *const texts[] = {"none",  "new",  "different", "evicted",
+                                        "short", "salt", "window",    "off"};
+    return (unsigned)miss < ARRAY_LEN(texts) ? texts[miss] : "unknown";
+}
+
+const char *api_call_finish_text(sluice_finish finish) {
+    switch (finish) {
+        case SLUICE_FINISH_STOP: return "stop";
+        case SLUICE_FINISH_LENGTH: return "length";
+        case SLUICE_FINISH_NONE:
+        case SLUICE_FINISH_CANCELLED:
+        case SLUICE_FINISH_DEADLINE:
+        case SLUICE_FINISH_ERROR: break;
+    }
+    return "stop";
+}

@@ -1,0 +1,90 @@
+/* api_call: one HTTP request while the engine works on it.
+ *
+ * A worker fills it in and submits its prompts; from then on only the event thread touches it
+ * (format functions of the API it belongs to turn events into the reply), except `cancelled`. It is
+ * counted: one reference while a worker submits, one per open engine request. */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "server/api_params.h"
+#include "server/http.h"
+#include "sluice.h"
+
+enum { API_PROMPTS_MAX = 64, API_ID_BYTES = 48 };
+
+typedef struct ApiCall ApiCall;
+
+/* How an API writes its replies. */
+typedef struct ApiFormat {
+    /* A sequence's news: appends to the stream, or keeps it for the whole reply. */
+    void (*event)(ApiCall *call, const sluice_event *event);
+    /* All sequences have ended: the end of the stream, or the whole reply. */
+    void (*finish)(ApiCall *call);
+} ApiFormat;
+
+/* One sequence of the reply. */
+typedef struct ApiChoice {
+    Buf text;
+    Buf logprobs;    /* JSON, as the API wants it, without the enclosing list */
+    Buf token_ids;   /* JSON numbers with commas */
+    int32_t text_at; /* bytes before this token, for text_offset */
+    bool started;
+    sluice_finish finish;
+    int32_t stop_index, stop_id;
+    int64_t last_us; /* when the last tokens came */
+} ApiChoice;
+
+typedef struct ApiPrompt {
+    int32_t *ids; /* malloc'ed by the library */
+    size_t n;
+    uint64_t request; /* the engine's id, once submitted */
+} ApiPrompt;
+
+struct ApiCall {
+    atomic_int n_refs;
+    struct Server *server;
+    HttpExchange *exchange; /* referenced */
+    const ApiFormat *format;
+    Arena arena; /* what params borrows */
+    ApiParams params;
+    char id[API_ID_BYTES]; /* chatcmpl-..., cmpl-... */
+    int64_t created;       /* seconds since the epoch */
+
+    int32_t n_prompts;
+    ApiPrompt prompt[API_PROMPTS_MAX];
+    int32_t n_choices; /* n_prompts * n */
+    ApiChoice *choice;
+
+    atomic_bool cancelled;
+    atomic_int n_submitted; /* prompts whose request id is valid */
+    /* the event thread's */
+    int32_t n_open; /* engine requests without their last event */
+    bool stream_begun;
+    sluice_error failure; /* of any sequence */
+    int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
+    sluice_miss miss;
+    int32_t miss_at;
+};
+
+/* A call with one reference, for the exchange. prefix: of its id. */
+ApiCall *api_call_open(struct Server *server, HttpExchange *exchange, const ApiFormat *format,
+                       const char *prefix);
+void api_call_unref(ApiCall *call);
+
+/* Submits every prompt; takes over the worker's part of the reply. When the first is refused, an
+ * error reply is given; the call's events do the rest otherwise. */
+void api_call_submit(ApiCall *call);
+
+/* The event thread's: an event of one of the call's requests. */
+void api_call_event(ApiCall *call, const sluice_event *event);
+
+/* Begins the event stream if it has not begun, and writes "data: ...\n\n". */
+void api_call_send(ApiCall *call, Str json);
+/* The same with an event's name (Anthropic, Responses). */
+void api_call_send_named(ApiCall *call, const char *name, Str json);
+
+/* Why the cache gave fewer tokens, in a word. */
+const char *api_call_miss_text(sluice_miss miss);
+/* "stop", "length", ...: OpenAI's finish reasons. */
+const char *api_call_finish_text(sluice_finish finish);

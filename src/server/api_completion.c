@@ -1,0 +1,38 @@
+/* api_completion: POST /v1/completions. */
+#include "server/api.h"
+#include "server/api_openai.h"
+#include "server/server_priv.h"
+
+/* "logprobs": how many of the likeliest tokens to tell. */
+static Status api_completion_logprobs(ApiCall *call, const json_t *body, ApiFault *fault) {
+    int64_t n = -1;
+    TRY(api_params_int(body, "logprobs", 0, API_LOGPROBS_MAX, &n, fault));
+    call->params.logprobs = n >= 0;
+    call->params.request.sampling.n_logprobs = (int32_t)n;
+    return OK;
+}
+
+static Status api_completion_read(ApiCall *call, const json_t *body, ApiFault *fault) {
+    TRY(api_params_read(&call->params, body, &call->server->defaults, &call->arena, fault));
+    TRY(api_completion_logprobs(call, body, fault));
+    /* OpenAI's default of this older interface. */
+    if (call->params.request.max_tokens == 0) call->params.request.max_tokens = 16;
+    const json_t *prompt = json_object_get(body, "prompt");
+    if (prompt == NULL) return api_params_fault(fault, "prompt", "'prompt' is missing");
+    return api_prompts(call, prompt, "prompt", API_PROMPTS_MAX, fault);
+}
+
+void api_completion_handle(Server *server, HttpExchange *exchange) {
+    json_t *body = api_body(server, exchange);
+    if (body == NULL) return;
+    ApiCall *call = api_call_open(server, exchange, &API_OPENAI_TEXT, "cmpl-");
+    ApiFault fault = {0};
+    Status status = api_completion_read(call, body, &fault);
+    json_decref(body);
+    if (status == OK) {
+        api_call_submit(call);
+    } else {
+        api_reply_fault(exchange, &fault);
+        api_call_unref(call);
+    }
+}

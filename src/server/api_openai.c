@@ -1,0 +1,313 @@
+/* api_openai: chat and text completions in OpenAI's shapes.
+ *
+ * source: openai-openapi 2.3.0, CreateChatCompletion and CreateCompletion. */
+#include "server/api_openai.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api_error.h"
+#include "server/server_priv.h"
+
+/* ---- logprobs ---- */
+
+/* A token's text for JSON: its bytes, with what is not UTF-8 replaced. */
+static void api_openai_token_text(const ApiCall *call, int32_t token, char **text, size_t *len) {
+    *text = NULL;
+    *len = 0;
+    (void)sluice_detokenize(call->server->model, &token, 1, true, text, len, NULL);
+}
+
+/* {"token": ..., "logprob": ..., "bytes": [...]} without the closing brace. */
+static void api_openai_chat_logprob(const ApiCall *call, sluice_logprob token, Buf *out) {
+    char *text;
+    size_t len;
+    api_openai_token_text(call, token.token, &text, &len);
+    Str s = {text == NULL ? "" : text, len};
+    buf_append_text(out, "{\"token\":");
+    json_write_str(out, s);
+    buf_append_format(out, ",\"logprob\":%.6f,\"bytes\":[", (double)token.logprob);
+    for (size_t i = 0; i < s.len; i++)
+        buf_append_format(out, "%s%u", i > 0 ? "," : "", (unsigned char)s.ptr[i]);
+    buf_append_byte(out, ']');
+    sluice_free(text);
+}
+
+/* The entries of choices[].logprobs.content for an event's tokens. */
+static void api_openai_chat_logprobs(const ApiCall *call, const sluice_event *event, Buf *out) {
+    for (int32_t i = 0; i < event->n_tokens && event->chosen != NULL; i++) {
+        if (out->len > 0) buf_append_byte(out, ',');
+        api_openai_chat_logprob(call, event->chosen[i], out);
+        buf_append_text(out, ",\"top_logprobs\":[");
+        for (int32_t k = 0; k < event->n_top; k++) {
+            if (k > 0) buf_append_byte(out, ',');
+            api_openai_chat_logprob(call, event->top[(int64_t)i * event->n_top + k], out);
+            buf_append_byte(out, '}');
+        }
+        buf_append_text(out, "]}");
+    }
+}
+
+/* ---- shared pieces ---- */
+
+/* {"id":...,"object":...,"created":...,"model":... */
+static void api_openai_head(const ApiCall *call, const char *object, Buf *out) {
+    buf_append_format(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", call->id,
+                      object, (long long)call->created);
+    json_write_str(out, str_from(call->server->model_name));
+}
+
+static void api_openai_usage(const ApiCall *call, Buf *out) {
+    buf_append_format(out,
+                      "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
+                      "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"cache_miss\":\"%s\","
+                      "\"cache_miss_at\":%d}}",
+                      (long long)call->n_prompt_tokens, (long long)call->n_output_tokens,
+                      (long long)(call->n_prompt_tokens + call->n_output_tokens),
+                      (long long)call->n_cached_tokens, api_call_miss_text(call->miss),
+                      call->miss_at);
+}
+
+static void api_openai_finish_reason(const ApiChoice *choice, Buf *out) {
+    if (choice->finish == SLUICE_FINISH_NONE) {
+        buf_append_text(out, "\"finish_reason\":null");
+        return;
+    }
+    buf_append_format(out, "\"finish_reason\":\"%s\"", api_call_finish_text(choice->finish));
+}
+
+/* vLLM's stop_reason: the stop string or token that ended the text, or null. */
+static void api_openai_stop_reason(const ApiCall *call, const ApiChoice *choice, Buf *out) {
+    buf_append_text(out, ",\"stop_reason\":");
+    if (choice->stop_index >= 0 && choice->stop_index < call->params.request.n_stop) {
+        json_write_str(out, str_from(call->params.request.stop[choice->stop_index]));
+    } else if (choice->stop_id >= 0) {
+        buf_append_format(out, "%d", choice->stop_id);
+    } else {
+        buf_append_text(out, "null");
+    }
+}
+
+/* Notes an event's news in its choice. Streams empty `text` and `logprobs` after each chunk. */
+static ApiChoice *api_openai_note(ApiCall *call, const sluice_event *event) {
+    ApiChoice *choice = &call->choice[event->index];
+    buf_append(&choice->text, event->text, event->text_len);
+    for (int32_t i = 0; i < event->n_tokens && call->params.return_token_ids; i++)
+        buf_append_format(&choice->token_ids, "%s%d", choice->token_ids.len > 0 ? "," : "",
+                          event->tokens[i]);
+    if (event->finish != SLUICE_FINISH_NONE) {
+        choice->finish = event->finish;
+        choice->stop_index = event->stop_index;
+        choice->stop_id = event->stop_id;
+    }
+    return choice;
+}
+
+static void api_openai_token_ids(const ApiCall *call, const ApiChoice *choice, Buf *out) {
+    if (!call->params.return_token_ids) return;
+    buf_append_text(out, ",\"token_ids\":[");
+    buf_append_str(out, buf_str(&choice->token_ids));
+    buf_append_byte(out, ']');
+}
+
+static void api_openai_end_stream(ApiCall *call, const char *object) {
+    if (call->params.include_usage) {
+        Buf chunk = {0};
+        api_openai_head(call, object, &chunk);
+        buf_append_text(&chunk, ",\"choices\":[],\"usage\":");
+        api_openai_usage(call, &chunk);
+        buf_append_byte(&chunk, '}');
+        api_call_send(call, buf_str(&chunk));
+        buf_free(&chunk);
+    }
+    api_call_send(call, STR_LIT("[DONE]"));
+    http_stream_end(call->exchange);
+}
+
+static void api_openai_end_chunk(ApiCall *call, ApiChoice *choice, Buf *chunk) {
+    if (call->params.include_usage) buf_append_text(chunk, ",\"usage\":null");
+    buf_append_byte(chunk, '}');
+    api_call_send(call, buf_str(chunk));
+    buf_free(chunk);
+    buf_clear(&choice->text);
+    buf_clear(&choice->logprobs);
+    buf_clear(&choice->token_ids);
+}
+
+/* ---- chat ---- */
+
+static void api_openai_chat_chunk(ApiCall *call, int32_t index, ApiChoice *choice) {
+    Buf chunk = {0};
+    api_openai_head(call, "chat.completion.chunk", &chunk);
+    buf_append_format(&chunk, ",\"choices\":[{\"index\":%d,\"delta\":{", index);
+    if (!choice->started) buf_append_text(&chunk, "\"role\":\"assistant\",");
+    choice->started = true;
+    buf_append_text(&chunk, "\"content\":");
+    json_write_str(&chunk, buf_str(&choice->text));
+    buf_append_text(&chunk, "},\"logprobs\":");
+    if (call->params.logprobs) {
+        buf_append_text(&chunk, "{\"content\":[");
+        buf_append_str(&chunk, buf_str(&choice->logprobs));
+        buf_append_text(&chunk, "],\"refusal\":null}");
+    } else {
+        buf_append_text(&chunk, "null");
+    }
+    buf_append_byte(&chunk, ',');
+    api_openai_finish_reason(choice, &chunk);
+    if (choice->finish != SLUICE_FINISH_NONE) api_openai_stop_reason(call, choice, &chunk);
+    api_openai_token_ids(call, choice, &chunk);
+    buf_append_text(&chunk, "}]");
+    api_openai_end_chunk(call, choice, &chunk);
+}
+
+static void api_openai_chat_event(ApiCall *call, const sluice_event *event) {
+    ApiChoice *choice = api_openai_note(call, event);
+    if (call->params.logprobs) api_openai_chat_logprobs(call, event, &choice->logprobs);
+    bool news = choice->text.len > 0 || choice->logprobs.len > 0 || !choice->started ||
+                event->finish != SLUICE_FINISH_NONE;
+    if (call->params.stream && news) api_openai_chat_chunk(call, event->index, choice);
+}
+
+static void api_openai_chat_choice(const ApiCall *call, int32_t index, Buf *out) {
+    const ApiChoice *choice = &call->choice[index];
+    buf_append_format(out, "{\"index\":%d,\"message\":{\"role\":\"assistant\",\"content\":", index);
+    json_write_str(out, buf_str(&choice->text));
+    buf_append_text(out, ",\"refusal\":null},\"logprobs\":");
+    if (call->params.logprobs) {
+        buf_append_text(out, "{\"content\":[");
+        buf_append_str(out, buf_str(&choice->logprobs));
+        buf_append_text(out, "],\"refusal\":null}");
+    } else {
+        buf_append_text(out, "null");
+    }
+    buf_append_byte(out, ',');
+    api_openai_finish_reason(choice, out);
+    api_openai_stop_reason(call, choice, out);
+    api_openai_token_ids(call, choice, out);
+    buf_append_byte(out, '}');
+}
+
+static void api_openai_reply(ApiCall *call, const char *object,
+                             void (*write_choice)(const ApiCall *, int32_t, Buf *)) {
+    Buf body = {0};
+    api_openai_head(call, object, &body);
+    buf_append_text(&body, ",\"choices\":[");
+    for (int32_t i = 0; i < call->n_choices; i++) {
+        if (i > 0) buf_append_byte(&body, ',');
+        write_choice(call, i, &body);
+    }
+    buf_append_text(&body, "],\"usage\":");
+    api_openai_usage(call, &body);
+    buf_append_byte(&body, '}');
+    http_reply(call->exchange, 200, "application/json", &body);
+}
+
+static void api_openai_chat_finish(ApiCall *call) {
+    if (call->params.stream) {
+        api_openai_end_stream(call, "chat.completion.chunk");
+    } else {
+        api_openai_reply(call, "chat.completion", api_openai_chat_choice);
+    }
+}
+
+const ApiFormat API_OPENAI_CHAT = {api_openai_chat_event, api_openai_chat_finish};
+
+/* ---- text completions ---- */
+
+/* Completions have four parallel lists where chats have a list of entries: made from those. */
+static void api_openai_text_logprobs(const ApiChoice *choice, Buf *out) {
+    json_t *entries = NULL;
+    Buf list = {0};
+    buf_append_byte(&list, '[');
+    buf_append_str(&list, buf_str(&choice->logprobs));
+    buf_append_byte(&list, ']');
+    if (json_parse(&entries, buf_str(&list), &JSON_LIMITS_REQUEST, "logprobs", NULL) != OK)
+        entries = json_array();
+    buf_free(&list);
+    json_t *tokens = json_array(), *probs = json_array(), *tops = json_array(),
+           *offsets = json_array();
+    json_int_t offset = choice->text_at;
+    size_t i, k;
+    json_t *entry, *top;
+    json_array_foreach(entries, i, entry) {
+        json_t *text = json_object_get(entry, "token"), *map = json_object();
+        json_array_append(tokens, text);
+        json_array_append(probs, json_object_get(entry, "logprob"));
+        json_array_foreach(json_object_get(entry, "top_logprobs"), k, top) {
+            json_object_set(map, json_string_value(json_object_get(top, "token")),
+                            json_object_get(top, "logprob"));
+        }
+        json_array_append_new(tops, map);
+        json_array_append_new(offsets, json_integer(offset));
+        offset += (json_int_t)json_string_length(text);
+    }
+    json_t *lists = json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", probs,
+                              "top_logprobs", tops, "text_offset", offsets);
+    char *text = json_dumps(lists, JSON_COMPACT);
+    buf_append_text(out, text == NULL ? "null" : text);
+    free(text);
+    json_decref(lists);
+    json_decref(entries);
+}
+
+static void api_openai_text_choice(const ApiCall *call, int32_t index, Buf *out) {
+    const ApiChoice *choice = &call->choice[index];
+    buf_append_format(out, "{\"index\":%d,\"text\":", index);
+    json_write_str(out, buf_str(&choice->text));
+    buf_append_text(out, ",\"logprobs\":");
+    if (call->params.logprobs) {
+        api_openai_text_logprobs(choice, out);
+    } else {
+        buf_append_text(out, "null");
+    }
+    buf_append_byte(out, ',');
+    api_openai_finish_reason(choice, out);
+    if (choice->finish != SLUICE_FINISH_NONE) api_openai_stop_reason(call, choice, out);
+    api_openai_token_ids(call, choice, out);
+    buf_append_byte(out, '}');
+}
+
+/* With echo the prompt's text comes first. Returns its bytes. */
+static int32_t api_openai_text_echo(ApiCall *call, int32_t index, ApiChoice *choice) {
+    const ApiPrompt *prompt = &call->prompt[index / call->params.request.n];
+    char *text = NULL;
+    size_t len = 0;
+    if (sluice_detokenize(call->server->model, prompt->ids, prompt->n,
+                          call->params.request.with_special, &text, &len, NULL) == SLUICE_OK) {
+        buf_append(&choice->text, text, len);
+        choice->text_at = (int32_t)len;
+    }
+    sluice_free(text);
+    return choice->text_at;
+}
+
+static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
+    ApiChoice *choice = &call->choice[event->index];
+    int32_t echoed = 0;
+    if (!choice->started && call->params.echo)
+        echoed = api_openai_text_echo(call, event->index, choice);
+    choice->started = true;
+    api_openai_note(call, event);
+    if (call->params.logprobs) api_openai_chat_logprobs(call, event, &choice->logprobs);
+    if (!call->params.stream) return;
+    if (choice->text.len == 0 && choice->logprobs.len == 0 && event->finish == SLUICE_FINISH_NONE)
+        return;
+    int32_t text_len = (int32_t)choice->text.len;
+    Buf chunk = {0};
+    api_openai_head(call, "text_completion", &chunk);
+    buf_append_text(&chunk, ",\"choices\":[");
+    api_openai_text_choice(call, event->index, &chunk);
+    buf_append_byte(&chunk, ']');
+    api_openai_end_chunk(call, choice, &chunk);
+    choice->text_at += text_len - echoed;
+}
+
+static void api_openai_text_finish(ApiCall *call) {
+    if (call->params.stream) {
+        api_openai_end_stream(call, "text_completion");
+    } else {
+        api_openai_reply(call, "text_completion", api_openai_text_choice);
+    }
+}
+
+const ApiFormat API_OPENAI_TEXT = {api_openai_text_event, api_openai_text_finish};

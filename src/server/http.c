@@ -1,0 +1,540 @@
+#include "server/http.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "server/http_priv.h"
+
+enum { HTTP_BACKLOG = 1024, HTTP_STREAM_BLOCK = 16384, HTTP_HEADER_BYTES_MAX = 16384 };
+
+HttpOptions http_options_default(void) {
+    return (HttpOptions){.address = "127.0.0.1",
+                         .port = 8000,
+                         .n_workers = 2,
+                         .connections_max = 4096,
+                         .connections_per_address_max = 256,
+                         .body_bytes_max = 16 << 20,
+                         .pending_bytes_max = 1 << 20,
+                         .header_seconds_max = 10,
+                         .idle_seconds_max = 75,
+                         .stall_seconds_max = 30,
+                         .body_rate_min = 1024};
+}
+
+/* ---- exchanges ---- */
+
+static HttpExchange *http_exchange_open(HttpServer *server, struct MHD_Connection *connection,
+                                        const char *method, const char *path) {
+    HttpExchange *exchange = mem_alloc(sizeof *exchange);
+    exchange->server = server;
+    atomic_init(&exchange->n_refs, 1);
+    exchange->connection = connection;
+    exchange->start_us = clock_us();
+    exchange->method = mem_strdup(method);
+    exchange->path = mem_strdup(path);
+    exchange->body.bytes_max = server->options.body_bytes_max;
+    pthread_mutex_init(&exchange->lock, NULL);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    exchange->fd = info->connect_fd;
+    info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    socklen_t len = info->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                                             : sizeof(struct sockaddr_in);
+    if (getnameinfo(info->client_addr, len, exchange->peer, sizeof exchange->peer, NULL, 0,
+                    NI_NUMERICHOST) != 0)
+        exchange->peer[0] = '\0';
+    return exchange;
+}
+
+void http_ref(HttpExchange *exchange) {
+    atomic_fetch_add(&exchange->n_refs, 1);
+}
+
+void http_unref(HttpExchange *exchange) {
+    if (atomic_fetch_sub(&exchange->n_refs, 1) != 1) return;
+    mem_free(exchange->method);
+    mem_free(exchange->path);
+    mem_free(exchange->content_type);
+    for (int32_t i = 0; i < exchange->n_headers; i++) {
+        mem_free(exchange->header_name[i]);
+        mem_free(exchange->header_value[i]);
+    }
+    buf_free(&exchange->body);
+    buf_free(&exchange->data);
+    pthread_mutex_destroy(&exchange->lock);
+    mem_free(exchange);
+}
+
+void http_exchange_wake(HttpExchange *exchange) {
+    if (!exchange->suspended || exchange->detached) return;
+    exchange->suspended = false;
+    MHD_resume_connection(exchange->connection);
+}
+
+void http_exchange_gone(HttpExchange *exchange) {
+    pthread_mutex_lock(&exchange->lock);
+    if (!exchange->client_gone) {
+        exchange->client_gone = true;
+        if (exchange->gone != NULL) exchange->gone(exchange->gone_user);
+        exchange->gone = NULL;
+        http_exchange_wake(exchange);
+    }
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+void http_on_gone(HttpExchange *exchange, void (*gone)(void *user), void *user) {
+    pthread_mutex_lock(&exchange->lock);
+    if (gone != NULL && exchange->client_gone) {
+        gone(user);
+    } else {
+        exchange->gone = gone;
+        exchange->gone_user = user;
+    }
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+const char *http_method(const HttpExchange *exchange) {
+    return exchange->method;
+}
+
+const char *http_path(const HttpExchange *exchange) {
+    return exchange->path;
+}
+
+Str http_body(const HttpExchange *exchange) {
+    return buf_str(&exchange->body);
+}
+
+const char *http_header(const HttpExchange *exchange, const char *name) {
+    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+}
+
+const char *http_query(const HttpExchange *exchange, const char *name) {
+    return MHD_lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+const char *http_peer(const HttpExchange *exchange) {
+    return exchange->peer;
+}
+
+int64_t http_start_us(const HttpExchange *exchange) {
+    return exchange->start_us;
+}
+
+/* ---- replying ---- */
+
+void http_reply_header(HttpExchange *exchange, const char *name, const char *value) {
+    pthread_mutex_lock(&exchange->lock);
+    CHECK(exchange->n_headers < HTTP_HEADERS_MAX);
+    exchange->header_name[exchange->n_headers] = mem_strdup(name);
+    exchange->header_value[exchange->n_headers++] = mem_strdup(value);
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+void http_reply(HttpExchange *exchange, int32_t code, const char *content_type, Buf *body) {
+    pthread_mutex_lock(&exchange->lock);
+    CHECK(exchange->reply == HTTP_REPLY_NONE);
+    exchange->reply = HTTP_REPLY_WHOLE;
+    exchange->code = code;
+    exchange->content_type = mem_strdup(content_type);
+    exchange->data = *body;
+    exchange->gone = NULL;
+    *body = (Buf){0};
+    http_exchange_wake(exchange);
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+void http_stream_begin(HttpExchange *exchange, int32_t code, const char *content_type) {
+    pthread_mutex_lock(&exchange->lock);
+    CHECK(exchange->reply == HTTP_REPLY_NONE);
+    exchange->reply = HTTP_REPLY_STREAM;
+    exchange->code = code;
+    exchange->content_type = mem_strdup(content_type);
+    http_exchange_wake(exchange);
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+void http_stream_write(HttpExchange *exchange, Str data) {
+    bool too_much = false;
+    pthread_mutex_lock(&exchange->lock);
+    CHECK(exchange->reply == HTTP_REPLY_STREAM);
+    if (!exchange->client_gone) {
+        if (exchange->data_read == exchange->data.len) {
+            buf_clear(&exchange->data);
+            exchange->data_read = 0;
+            exchange->stalled_since_us = clock_us();
+        }
+        buf_append_str(&exchange->data, data);
+        too_much =
+            exchange->data.len - exchange->data_read > exchange->server->options.pending_bytes_max;
+        http_exchange_wake(exchange);
+    }
+    pthread_mutex_unlock(&exchange->lock);
+    if (too_much) {
+        shutdown(exchange->fd, SHUT_RDWR);
+        http_exchange_gone(exchange);
+    }
+}
+
+void http_stream_end(HttpExchange *exchange) {
+    pthread_mutex_lock(&exchange->lock);
+    CHECK(exchange->reply == HTTP_REPLY_STREAM);
+    exchange->reply = HTTP_REPLY_ENDED;
+    exchange->gone = NULL;
+    http_exchange_wake(exchange);
+    pthread_mutex_unlock(&exchange->lock);
+}
+
+/* libmicrohttpd asks for more of a stream. */
+static ssize_t http_read_stream(void *context, uint64_t at, char *out, size_t room) {
+    (void)at;
+    HttpExchange *exchange = context;
+    ssize_t n = 0;
+    pthread_mutex_lock(&exchange->lock);
+    size_t waiting = exchange->data.len - exchange->data_read;
+    if (exchange->client_gone) {
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (waiting > 0) {
+        n = (ssize_t)MIN(waiting, room);
+        memcpy(out, exchange->data.data + exchange->data_read, (size_t)n);
+        exchange->data_read += (size_t)n;
+        exchange->stalled_since_us = exchange->data_read < exchange->data.len ? clock_us() : 0;
+    } else if (exchange->reply == HTTP_REPLY_ENDED) {
+        n = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        exchange->suspended = true;
+        MHD_suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->lock);
+    return n;
+}
+
+static void http_stream_free(void *context) {
+    http_unref(context);
+}
+
+/* Hands the reply that is ready to libmicrohttpd. The net thread's, without the exchange's lock:
+ * libmicrohttpd holds a lock of its own when it asks for more of a stream. */
+static enum MHD_Result http_queue_reply(HttpExchange *exchange, bool whole) {
+    struct MHD_Response *response;
+    if (whole) {
+        response = MHD_create_response_from_buffer(exchange->data.len, exchange->data.data,
+                                                   MHD_RESPMEM_MUST_COPY);
+    } else {
+        http_ref(exchange);
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, HTTP_STREAM_BLOCK,
+                                                     http_read_stream, exchange, http_stream_free);
+    }
+    if (response == NULL) return MHD_NO;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, exchange->content_type);
+    for (int32_t i = 0; i < exchange->n_headers; i++)
+        MHD_add_response_header(response, exchange->header_name[i], exchange->header_value[i]);
+    enum MHD_Result result =
+        MHD_queue_response(exchange->connection, (unsigned)exchange->code, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+/* A reply that the handler never sees: the request is too large or makes no sense. */
+static enum MHD_Result http_refuse(HttpExchange *exchange, int32_t code, const char *text) {
+    HttpServer *server = exchange->server;
+    Buf body = {0};
+    const char *type = server->options.error_body(server->options.context, code, text, &body);
+    http_reply_header(exchange, "connection", "close");
+    http_reply(exchange, code, type, &body);
+    pthread_mutex_lock(&server->lock);
+    server->stats.n_refused++;
+    pthread_mutex_unlock(&server->lock);
+    return http_queue_reply(exchange, true);
+}
+
+typedef struct HttpHeaderCheck {
+    int32_t n_length, n_encoding, n_host;
+    bool bad_encoding, bad_length, bad_value;
+} HttpHeaderCheck;
+
+static enum MHD_Result http_check_header(void *context, enum MHD_ValueKind kind, const char *name,
+                                         const char *value) {
+    (void)kind;
+    HttpHeaderCheck *check = context;
+    value = value == NULL ? "" : value;
+    if (strcasecmp(name, "content-length") == 0) {
+        check->n_length++;
+        size_t len = strlen(value);
+        check->bad_length |= len == 0 || len > 18 || strspn(value, "0123456789") != len;
+    } else if (strcasecmp(name, "transfer-encoding") == 0) {
+        check->n_encoding++;
+        check->bad_encoding |= strcasecmp(value, "chunked") != 0;
+    } else if (strcasecmp(name, "host") == 0) {
+        check->n_host++;
+    }
+    for (const char *c = value; *c != '\0'; c++)
+        check->bad_value |= (unsigned char)*c < 0x20 && *c != '\t';
+    for (const char *c = name; *c != '\0'; c++)
+        check->bad_value |= (unsigned char)*c <= 0x20 || (unsigned char)*c >= 0x7f;
+    return MHD_YES;
+}
+
+/* What two servers could read differently is refused (request smuggling). NULL: sound. */
+static const char *http_unsound(struct MHD_Connection *connection, const char *version) {
+    HttpHeaderCheck check = {0};
+    MHD_get_connection_values(connection, MHD_HEADER_KIND, http_check_header, &check);
+    if (check.n_length > 1 || check.bad_length)
+        return "the content-length header is not one number";
+    if (check.n_encoding > 1 || check.bad_encoding)
+        return "the transfer-encoding header is not 'chunked'";
+    if (check.n_encoding > 0 && check.n_length > 0)
+        return "content-length and transfer-encoding exclude each other";
+    if (check.n_host > 1 || (check.n_host == 0 && strcmp(version, "HTTP/1.1") == 0))
+        return "wanted exactly one host header";
+    if (check.bad_value) return "a header holds a character that is not allowed";
+    if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
+        return "the protocol is not HTTP/1.1";
+    return NULL;
+}
+
+/* The header is whole. */
+static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *connection,
+                                  HttpExchange *exchange, const char *version) {
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[exchange->fd];
+    conn->state = HTTP_CONN_BODY;
+    conn->since_us = exchange->start_us;
+    conn->body_bytes = 0;
+    server->stats.n_requests++;
+    pthread_mutex_unlock(&server->lock);
+    const char *unsound = http_unsound(connection, version);
+    if (unsound != NULL) return http_refuse(exchange, 400, unsound);
+    const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
+    int64_t bytes = 0;
+    if (length != NULL && str_to_i64(str_from(length), &bytes) &&
+        bytes > (int64_t)server->options.body_bytes_max)
+        return http_refuse(exchange, 413, "the body is too large");
+    return MHD_YES;
+}
+
+static enum MHD_Result http_take_body(HttpServer *server, HttpExchange *exchange, const char *data,
+                                      size_t *len) {
+    buf_append(&exchange->body, data, *len);
+    pthread_mutex_lock(&server->lock);
+    server->conn[exchange->fd].body_bytes += (int64_t)*len;
+    pthread_mutex_unlock(&server->lock);
+    *len = 0;
+    return MHD_YES;
+}
+
+/* libmicrohttpd's access handler: once for the header, then for pieces of the body, once at its
+ * end, and again after each resume until a response is queued. */
+static enum MHD_Result http_access(void *context, struct MHD_Connection *connection,
+                                   const char *url, const char *method, const char *version,
+                                   const char *data, size_t *len, void **slot) {
+    HttpServer *server = context;
+    HttpExchange *exchange = *slot;
+    if (exchange == NULL) {
+        exchange = http_exchange_open(server, connection, method, url);
+        *slot = exchange;
+        return http_begin(server, connection, exchange, version);
+    }
+    if (*len > 0) return http_take_body(server, exchange, data, len);
+    if (exchange->body.failed) return http_refuse(exchange, 413, "the body is too large");
+    bool first = false, ready = false, whole = false, gone;
+    pthread_mutex_lock(&exchange->lock);
+    gone = exchange->client_gone;
+    if (gone) {
+        /* nobody to reply to */
+    } else if (exchange->reply != HTTP_REPLY_NONE) {
+        ready = !exchange->queued;
+        whole = exchange->reply == HTTP_REPLY_WHOLE;
+        exchange->queued = true;
+    } else if (!exchange->suspended) {
+        exchange->suspended = true;
+        MHD_suspend_connection(connection);
+        first = true;
+    }
+    pthread_mutex_unlock(&exchange->lock);
+    if (first) {
+        http_watch(server, exchange);
+        http_ref(exchange);
+        http_watch_enqueue(server, exchange);
+    }
+    if (ready) return http_queue_reply(exchange, whole);
+    return gone ? MHD_NO : MHD_YES;
+}
+
+/* The request is over, for whatever reason. */
+static void http_completed(void *context, struct MHD_Connection *connection, void **slot,
+                           enum MHD_RequestTerminationCode reason) {
+    (void)connection;
+    HttpServer *server = context;
+    HttpExchange *exchange = *slot;
+    if (exchange == NULL) return;
+    *slot = NULL;
+    if (reason != MHD_REQUEST_TERMINATED_COMPLETED_OK) http_exchange_gone(exchange);
+    pthread_mutex_lock(&exchange->lock);
+    exchange->detached = true;
+    pthread_mutex_unlock(&exchange->lock);
+    http_watch_drop(server, exchange);
+    http_unref(exchange);
+}
+
+static void http_connection(void *context, struct MHD_Connection *connection, void **slot,
+                            enum MHD_ConnectionNotificationCode code) {
+    (void)slot;
+    HttpServer *server = context;
+    int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[fd];
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        *conn = (HttpConn){
+            .state = HTTP_CONN_HEADER, .generation = conn->generation + 1, .since_us = clock_us()};
+        server->stats.n_connections++;
+        server->stats.n_connections_total++;
+    } else {
+        conn->state = HTTP_CONN_FREE;
+        server->stats.n_connections--;
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* A request line has come: the header's time runs from here on a kept-alive connection. */
+static void *http_request_line(void *context, const char *uri, struct MHD_Connection *connection) {
+    (void)uri;
+    HttpServer *server = context;
+    int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[fd];
+    if (conn->state == HTTP_CONN_IDLE) {
+        conn->state = HTTP_CONN_HEADER;
+        conn->since_us = clock_us();
+    }
+    pthread_mutex_unlock(&server->lock);
+    return NULL;
+}
+
+/* ---- the server ---- */
+
+static Status http_listen(const HttpOptions *options, int *out, int32_t *port, Err *err) {
+    char service[16];
+    snprintf(service, sizeof service, "%d", options->port);
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+                             .ai_socktype = SOCK_STREAM};
+    struct addrinfo *address;
+    if (getaddrinfo(options->address, service, &hints, &address) != 0)
+        FAIL(err, ERR_ARG, "'%s' is not an address to listen at", options->address);
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
+    struct sockaddr_storage bound;
+    socklen_t len = sizeof bound;
+    bool good = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+                bind(fd, address->ai_addr, address->ai_addrlen) == 0 &&
+                listen(fd, HTTP_BACKLOG) == 0 &&
+                getsockname(fd, (struct sockaddr *)&bound, &len) == 0;
+    int error = errno;
+    freeaddrinfo(address);
+    if (!good) {
+        if (fd >= 0) close(fd);
+        FAIL(err, ERR_IO, "cannot listen at %s port %d: %s", options->address, options->port,
+             strerror(error));
+    }
+    *out = fd;
+    *port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+                                              : ((struct sockaddr_in *)&bound)->sin_port);
+    return OK;
+}
+
+static Status http_start(HttpServer *server, int listen_fd, Err *err) {
+    const HttpOptions *options = &server->options;
+    bool tls = options->tls_cert != NULL;
+    struct MHD_OptionItem tls_items[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)options->tls_cert},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)options->tls_key},
+        {MHD_OPTION_END, 0, NULL}};
+    struct MHD_OptionItem no_items[] = {{MHD_OPTION_END, 0, NULL}};
+    server->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME |
+            (tls ? MHD_USE_TLS : 0),
+        0, NULL, NULL, http_access, server, MHD_OPTION_LISTEN_SOCKET, listen_fd,
+        MHD_OPTION_NOTIFY_COMPLETED, http_completed, server, MHD_OPTION_NOTIFY_CONNECTION,
+        http_connection, server, MHD_OPTION_URI_LOG_CALLBACK, http_request_line, server,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max,
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)options->connections_per_address_max,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_HEADER_BYTES_MAX + HTTP_STREAM_BLOCK,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls ? tls_items : no_items,
+        MHD_OPTION_END);
+    if (server->daemon == NULL)
+        FAIL(err, ERR_IO,
+             tls ? "cannot start the server: is the certificate or key not sound?"
+                 : "cannot start the server");
+    server->listening = true;
+    return OK;
+}
+
+Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
+    HttpServer *server = mem_alloc(sizeof *server);
+    server->options = *options;
+    server->epoll_fd = server->stop_fd = -1;
+    pthread_mutex_init(&server->lock, NULL);
+    pthread_cond_init(&server->work, NULL);
+    struct rlimit files = {0};
+    getrlimit(RLIMIT_NOFILE, &files);
+    server->n_conns = (int32_t)MIN(MAX(files.rlim_cur, (rlim_t)1024), (rlim_t)1 << 20);
+    server->conn = mem_alloc((size_t)server->n_conns * sizeof *server->conn);
+    int listen_fd = -1;
+    Status status = http_listen(options, &listen_fd, &server->port, err);
+    if (status == OK) status = http_watch_start(server, err);
+    if (status == OK) status = http_start(server, listen_fd, err);
+    if (status != OK) {
+        if (listen_fd >= 0) close(listen_fd);
+        http_close(server);
+        return status;
+    }
+    *out = server;
+    return OK;
+}
+
+int32_t http_port(const HttpServer *server) {
+    return server->port;
+}
+
+void http_stop_listening(HttpServer *server) {
+    if (!server->listening) return;
+    server->listening = false;
+    MHD_socket fd = MHD_quiesce_daemon(server->daemon);
+    if (fd != MHD_INVALID_SOCKET) close(fd);
+}
+
+void http_close(HttpServer *server) {
+    if (server->daemon != NULL) {
+        http_stop_listening(server);
+        /* Suspended connections must be resumed before libmicrohttpd may stop. */
+        for (int32_t fd = 0; fd < server->n_conns; fd++) {
+            pthread_mutex_lock(&server->lock);
+            HttpExchange *exchange = server->conn[fd].exchange;
+            if (exchange != NULL) http_ref(exchange);
+            pthread_mutex_unlock(&server->lock);
+            if (exchange == NULL) continue;
+            http_exchange_gone(exchange);
+            http_unref(exchange);
+        }
+    }
+    http_watch_stop(server);
+    if (server->daemon != NULL) MHD_stop_daemon(server->daemon);
+    pthread_cond_destroy(&server->work);
+    pthread_mutex_destroy(&server->lock);
+    mem_free(server->conn);
+    mem_free(server);
+}
+
+HttpStats http_stats(const HttpServer *server) {
+    HttpServer *mutable_server = (HttpServer *)(uintptr_t)server;
+    pthread_mutex_lock(&mutable_server->lock);
+    HttpStats stats = server->stats;
+    pthread_mutex_unlock(&mutable_server->lock);
+    return stats;
+}

@@ -1,0 +1,84 @@
+/* http: libmicrohttpd behind one small face: listen, limits, TLS, streams, and who has hung up.
+ *
+ * One net thread reads and writes sockets; a request whose body is whole goes to one of the
+ * workers, which calls the handler; the reply may be given from any thread, at once or as a stream.
+ * A watcher thread sees clients that leave and cuts those that are too slow.
+ *
+ * An exchange is one request and its reply. It is counted: the handler gets a reference for the
+ * time of its call, whoever replies later takes one with http_ref. */
+#pragma once
+
+#include "base/buf.h"
+#include "base/status.h"
+
+typedef struct HttpServer HttpServer;
+typedef struct HttpExchange HttpExchange;
+
+/* Runs on a worker, with the whole request. Must reply, or keep a reference and reply later. */
+typedef void (*HttpHandler)(void *context, HttpExchange *exchange);
+
+typedef struct HttpOptions {
+    const char *address;            /* "127.0.0.1", "::1", "0.0.0.0" */
+    int32_t port;                   /* 0: any free one, see http_port */
+    const char *tls_cert, *tls_key; /* PEM text, or NULL: no TLS */
+    int32_t n_workers;
+    int32_t connections_max, connections_per_address_max;
+    size_t body_bytes_max;
+    size_t pending_bytes_max; /* of a stream not yet read by the client: then it is cut */
+    int32_t header_seconds_max, idle_seconds_max, stall_seconds_max;
+    int32_t body_rate_min; /* bytes per second, after header_seconds_max */
+    HttpHandler handler;
+    void *context;
+    /* For errors that never reach the handler (too large, malformed): appends the body of such a
+     * reply to out and returns its content type. */
+    const char *(*error_body)(void *context, int32_t code, const char *text, Buf *out);
+} HttpOptions;
+
+/* The defaults of every limit, with the address, handler and context left empty. */
+HttpOptions http_options_default(void);
+
+MUST_USE Status http_open(HttpServer **out, const HttpOptions *options, Err *err);
+int32_t http_port(const HttpServer *server);
+/* No new connections from now on; those there go on. */
+void http_stop_listening(HttpServer *server);
+/* Ends every connection. All references to exchanges must be gone, except those of the server. */
+void http_close(HttpServer *server);
+
+/* ---- the request ---- */
+
+const char *http_method(const HttpExchange *exchange);
+const char *http_path(const HttpExchange *exchange); /* without the query */
+Str http_body(const HttpExchange *exchange);
+/* A header's value by its name in any case; NULL: absent. Valid during the handler's call. */
+const char *http_header(const HttpExchange *exchange, const char *name);
+/* An argument of the query; NULL: absent. Valid during the handler's call. */
+const char *http_query(const HttpExchange *exchange, const char *name);
+/* The client's address as text. */
+const char *http_peer(const HttpExchange *exchange);
+int64_t http_start_us(const HttpExchange *exchange);
+
+/* ---- the reply, from any thread ---- */
+
+void http_ref(HttpExchange *exchange);
+void http_unref(HttpExchange *exchange);
+
+/* Adds a header to the reply that follows; at most 8. The texts are copied. */
+void http_reply_header(HttpExchange *exchange, const char *name, const char *value);
+/* The whole reply. Takes the body's memory. */
+void http_reply(HttpExchange *exchange, int32_t code, const char *content_type, Buf *body);
+
+/* A streamed reply: begin, any number of writes, end. Writes to a client that is gone are
+ * dropped. */
+void http_stream_begin(HttpExchange *exchange, int32_t code, const char *content_type);
+void http_stream_write(HttpExchange *exchange, Str data);
+void http_stream_end(HttpExchange *exchange);
+
+/* Calls gone(user) once when the client leaves before the reply's end, on the watcher thread; at
+ * once when it already has. NULL takes it back: after that call gone does not run any more. */
+void http_on_gone(HttpExchange *exchange, void (*gone)(void *user), void *user);
+
+/* Live figures. */
+typedef struct HttpStats {
+    int64_t n_connections, n_connections_total, n_requests, n_refused, n_cut;
+} HttpStats;
+HttpStats http_stats(const HttpServer *server);

@@ -1,0 +1,93 @@
+/* http_priv: what http.c (sockets, exchanges) and http_watch.c (watcher, workers) share. */
+#pragma once
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "server/http.h"
+
+enum { HTTP_HEADERS_MAX = 8, HTTP_PEER_BYTES = 64 };
+
+typedef enum HttpConnState {
+    HTTP_CONN_FREE,
+    HTTP_CONN_HEADER, /* waiting for a whole header */
+    HTTP_CONN_BODY,
+    HTTP_CONN_WORK, /* suspended or replying */
+    HTTP_CONN_IDLE  /* kept alive between requests */
+} HttpConnState;
+
+/* One connection, in a table indexed by its descriptor. Guarded by the server's lock. */
+typedef struct HttpConn {
+    HttpConnState state;
+    uint32_t generation; /* tells a reused descriptor from its predecessor */
+    int64_t since_us;    /* of the state */
+    int64_t body_bytes;
+    HttpExchange *exchange; /* referenced, while state is WORK */
+} HttpConn;
+
+typedef enum HttpReplyState {
+    HTTP_REPLY_NONE,
+    HTTP_REPLY_WHOLE,  /* code, type and data are ready */
+    HTTP_REPLY_STREAM, /* begun; data is what the client has not read */
+    HTTP_REPLY_ENDED   /* no more data will come */
+} HttpReplyState;
+
+struct HttpExchange {
+    HttpServer *server;
+    atomic_int n_refs;
+    struct MHD_Connection *connection; /* of the net thread; valid until `detached` */
+    int fd;
+    int64_t start_us;
+    char *method, *path;
+    char peer[HTTP_PEER_BYTES];
+    Buf body;
+    HttpExchange *next; /* in the workers' queue */
+
+    pthread_mutex_t lock; /* guards what follows */
+    bool suspended, detached, client_gone;
+    HttpReplyState reply;
+    bool queued; /* libmicrohttpd has the response */
+    int32_t code;
+    char *content_type;
+    char *header_name[HTTP_HEADERS_MAX], *header_value[HTTP_HEADERS_MAX];
+    int32_t n_headers;
+    Buf data;                 /* the reply's bytes */
+    size_t data_read;         /* of them, given to the net thread */
+    int64_t stalled_since_us; /* 0: nothing waits to be read */
+    void (*gone)(void *user);
+    void *gone_user;
+};
+
+struct HttpServer {
+    HttpOptions options;
+    struct MHD_Daemon *daemon;
+    int32_t port;
+    bool listening;
+
+    pthread_mutex_t lock; /* guards the table, the queue and the figures */
+    HttpConn *conn;       /* [n_conns] by descriptor */
+    int32_t n_conns;
+    pthread_cond_t work;
+    HttpExchange *queue_head, *queue_tail;
+    bool stop;
+    HttpStats stats;
+
+    int epoll_fd, stop_fd;
+    pthread_t watcher, *worker;
+    int32_t n_started; /* workers */
+};
+
+/* Marks the client as gone: runs `gone`, wakes the connection so that libmicrohttpd drops it. */
+void http_exchange_gone(HttpExchange *exchange);
+/* Resumes the connection if it waits. The exchange's lock is held. */
+void http_exchange_wake(HttpExchange *exchange);
+
+/* The exchange's connection is watched for a client that leaves, until http_watch_drop. */
+void http_watch(HttpServer *server, HttpExchange *exchange);
+void http_watch_drop(HttpServer *server, HttpExchange *exchange);
+/* To the workers; takes the caller's reference. */
+void http_watch_enqueue(HttpServer *server, HttpExchange *exchange);
+
+MUST_USE Status http_watch_start(HttpServer *server, Err *err);
+void http_watch_stop(HttpServer *server);

@@ -1,0 +1,185 @@
+/* The watcher sees clients that leave (libmicrohttpd does not look at a suspended connection) and
+ * cuts those that are too slow; the workers run the handler. */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "server/http_priv.h"
+
+enum { HTTP_WATCH_EVENTS = 64, HTTP_WATCH_PERIOD_MS = 250 };
+
+void http_watch(HttpServer *server, HttpExchange *exchange) {
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[exchange->fd];
+    conn->state = HTTP_CONN_WORK;
+    conn->since_us = clock_us();
+    if (conn->exchange == NULL) {
+        http_ref(exchange);
+        conn->exchange = exchange;
+        struct epoll_event event = {
+            .events = EPOLLRDHUP | EPOLLONESHOT,
+            .data.u64 = (uint64_t)conn->generation << 32 | (uint32_t)exchange->fd};
+        epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, exchange->fd, &event);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+void http_watch_drop(HttpServer *server, HttpExchange *exchange) {
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[exchange->fd];
+    bool watched = conn->exchange == exchange;
+    if (watched) {
+        epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, exchange->fd, NULL);
+        conn->exchange = NULL;
+    }
+    if (conn->state != HTTP_CONN_FREE) {
+        conn->state = HTTP_CONN_IDLE;
+        conn->since_us = clock_us();
+    }
+    pthread_mutex_unlock(&server->lock);
+    if (watched) http_unref(exchange);
+}
+
+/* The exchange of a watched descriptor with a reference, or NULL when it is another by now. */
+static HttpExchange *http_watched(HttpServer *server, uint64_t key) {
+    int32_t fd = (int32_t)(uint32_t)key;
+    uint32_t generation = (uint32_t)(key >> 32);
+    pthread_mutex_lock(&server->lock);
+    HttpConn *conn = &server->conn[fd];
+    HttpExchange *exchange = conn->generation == generation ? conn->exchange : NULL;
+    if (exchange != NULL) http_ref(exchange);
+    pthread_mutex_unlock(&server->lock);
+    return exchange;
+}
+
+/* Whether the connection has used up its time in the state it is in. */
+static bool http_too_slow(const HttpServer *server, const HttpConn *conn, int64_t now_us) {
+    const HttpOptions *options = &server->options;
+    int64_t us = now_us - conn->since_us, second = 1000000;
+    switch (conn->state) {
+        case HTTP_CONN_HEADER: return us > options->header_seconds_max * second;
+        case HTTP_CONN_IDLE: return us > options->idle_seconds_max * second;
+        case HTTP_CONN_BODY:
+            return us > options->header_seconds_max * second &&
+                   conn->body_bytes < us / second * options->body_rate_min;
+        case HTTP_CONN_WORK: {
+            HttpExchange *exchange = conn->exchange;
+            if (exchange == NULL) return false;
+            pthread_mutex_lock(&exchange->lock);
+            int64_t since_us = exchange->stalled_since_us;
+            pthread_mutex_unlock(&exchange->lock);
+            return since_us != 0 && now_us - since_us > options->stall_seconds_max * second;
+        }
+        case HTTP_CONN_FREE: break;
+    }
+    return false;
+}
+
+/* Cuts one connection that is too slow, from descriptor `fd` on; returns where to go on, or -1. */
+static int32_t http_cut_next(HttpServer *server, int32_t fd, int64_t now_us) {
+    HttpExchange *exchange = NULL;
+    pthread_mutex_lock(&server->lock);
+    while (fd < server->n_conns && !http_too_slow(server, &server->conn[fd], now_us)) fd++;
+    if (fd < server->n_conns) {
+        exchange = server->conn[fd].exchange;
+        if (exchange != NULL) http_ref(exchange);
+        server->conn[fd].since_us = now_us; /* not again at the next look */
+        server->stats.n_cut++;
+        shutdown(fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&server->lock);
+    if (exchange != NULL) {
+        http_exchange_gone(exchange);
+        http_unref(exchange);
+    }
+    return fd < server->n_conns ? fd + 1 : -1;
+}
+
+static void *http_watcher_main(void *context) {
+    HttpServer *server = context;
+    struct epoll_event event[HTTP_WATCH_EVENTS];
+    int64_t looked_us = clock_us();
+    for (;;) {
+        int n = epoll_wait(server->epoll_fd, event, HTTP_WATCH_EVENTS, HTTP_WATCH_PERIOD_MS);
+        for (int i = 0; i < n; i++) {
+            if (event[i].data.u64 == UINT64_MAX) return NULL; /* stop_fd */
+            HttpExchange *exchange = http_watched(server, event[i].data.u64);
+            if (exchange == NULL) continue;
+            http_exchange_gone(exchange);
+            http_unref(exchange);
+        }
+        int64_t now_us = clock_us();
+        if (now_us - looked_us < HTTP_WATCH_PERIOD_MS * 1000) continue;
+        looked_us = now_us;
+        for (int32_t fd = 0; fd >= 0;) fd = http_cut_next(server, fd, now_us);
+    }
+}
+
+void http_watch_enqueue(HttpServer *server, HttpExchange *exchange) {
+    pthread_mutex_lock(&server->lock);
+    exchange->next = NULL;
+    if (server->queue_tail != NULL) {
+        server->queue_tail->next = exchange;
+    } else {
+        server->queue_head = exchange;
+    }
+    server->queue_tail = exchange;
+    pthread_cond_signal(&server->work);
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void *http_worker_main(void *context) {
+    HttpServer *server = context;
+    for (;;) {
+        pthread_mutex_lock(&server->lock);
+        while (server->queue_head == NULL && !server->stop)
+            pthread_cond_wait(&server->work, &server->lock);
+        HttpExchange *exchange = server->queue_head;
+        if (exchange != NULL) {
+            server->queue_head = exchange->next;
+            if (server->queue_head == NULL) server->queue_tail = NULL;
+        }
+        pthread_mutex_unlock(&server->lock);
+        if (exchange == NULL) return NULL;
+        server->options.handler(server->options.context, exchange);
+        http_unref(exchange);
+    }
+}
+
+Status http_watch_start(HttpServer *server, Err *err) {
+    server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    server->stop_fd = eventfd(0, EFD_CLOEXEC);
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = UINT64_MAX};
+    if (server->epoll_fd < 0 || server->stop_fd < 0 ||
+        epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, server->stop_fd, &event) != 0)
+        FAIL(err, ERR_IO, "cannot make the server's watcher: %s", strerror(errno));
+    server->worker = mem_alloc((size_t)server->options.n_workers * sizeof *server->worker);
+    if (pthread_create(&server->watcher, NULL, http_watcher_main, server) != 0)
+        FAIL(err, ERR_IO, "cannot start the server's watcher thread");
+    server->n_started = 0;
+    for (; server->n_started < server->options.n_workers; server->n_started++)
+        if (pthread_create(&server->worker[server->n_started], NULL, http_worker_main, server) != 0)
+            FAIL(err, ERR_IO, "cannot start worker thread %d of %d", server->n_started + 1,
+                 server->options.n_workers);
+    return OK;
+}
+
+void http_watch_stop(HttpServer *server) {
+    pthread_mutex_lock(&server->lock);
+    server->stop = true;
+    pthread_cond_broadcast(&server->work);
+    pthread_mutex_unlock(&server->lock);
+    for (int32_t i = 0; i < server->n_started; i++) pthread_join(server->worker[i], NULL);
+    if (server->worker != NULL) {
+        uint64_t one = 1;
+        if (write(server->stop_fd, &one, sizeof one) == sizeof one)
+            pthread_join(server->watcher, NULL);
+    }
+    if (server->epoll_fd >= 0) close(server->epoll_fd);
+    if (server->stop_fd >= 0) close(server->stop_fd);
+    mem_free(server->worker);
+}

@@ -1,0 +1,155 @@
+#include "server/server.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "server/api_call.h"
+#include "server/api_error.h"
+#include "server/route.h"
+#include "server/server_priv.h"
+
+enum { SERVER_POLL_US = 100000 };
+
+void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes) {
+    uint64_t n = atomic_fetch_add(&server->n_ids, 1);
+    snprintf(out, out_bytes, "%s%016llx%08llx", prefix,
+             (unsigned long long)rng_bits(server->id_seed, 0, n),
+             (unsigned long long)(rng_bits(server->id_seed, 1, n) >> 32));
+}
+
+uint64_t server_new_seed(Server *server) {
+    return rng_bits(server->id_seed, 2, atomic_fetch_add(&server->n_ids, 1));
+}
+
+void server_submit_lock(Server *server) {
+    pthread_mutex_lock(&server->submit_lock);
+}
+
+void server_submit_unlock(Server *server) {
+    pthread_mutex_unlock(&server->submit_lock);
+}
+
+/* Turns the engine's events into replies. */
+static void *server_events_main(void *context) {
+    Server *server = context;
+    while (!atomic_load(&server->stop_events)) {
+        sluice_event event;
+        if (!sluice_poll(server->engine, SERVER_POLL_US, &event)) continue;
+        server_submit_lock(server);
+        server_submit_unlock(server);
+        api_call_event(event.user, &event);
+    }
+    return NULL;
+}
+
+/* The body of an error that never reached a handler. */
+static const char *server_error_body(void *context, int32_t code, const char *text, Buf *out) {
+    (void)context;
+    api_error_body(out, API_OPENAI, code, text, NULL);
+    return "application/json";
+}
+
+/* The last part of the model's path, without its extension. */
+static char *server_default_name(const char *path) {
+    Str name = str_from(path);
+    while (name.len > 1 && name.ptr[name.len - 1] == '/') name.len--;
+    for (size_t i = name.len; i > 0; i--) {
+        if (name.ptr[i - 1] == '/') {
+            name = str_slice(name, i, name.len);
+            break;
+        }
+    }
+    if (str_ends_with(name, ".gguf")) name.len -= strlen(".gguf");
+    return mem_strndup(name.ptr, name.len);
+}
+
+static sluice_sampling server_defaults(const sluice_model_info *info) {
+    sluice_request request = SLUICE_REQUEST_INIT;
+    sluice_sampling sampling = request.sampling;
+    sampling.temperature = info->temperature >= 0 ? (float)info->temperature : 1;
+    sampling.top_p = info->top_p >= 0 ? (float)info->top_p : 1;
+    sampling.top_k = MAX(info->top_k, 0);
+    return sampling;
+}
+
+static Status server_start(Server *server, Err *err) {
+    if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != sizeof server->id_seed)
+        FAIL(err, ERR_IO, "the system gives no random numbers");
+    if (pthread_create(&server->events, NULL, server_events_main, server) != 0)
+        FAIL(err, ERR_IO, "cannot start the server's event thread");
+    server->events_started = true;
+    HttpOptions http = http_options_default();
+    http.address = server->options.address;
+    http.port = server->options.port;
+    http.tls_cert = server->options.tls_cert;
+    http.tls_key = server->options.tls_key;
+    if (server->options.n_workers > 0) http.n_workers = server->options.n_workers;
+    http.handler = route_handle;
+    http.context = server;
+    http.error_body = server_error_body;
+    return http_open(&server->http, &http, err);
+}
+
+Status server_open(Server **out, const sluice_model *model, sluice_engine *engine,
+                   const ServerOptions *options, Err *err) {
+    Server *server = mem_alloc(sizeof *server);
+    server->options = *options;
+    server->engine = engine;
+    server->model = model;
+    server->info.size = sizeof server->info;
+    sluice_model_get_info(model, &server->info);
+    server->defaults = server_defaults(&server->info);
+    server->model_name = options->model_name != NULL ? mem_strdup(options->model_name)
+                                                     : server_default_name(server->info.path);
+    server->created = (int64_t)time(NULL);
+    pthread_mutex_init(&server->submit_lock, NULL);
+    server_metrics_init(&server->metrics);
+    Status status = server_start(server, err);
+    if (status != OK) {
+        server_close(server);
+        return status;
+    }
+    *out = server;
+    return OK;
+}
+
+int32_t server_port(const Server *server) {
+    return http_port(server->http);
+}
+
+const char *server_model_name(const Server *server) {
+    return server->model_name;
+}
+
+void server_drain(Server *server) {
+    atomic_store(&server->draining, true);
+    http_stop_listening(server->http);
+}
+
+int64_t server_n_open(const Server *server) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    return stats.n_running + stats.n_waiting + stats.n_swapped;
+}
+
+void server_close(Server *server) {
+    if (server == NULL) return;
+    /* Clients that are still there are cut, which cancels what they asked. */
+    if (server->http != NULL) http_close(server->http);
+    if (server->events_started) {
+        while (server_n_open(server) > 0) {
+            struct timespec pause = {.tv_nsec = 1000000};
+            nanosleep(&pause, NULL);
+        }
+        atomic_store(&server->stop_events, true);
+        pthread_join(server->events, NULL);
+    }
+    pthread_mutex_destroy(&server->submit_lock);
+    mem_free(server->model_name);
+    mem_free(server);
+}

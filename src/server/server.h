@@ -1,0 +1,31 @@
+/* server: puts an engine on the network. */
+#pragma once
+
+#include "base/status.h"
+#include "sluice.h"
+
+typedef struct Server Server;
+
+enum { SERVER_KEYS_MAX = 1024 };
+
+typedef struct ServerOptions {
+    const char *address; /* to listen at */
+    int32_t port;
+    const char *model_name; /* that clients ask for; NULL: the last part of the model's path */
+    const char *tls_cert, *tls_key; /* PEM text, or NULL */
+    int32_t n_keys;
+    const char *const *key; /* API keys; none: everybody may ask */
+    int32_t n_workers;
+    int32_t block_tokens; /* of the engine, for the metrics */
+} ServerOptions;
+
+/* Listens and answers until closed. model, engine and the options' texts are borrowed. */
+MUST_USE Status server_open(Server **out, const sluice_model *model, sluice_engine *engine,
+                            const ServerOptions *options, Err *err);
+int32_t server_port(const Server *server);
+const char *server_model_name(const Server *server);
+/* No new connections or requests from now on. */
+void server_drain(Server *server);
+/* Requests that are not answered yet. */
+int64_t server_n_open(const Server *server);
+void server_close(Server *server);

@@ -1,0 +1,185 @@
+#include "server/server_metrics.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "server/server_priv.h"
+
+/* vLLM's buckets. */
+static const double FIRST_TOKEN_S[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                                       1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+static const double TOKEN_S[] = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3,
+                                 .4,   .5,    .75,  1,   2.5,  5,   7.5,  10, 20,  40, 80};
+static const double REQUEST_S[] = {.001, .01, .1, .3, .5, .8, 1,   1.5, 2,   2.5, 5,    10,
+                                   15,   20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
+static const double TOKENS[] = {1,   2,    5,    10,   20,    50,    100,   200,
+                                500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+static const double COUNT[] = {1, 2, 5, 10, 20};
+
+#define METRICS_INIT(histogram, bounds) histogram_init(histogram, bounds, ARRAY_LEN(bounds))
+
+void server_metrics_init(ServerMetrics *m) {
+    METRICS_INIT(&m->first_token, FIRST_TOKEN_S);
+    METRICS_INIT(&m->inter_token, TOKEN_S);
+    METRICS_INIT(&m->per_output_token, TOKEN_S);
+    METRICS_INIT(&m->e2e, REQUEST_S);
+    METRICS_INIT(&m->queue, REQUEST_S);
+    METRICS_INIT(&m->prefill, REQUEST_S);
+    METRICS_INIT(&m->decode, REQUEST_S);
+    METRICS_INIT(&m->inference, REQUEST_S);
+    METRICS_INIT(&m->prompt_tokens, TOKENS);
+    METRICS_INIT(&m->output_tokens, TOKENS);
+    METRICS_INIT(&m->max_tokens, TOKENS);
+    METRICS_INIT(&m->n, COUNT);
+    for (int i = 0; i < SERVER_FINISHES; i++) atomic_init(&m->finished[i], 0);
+}
+
+static int server_metrics_finish(sluice_finish finish) {
+    if (finish == SLUICE_FINISH_STOP) return 0;
+    if (finish == SLUICE_FINISH_LENGTH) return 1;
+    return finish == SLUICE_FINISH_ERROR ? 3 : 2;
+}
+
+void server_metrics_event(ServerMetrics *m, const sluice_event *event, int64_t gap_us) {
+    if (event->n_tokens > 0 && gap_us > 0)
+        histogram_observe(&m->inter_token, (double)gap_us * 1e-6);
+    const sluice_usage *usage = event->usage;
+    if (usage == NULL) return;
+    atomic_fetch_add(&m->finished[server_metrics_finish(event->finish)], 1);
+    if (event->finish != SLUICE_FINISH_STOP && event->finish != SLUICE_FINISH_LENGTH) return;
+    double total = (double)usage->total_us * 1e-6, first = (double)usage->first_token_us * 1e-6;
+    double queue = (double)usage->queue_us * 1e-6;
+    histogram_observe(&m->first_token, first);
+    histogram_observe(&m->e2e, total);
+    histogram_observe(&m->queue, queue);
+    histogram_observe(&m->prefill, MAX(first - queue, 0));
+    histogram_observe(&m->decode, MAX(total - first, 0));
+    histogram_observe(&m->inference, MAX(total - queue, 0));
+    histogram_observe(&m->prompt_tokens, usage->n_prompt);
+    histogram_observe(&m->output_tokens, usage->n_output);
+    if (usage->n_output > 1)
+        histogram_observe(&m->per_output_token, (total - first) / (usage->n_output - 1));
+}
+
+void server_metrics_request(ServerMetrics *m, const sluice_request *request) {
+    histogram_observe(&m->n, MAX(request->n, 1));
+    if (request->max_tokens > 0) histogram_observe(&m->max_tokens, request->max_tokens);
+}
+
+/* ---- text ---- */
+
+static void server_metrics_one(Buf *out, const char *name, const char *type, const char *help,
+                               const char *labels, double value) {
+    metrics_head(out, name, type, help);
+    metrics_value(out, name, labels, value);
+}
+
+static void server_metrics_engine(const sluice_stats *s, const char *labels, Buf *out) {
+    double usage = s->n_blocks > 0 ? (double)s->n_blocks_used / s->n_blocks : 0;
+    const struct {
+        const char *name, *type, *help;
+        double value;
+    } rows[] = {
+        {"vllm:num_requests_running", "gauge", "Sequences in the batch.", s->n_running},
+        {"vllm:num_requests_waiting", "gauge", "Requests in the queue.", s->n_waiting},
+        {"vllm:kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 0 to 1.", usage},
+        {"vllm:num_preemptions_total", "counter", "Sequences preempted.", (double)s->n_preempted},
+        {"vllm:prompt_tokens_total", "counter", "Prompt tokens.", (double)s->n_prompt_tokens},
+        {"vllm:generation_tokens_total", "counter", "Tokens generated.",
+         (double)s->n_output_tokens},
+        {"vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.",
+         (double)s->prefix_query_tokens},
+        {"vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.",
+         (double)s->prefix_hit_tokens},
+        {"sluice:kv_blocks", "gauge", "KV blocks in all.", s->n_blocks},
+        {"sluice:kv_blocks_free", "gauge", "KV blocks that hold nothing.", s->n_blocks_free},
+        {"sluice:kv_blocks_cached", "gauge", "KV blocks that hold only cached prefixes.",
+         s->n_blocks_cached},
+        {"sluice:kv_slots_wasted", "gauge", "Slots of used blocks without a token.",
+         (double)s->kv_slots_wasted},
+        {"sluice:evicted_blocks_total", "counter", "Cached blocks that had to leave.",
+         (double)s->n_evicted_blocks},
+        {"sluice:steps_total", "counter", "Steps of the engine.", (double)s->n_steps},
+        {"sluice:step_seconds_total", "counter", "Time spent in steps.",
+         (double)s->step_us_total * 1e-6},
+        {"sluice:nonfinite_logits_total", "counter", "Sequences ended by a NaN; 0 in health.",
+         (double)s->n_nonfinite},
+        {"sluice:checksum_errors_total", "counter", "Blocks that came back changed; 0 in health.",
+         (double)s->n_checksum_errors},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        server_metrics_one(out, rows[i].name, rows[i].type, rows[i].help, labels, rows[i].value);
+}
+
+static void server_metrics_histograms(const ServerMetrics *m, const char *labels, Buf *out) {
+    const struct {
+        const char *name, *help;
+        const Histogram *histogram;
+    } rows[] = {
+        {"vllm:time_to_first_token_seconds", "Submission to first token.", &m->first_token},
+        {"vllm:inter_token_latency_seconds", "Between tokens.", &m->inter_token},
+        {"vllm:request_time_per_output_token_seconds", "Mean per request.", &m->per_output_token},
+        {"vllm:e2e_request_latency_seconds", "Submission to end.", &m->e2e},
+        {"vllm:request_queue_time_seconds", "In the queue.", &m->queue},
+        {"vllm:request_prefill_time_seconds", "From the queue to the first token.", &m->prefill},
+        {"vllm:request_decode_time_seconds", "First token to end.", &m->decode},
+        {"vllm:request_inference_time_seconds", "From the queue to the end.", &m->inference},
+        {"vllm:request_prompt_tokens", "Prompt tokens of a request.", &m->prompt_tokens},
+        {"vllm:request_generation_tokens", "Generated tokens of a sequence.", &m->output_tokens},
+        {"vllm:request_params_max_tokens", "max_tokens asked for.", &m->max_tokens},
+        {"vllm:request_params_n", "n asked for.", &m->n},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        metrics_head(out, rows[i].name, "histogram", rows[i].help);
+        metrics_histogram(out, rows[i].name, labels, rows[i].histogram);
+    }
+}
+
+/* Resident bytes of this process. */
+static double server_metrics_resident(void) {
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file != NULL) {
+        if (fscanf(file, "%*s %ld", &pages) != 1) pages = 0;
+        fclose(file);
+    }
+    return (double)pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+void server_metrics_write(Server *server, Buf *out) {
+    static const char *const finishes[SERVER_FINISHES] = {"stop", "length", "abort", "error"};
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    Buf labels = {0};
+    metrics_label(&labels, "engine", STR_LIT("0"));
+    metrics_label(&labels, "model_name", str_from(server->model_name));
+    server_metrics_engine(&stats, labels.data, out);
+    server_metrics_histograms(&server->metrics, labels.data, out);
+
+    metrics_head(out, "vllm:request_success_total", "counter", "Sequences by how they ended.");
+    for (int i = 0; i < SERVER_FINISHES; i++) {
+        Buf row = {0};
+        buf_append_str(&row, buf_str(&labels));
+        metrics_label(&row, "finished_reason", str_from(finishes[i]));
+        metrics_value(out, "vllm:request_success_total", row.data,
+                      (double)atomic_load(&server->metrics.finished[i]));
+        buf_free(&row);
+    }
+    buf_append_format(&labels, ",block_size=\"%d\",num_gpu_blocks=\"%d\"",
+                      server->options.block_tokens, stats.n_blocks);
+    server_metrics_one(out, "vllm:cache_config_info", "gauge", "The KV cache's shape.", labels.data,
+                       1);
+    buf_free(&labels);
+
+    HttpStats http = http_stats(server->http);
+    server_metrics_one(out, "sluice:http_connections", "gauge", "Open connections.", "",
+                       (double)http.n_connections);
+    server_metrics_one(out, "sluice:http_requests_total", "counter", "HTTP requests.", "",
+                       (double)http.n_requests);
+    server_metrics_one(out, "sluice:http_cut_total", "counter", "Clients cut for slowness.", "",
+                       (double)http.n_cut);
+    server_metrics_one(out, "process_resident_memory_bytes", "gauge", "Resident memory.", "",
+                       server_metrics_resident());
+    server_metrics_one(out, "process_start_time_seconds", "gauge", "Start, since the epoch.", "",
+                       (double)server->created);
+}

@@ -1,0 +1,40 @@
+/* server_priv: the server's insides, for the files of this folder. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "server/http.h"
+#include "server/server.h"
+#include "server/server_metrics.h"
+#include "sluice.h"
+
+struct Server {
+    ServerOptions options;
+    sluice_engine *engine;
+    const sluice_model *model;
+    sluice_model_info info;
+    HttpServer *http;
+    char *model_name;
+    int64_t created;          /* seconds since the epoch */
+    sluice_sampling defaults; /* of absent fields */
+    uint64_t id_seed;
+    atomic_uint_fast64_t n_ids;
+    atomic_bool draining;
+    pthread_t events; /* polls the engine and writes replies */
+    atomic_bool stop_events;
+    bool events_started;
+    /* Held while a call is submitted, and while an event is handled: an event must not come before
+     * the call knows the id of its request. */
+    pthread_mutex_t submit_lock;
+    ServerMetrics metrics;
+};
+
+typedef struct Server Server;
+
+/* A fresh id: the prefix and 24 hexadecimal digits. */
+void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes);
+/* A seed for a request that gives none. */
+uint64_t server_new_seed(Server *server);
+void server_submit_lock(Server *server);
+void server_submit_unlock(Server *server);

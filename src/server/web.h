@@ -1,0 +1,7 @@
+/* web: the page, embedded in the binary. */
+#pragma once
+
+#include "base/str.h"
+
+/* The file at a path ("/", "/app.js"); false when there is none. */
+bool web_find(const char *path, Str *content, const char **content_type);
