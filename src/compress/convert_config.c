@@ -67,16 +67,16 @@ static void convert_write_general(const Convert *c, GgufWriter *writer) {
         gguf_write_i32(writer, "general.sampling.top_k", (int32_t)json_integer_value(top_k));
 }
 
-/* Windowed layers are told by the family; an order of its own is written out. */
+/* Which layers are windowed is told by the family, else all are; an order of its own is written. */
 static void convert_write_window(const Convert *c, GgufWriter *writer) {
     const ModelConfig *m = &c->config;
     if (m->window == 0) return;
     convert_put_int(c, writer, "attention.sliding_window", m->window);
-    if (c->arch->window_rule != ARCH_WINDOW_PATTERN) return;
     bool windowed[MODEL_LAYERS_MAX], usual = true;
+    int32_t pattern = c->arch->window_rule == ARCH_WINDOW_PATTERN ? c->arch->window_pattern : 0;
     for (int32_t i = 0; i < m->n_layers; i++) {
         windowed[i] = m->layer_kind[i] == LAYER_WINDOW;
-        usual = usual && windowed[i] == ((i + 1) % c->arch->window_pattern != 0);
+        usual = usual && windowed[i] == (pattern == 0 || (i + 1) % pattern != 0);
     }
     char key[CONVERT_KEY_BYTES];
     if (!usual)
@@ -183,6 +183,9 @@ static Status convert_add_llama3(Convert *c, Err *err) {
 
 Status convert_config_add_rope(Convert *c, Err *err) {
     const RopeConfig *rope = &c->config.rope;
+    if (rope->scaling == ROPE_SCALING_YARN && !rope->truncate)
+        FAIL(err, ERR_UNSUPPORTED, "'%s': GGUF has no key for YaRN without truncation",
+             model_file_path(c->file));
     if (rope->scaling == ROPE_SCALING_LLAMA3) return convert_add_llama3(c, err);
     if (rope->scaling != ROPE_SCALING_LONGROPE) return OK;
     TRY(convert_plan_add_numbers(c, "rope_factors_long.weight", rope->long_factor, rope->dim / 2,

@@ -106,10 +106,7 @@ static Status config_gguf_window(ModelConfig *c, GgufReader *r) {
     const Arch *arch = r->arch;
     int32_t pattern = arch->window_pattern;
     TRY(config_gguf_int(r, "attention.sliding_window", CONFIG_CONTEXT_MAX, &c->window));
-    if (c->window == 0 || arch->window_rule == ARCH_WINDOW_NONE) {
-        c->window = 0;
-        return OK;
-    }
+    if (c->window == 0) return OK;
     const GgufValue *flags =
         model_file_value(r->file, config_gguf_key(r, "attention.sliding_window_pattern"));
     bool listed = flags != NULL && flags->type == GGUF_ARRAY;
