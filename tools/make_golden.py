@@ -5,8 +5,8 @@ usage: tools/make_golden.py [NAME...]      (needs torch and transformers 5; not 
 
 Each folder holds config.json, model.safetensors, golden.json (prompt, greedy tokens, which rows)
 and logits.bin (f32 rows of the prompt's logits). The reference runs in f32 on the stored weights
-with eager attention. A seed is taken only if the greedy run is neither tied (the gap of the two largest
-logits stays above GAP_MIN, so that rounding cannot change a token) nor a short loop.
+with eager attention. A seed is taken only if the greedy run is neither tied (the gap of the two
+largest logits stays above GAP_MIN, so that rounding cannot change a token) nor a short loop.
 """
 import json
 import os

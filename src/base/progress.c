@@ -1,5 +1,6 @@
 #include "base/progress.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -41,10 +42,10 @@ Progress *progress_open(const char *phase, int64_t total, const char *unit) {
     return progress;
 }
 
-/* A quantity with its unit: bytes as kB, MB or GB, anything else as it is. */
+/* A number of bytes as kB, MB or GB; any other number as it is, without its unit. */
 static void progress_quantity(const Progress *progress, double value, char *out, size_t size) {
     if (strcmp(progress->unit, "B") != 0) {
-        snprintf(out, size, "%.*f %s", value < 10 ? 1 : 0, value, progress->unit);
+        snprintf(out, size, "%.*f", value < 10 && value != floor(value) ? 1 : 0, value);
     } else if (value < 1e6) {
         snprintf(out, size, "%.0f kB", value / 1e3);
     } else if (value < 1e9) {
@@ -52,6 +53,12 @@ static void progress_quantity(const Progress *progress, double value, char *out,
     } else {
         snprintf(out, size, "%.2f GB", value / 1e9);
     }
+}
+
+/* The unit as a word of its own: " tensors", or nothing for bytes. */
+static void progress_unit(const Progress *progress, char *out, size_t size) {
+    bool is_bytes = strcmp(progress->unit, "B") == 0;
+    snprintf(out, size, "%s%s", is_bytes ? "" : " ", is_bytes ? "" : progress->unit);
 }
 
 static int32_t progress_columns(void) {
@@ -79,12 +86,14 @@ static void progress_show(Progress *progress, int64_t done, int64_t now_us) {
         progress->total > 0 ? MIN((double)MAX(done, (int64_t)0) / (double)progress->total, 1.0) : 0;
     double rate = (double)done / seconds;
     char text[PROGRESS_LINE_BYTES], bar[PROGRESS_BAR_MAX + 8], line[2 * PROGRESS_LINE_BYTES];
-    char have[64], want[64], speed[64], left[32] = "";
+    char have[32], want[32], speed[32], unit[32], left[32] = "";
+    progress_unit(progress, unit, sizeof unit);
     progress_quantity(progress, (double)done, have, sizeof have);
     progress_quantity(progress, (double)progress->total, want, sizeof want);
     progress_quantity(progress, rate, speed, sizeof speed);
     if (share > 0) snprintf(left, sizeof left, ", %.0f s left", seconds * (1 - share) / share);
-    snprintf(text, sizeof text, "%3.0f%% %s of %s, %s/s%s", share * 100, have, want, speed, left);
+    snprintf(text, sizeof text, "%3.0f%% %s of %s%s, %s/s%s", share * 100, have, want, unit, speed,
+             left);
     if (!progress->is_tty) {
         fprintf(stderr, "%s: %s\n", progress->phase, text);
         return;
@@ -117,11 +126,12 @@ void progress_close(Progress *progress) {
     if (progress == NULL) return;
     double seconds = (double)MAX(clock_us() - progress->start_us, (int64_t)1) / 1e6;
     int64_t done = atomic_load(&progress->done);
-    char have[64], speed[64];
+    char have[32], speed[32], unit[32];
+    progress_unit(progress, unit, sizeof unit);
     progress_quantity(progress, (double)done, have, sizeof have);
     progress_quantity(progress, (double)done / seconds, speed, sizeof speed);
     if (progress->shown > 0) fprintf(stderr, "\r%*s\r", progress->shown, "");
-    fprintf(stderr, "%s: %s in %.2f s (%s/s)\n", progress->phase, have, seconds, speed);
+    fprintf(stderr, "%s: %s%s in %.2f s (%s/s)\n", progress->phase, have, unit, seconds, speed);
     pthread_mutex_destroy(&progress->lock);
     mem_free(progress->phase);
     mem_free(progress->unit);
