@@ -4,9 +4,10 @@
 usage: tools/make_golden.py [NAME...]      (needs torch and transformers 5; not needed by the tests)
 
 Each folder holds config.json, model.safetensors, golden.json (prompt, greedy tokens, which rows)
-and logits.bin (f32 rows of the prompt's logits). The reference runs in f32 on the stored weights
-with eager attention. A seed is taken only if the greedy run is neither tied (the gap of the two
-largest logits stays above GAP_MIN, so that rounding cannot change a token) nor a short loop.
+and logits.bin (f32 rows of the prompt's logits); rope.json has frequencies of published settings.
+The reference runs in f32 on the stored weights with eager attention. A seed is taken only if the
+greedy run is neither tied (the gap of the two largest logits stays above GAP_MIN, so that rounding
+cannot change a token) nor a short loop.
 """
 import json
 import os
@@ -192,9 +193,50 @@ def make(name):
           f"std {logits.std():.2f} max {logits.abs().max():.2f} {size / 1000:.0f} kB", flush=True)
 
 
+# Published rope settings: Llama 3.1, Qwen2.5 and gpt-oss (YaRN), DeepSeek-like mscale, Phi-3.
+ROPE_BASE = dict(hidden_size=4096, num_attention_heads=32, num_hidden_layers=1, vocab_size=9,
+                 intermediate_size=9, max_position_embeddings=131072)
+ROPES = [
+    dict(rope_theta=10000.0, rope_type="default"),
+    dict(rope_theta=10000.0, rope_type="linear", factor=8.0),
+    rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+         original_max_position_embeddings=8192),
+    rope(500000.0, "llama3", factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
+         original_max_position_embeddings=8192),
+    rope(1000000.0, "yarn", factor=4.0, original_max_position_embeddings=32768),
+    rope(150000.0, "yarn", factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+         original_max_position_embeddings=4096),
+    rope(10000.0, "yarn", factor=40.0, mscale=0.707, mscale_all_dim=1.0,
+         original_max_position_embeddings=4096),
+    rope(10000.0, "longrope", original_max_position_embeddings=4096,
+         short_factor=longrope_factors(64, 2.0), long_factor=longrope_factors(64, 60.0)),
+]
+
+
+def make_rope():
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    out = []
+    for params in ROPES:
+        config = transformers.LlamaConfig(**ROPE_BASE, rope_parameters=dict(params))
+        kind = params["rope_type"]
+        if kind == "default":
+            inv, factor = 1.0 / (10000.0 ** (torch.arange(0, 128, 2).float() / 128)), 1.0
+        else:
+            inv, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=131072)
+        pos = 100003
+        angle = inv * float(pos)
+        out.append({"config": dict(ROPE_BASE, model_type="llama", rope_parameters=params),
+                    "inv_freq": inv.tolist(), "attention_factor": factor, "pos": pos,
+                    "cos": (angle.cos() * factor).tolist(),
+                    "sin": (angle.sin() * factor).tolist()})
+    with open(os.path.join(OUT, "rope.json"), "w") as f:
+        json.dump(out, f)
+        f.write("\n")
+
+
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for case in sys.argv[1:] or CASES:
-        make(case)
+    for case in sys.argv[1:] or [*CASES, "rope"]:
+        make_rope() if case == "rope" else make(case)

@@ -43,6 +43,10 @@ static Status model_config_check_rope(const ModelConfig *c, const RopeConfig *ro
         !(rope->factor > 0 && rope->factor <= 1e6))
         FAIL(err, ERR_FORMAT, "config: the rope scaling factor is %g, wanted 0 to 1e6",
              rope->factor);
+    if (rope->original_context < 2 && rope->scaling != ROPE_SCALING_NONE)
+        FAIL(err, ERR_FORMAT,
+             "config: rope scaling from an original context of %d, wanted at least 2",
+             rope->original_context);
     if (rope->scaling == ROPE_SCALING_LLAMA3 && !(rope->high_freq_factor > rope->low_freq_factor))
         FAIL(err, ERR_FORMAT,
              "config: rope scaling llama3 wants high_freq_factor %g above "
