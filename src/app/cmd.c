@@ -8,6 +8,10 @@
 #include "base/str.h"
 
 static const Command CMD_TABLE[] = {
+    {"inspect", CMD_INSPECT, "[MODEL]", 0, 1, "show what a model file holds",
+     "Dimensions, number formats, tokenizer and chat template of a Hugging Face directory, a "
+     ".safetensors or a GGUF file. A model of an unknown family is shown as far as it goes.",
+     cmd_inspect},
     {"convert", CMD_CONVERT, "HF_DIR OUT.gguf", 2, 2,
      "turn a Hugging Face model directory into a GGUF file",
      "Norms, biases, routers and learned positions stay f32; with q4_0 the embeddings take q8_0. "

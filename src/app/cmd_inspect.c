@@ -1,0 +1,155 @@
+/* inspect: what a model file holds. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "app/cmd.h"
+#include "app/inspect.h"
+#include "base/mem.h"
+
+/* One line per dtype. */
+static void inspect_print_types(const Inspect *in) {
+    printf("\n%-10s %8s %14s %12s %8s\n", "type", "tensors", "parameters", "size", "share");
+    for (int32_t d = 0; d < DTYPE_COUNT; d++) {
+        const InspectType *type = &in->type[d];
+        if (type->n_tensors == 0) continue;
+        char bytes[INSPECT_TEXT_BYTES], params[INSPECT_TEXT_BYTES];
+        printf("%-10s %8" PRId64 " %14s %12s %7.1f%%\n", dtype_info((DType)d)->name,
+               type->n_tensors, inspect_count(params, type->n_params),
+               inspect_bytes(bytes, type->bytes),
+               100.0 * (double)type->bytes / (double)MAX(model_file_bytes(in->file), 1));
+    }
+}
+
+static void inspect_print_tensors(const Inspect *in) {
+    int32_t width = 4;
+    Str name;
+    Tensor t;
+    for (int64_t i = 0; i < model_file_n_tensors(in->file); i++) {
+        model_file_tensor(in->file, i, &name, &t);
+        width = MAX(width, (int32_t)MIN(name.len, (size_t)80));
+    }
+    printf("\n%-*s  %-8s %-24s %12s\n", width, "name", "type", "shape", "size");
+    for (int64_t i = 0; i < model_file_n_tensors(in->file); i++) {
+        char shape[TENSOR_TEXT_BYTES], bytes[INSPECT_TEXT_BYTES];
+        model_file_tensor(in->file, i, &name, &t);
+        tensor_text(&t, shape);
+        *(strchr(shape, ']') + 1) = '\0'; /* the dtype has a column of its own */
+        printf("%-*.*s  %-8s %-24s %12s\n", width, STR_ARG(name), dtype_info(t.dtype)->name, shape,
+               inspect_bytes(bytes, tensor_bytes(&t)));
+    }
+}
+
+static void inspect_print_rope(const RopeConfig *rope, const char *what) {
+    static const char *const scalings[] = {[ROPE_SCALING_NONE] = "",
+                                           [ROPE_SCALING_LINEAR] = "linear",
+                                           [ROPE_SCALING_YARN] = "yarn",
+                                           [ROPE_SCALING_LLAMA3] = "llama3",
+                                           [ROPE_SCALING_LONGROPE] = "longrope",
+                                           [ROPE_SCALING_FACTORS] = "a factor per dimension"};
+    if (rope->style == ROPE_NONE) return;
+    printf("%-14s base %g, %d elements of a head, pairs %s", what, rope->theta, rope->dim,
+           rope->style == ROPE_NEOX ? "half a head apart" : "side by side");
+    if (rope->scaling == ROPE_SCALING_FACTORS || rope->scaling == ROPE_SCALING_LONGROPE)
+        printf(", scaled: %s", scalings[rope->scaling]);
+    else if (rope->scaling != ROPE_SCALING_NONE)
+        printf(", scaled: %s by %g from %d tokens", scalings[rope->scaling], rope->factor,
+               rope->original_context);
+    printf("\n");
+}
+
+static void inspect_print_attention(const ModelConfig *c) {
+    int32_t n_windowed = 0;
+    for (int32_t i = 0; i < c->n_layers; i++) n_windowed += c->layer_kind[i] == LAYER_WINDOW;
+    printf("%-14s %d heads of %d over %d KV heads", "attention", c->n_heads, c->head_dim,
+           c->n_kv_heads);
+    if (n_windowed > 0)
+        printf(", a window of %d in %d of %d layers", c->window, n_windowed, c->n_layers);
+    if (c->qk_norm) printf(", q and k normed");
+    if (c->attn_softcap > 0) printf(", softcap %g", (double)c->attn_softcap);
+    printf("\n");
+    inspect_print_rope(&c->rope, "rope");
+    if (n_windowed > 0) inspect_print_rope(&c->rope_local, "rope, windowed");
+    if (c->learned_pos) printf("%-14s learned, one per position\n", "positions");
+}
+
+static void inspect_print_ffn(const ModelConfig *c) {
+    static const char *const acts[] = {[ACT_SILU] = "silu",
+                                       [ACT_GELU] = "gelu",
+                                       [ACT_GELU_TANH] = "gelu (tanh)",
+                                       [ACT_RELU] = "relu"};
+    printf("%-14s %d wide, %s%s\n", "feed-forward", c->ff_dim, acts[c->act],
+           c->ffn_gated ? ", gated" : "");
+    if (c->n_experts > 0)
+        printf("%-14s %d of %d for a token, %d wide each%s\n", "experts", c->n_experts_used,
+               c->n_experts, c->expert_ff_dim, c->moe_normalize ? ", weights normalized" : "");
+}
+
+static void inspect_print_tokens(const ModelConfig *c) {
+    printf("%-14s %d tokens", "vocabulary", c->vocab);
+    if (c->tied_embeddings) printf(", embeddings tied");
+    if (c->bos_id >= 0) printf(", begins with %d", c->bos_id);
+    for (int32_t i = 0; i < c->n_eos; i++)
+        printf("%s%d", i == 0 ? ", ends with " : " ", c->eos_id[i]);
+    printf("\n");
+}
+
+static void inspect_print_config(const Inspect *in) {
+    const ModelConfig *c = &in->config;
+    char text[INSPECT_TEXT_BYTES];
+    printf("%-14s %s\n", "family", c->arch);
+    printf("%-14s %d tokens\n", "context", c->context);
+    printf("%-14s %d, %d wide\n", "layers", c->n_layers, c->dim);
+    inspect_print_attention(c);
+    inspect_print_ffn(c);
+    printf("%-14s %s, epsilon %g\n", "norm", c->norm == NORM_RMS ? "RMS" : "layer",
+           (double)c->norm_eps);
+    inspect_print_tokens(c);
+    int64_t elements = 2LL * c->n_layers * c->n_kv_heads * c->head_dim;
+    printf("%-14s %s per token in bf16\n", "KV cache", inspect_bytes(text, 2 * elements));
+}
+
+static void inspect_print_summary(const Inspect *in) {
+    static const char *const formats[] = {[MODEL_HF_DIR] = "Hugging Face directory",
+                                          [MODEL_SAFETENSORS] = "safetensors",
+                                          [MODEL_GGUF] = "GGUF"};
+    char params[INSPECT_TEXT_BYTES], bytes[INSPECT_TEXT_BYTES];
+    int64_t n_bytes = model_file_bytes(in->file);
+    printf("%-14s %s\n", "file", model_file_path(in->file));
+    printf("%-14s %s\n", "format", formats[model_file_format(in->file)]);
+    printf("%-14s %s in %" PRId64 " tensors\n", "parameters", inspect_count(params, in->n_params),
+           model_file_n_tensors(in->file));
+    printf("%-14s %s, %.2f bits per parameter\n", "size", inspect_bytes(bytes, n_bytes),
+           8.0 * (double)n_bytes / (double)MAX(in->n_params, 1));
+    if (in->has_config) inspect_print_config(in);
+    printf("%-14s %s\n", "tokenizer", in->tokenizer);
+    if (in->chat.len > 0)
+        printf("%-14s template of %zu bytes\n", "chat", in->chat.len);
+    else
+        printf("%-14s no template\n", "chat");
+}
+
+Status cmd_inspect(const Config *config, Err *err) {
+    char *path;
+    TRY(cmd_model_path(config, &path, err));
+    Inspect in;
+    Status status = inspect_open(&in, path, err);
+    mem_free(path);
+    if (status == OK && config->json) {
+        status = inspect_print_json(&in, config->tensors, config->metadata, err);
+    } else if (status == OK && config->show_template) {
+        if (in.chat.len == 0)
+            status =
+                err_set(err, ERR_NOT_FOUND, "'%s' has no chat template", model_file_path(in.file));
+        else
+            printf("%.*s\n", STR_ARG(in.chat));
+    } else if (status == OK) {
+        inspect_print_summary(&in);
+        inspect_print_types(&in);
+        if (config->tensors) inspect_print_tensors(&in);
+        if (config->metadata) inspect_print_metadata(&in);
+        if (!in.has_config) fprintf(stderr, "\nnot runnable: %s\n", in.config_err.text);
+    }
+    inspect_close(&in);
+    return status;
+}
