@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "format/model_file_priv.h"
+#include "model/model_config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -28,6 +29,15 @@ static inline void fuzz_touch_value(const ModelFile *file, const GgufValue *v) {
     mem_free(key);
 }
 
+/* What is loaded is used: the config takes values and tensors from the file. */
+static inline void fuzz_touch_config(const ModelFile *file) {
+    ModelConfig config;
+    Err err = {0};
+    Status status = model_config_read(&config, file, &err);
+    if (status != OK) CHECK(err.text[0] != '\0');
+    model_config_free(&config);
+}
+
 /* Opens a copy of exactly this size, so that the sanitizer sees a step past the end. */
 static inline void fuzz_touch(ModelFormat format, const uint8_t *data, size_t size) {
     uint8_t *copy = malloc(size);
@@ -50,6 +60,7 @@ static inline void fuzz_touch(ModelFormat format, const uint8_t *data, size_t si
     }
     for (int64_t i = 0; status == OK && i < model_file_n_values(file); i++)
         fuzz_touch_value(file, model_file_value_at(file, i));
+    if (status == OK && format == MODEL_GGUF) fuzz_touch_config(file);
     model_file_close(file);
     free(copy);
 }
