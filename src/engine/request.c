@@ -202,8 +202,8 @@ static void request_layout(Request *r, const sluice_request *asked, RequestCarve
         r->pool_sum = request_carve(carve, r->n_embedding, sizeof *r->pool_sum);
     }
     if (r->beam) {
-        r->hypothesis = request_carve(carve, r->n_return, sizeof *r->hypothesis);
-        for (int32_t i = 0; i < r->n_return; i++) {
+        r->hypothesis = request_carve(carve, r->n_seqs, sizeof *r->hypothesis);
+        for (int32_t i = 0; i < r->n_seqs; i++) {
             int32_t *token = request_carve(carve, r->n_output_max, sizeof *token);
             if (r->hypothesis != NULL) r->hypothesis[i].token = token;
         }

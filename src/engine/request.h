@@ -27,6 +27,7 @@ typedef struct SeqOutput {
     sluice_status status;
     const char *error;       /* of the request, or static; NULL: none */
     sluice_usage usage;
+    bool overflowed;         /* text was lost: the client was too slow */
     bool final_taken, listed;
     struct Seq *next;        /* in the mailbox's list of news */
 } SeqOutput;
@@ -86,6 +87,7 @@ typedef struct Request {
     bool forked;             /* the siblings run on their own */
     bool cancelled, cancel_listed; /* under the mailbox's lock */
     bool finished;
+    bool failing;            /* is part of a step that failed */
     int32_t n_done, n_final_taken;
     int32_t tenant_idx;      /* of the scheduler's table */
     int32_t n_preempted;
@@ -95,7 +97,7 @@ typedef struct Request {
     int32_t n_embedding;     /* 0, or dim */
     float *embedding;        /* [n_embedding] */
     double *pool_sum;        /* [n_embedding] */
-    Hypothesis *hypothesis;  /* [n_return] of a beam search, best first */
+    Hypothesis *hypothesis;  /* [n_seqs] of a beam search, best first */
     int32_t n_hypotheses;
     char error[256];         /* the sentence of FINISH_ERROR */
     struct Request *next;        /* in one of the mailbox's lists */

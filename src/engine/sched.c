@@ -57,6 +57,14 @@ void sched_free(Sched *sched) {
     *sched = (Sched){0};
 }
 
+void sched_add(Sched *s, Request *request) {
+    sched_queue_add(s, request);
+}
+
+void sched_forget(Sched *s, Request *request) {
+    s->tenant[request->tenant_idx].n_live--;
+}
+
 /* ---- places and states ------------------------------------------------------------------- */
 
 static bool sched_is_hidden(const Seq *seq) {
@@ -306,9 +314,9 @@ static bool sched_has_room(const Sched *s, const Seq *seq, const KvMatch *match)
 }
 
 static void sched_note_start(Sched *s, Request *request, const KvMatch *match, int64_t now_us) {
-    s->counts.n_admitted++;
     if (request->started) return;
     request->started = true;
+    s->counts.n_started++;
     request->usage.queue_us = now_us - request->submit_us;
     request->usage.n_cached = match->n_tokens;
     request->usage.miss = (sluice_miss)match->miss;
@@ -349,7 +357,6 @@ static void sched_admit(Sched *s, StepPlan *plan, int32_t *budget, int64_t now_u
         sched_note_start(s, seq->request, &match, now_us);
         sched_start_group(s, seq, &match);
         if (sched_is_hidden(seq) != plan->hidden) continue;
-        if (sched_left(seq) > plan->max_tokens - plan->batch.n_tokens && *budget <= 0) return;
         if (!sched_plan_chunk(s, plan, seq, budget)) return;
     }
 }
@@ -375,7 +382,7 @@ void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         const PlanSeq *part = &plan->seqs[i];
         part->seq->planned = false;
-        sched_tenant_charge(s, part->seq->request, part->n_tokens, part->seq->n_tokens);
+        sched_queue_charge(s, part->seq->request, part->n_tokens, part->seq->n_tokens);
     }
 }
 

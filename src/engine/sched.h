@@ -31,7 +31,7 @@ typedef struct SchedTenant {
 } SchedTenant;
 
 typedef struct SchedCounts {
-    int64_t n_preempted, n_admitted;
+    int64_t n_preempted, n_started; /* n_started: requests, each once */
     int64_t prefix_query_tokens, prefix_hit_tokens;
 } SchedCounts;
 

@@ -25,7 +25,7 @@ static void sched_queue_delete(Sched *s, int32_t at) {
 
 /* A tenant that comes back does not get what it left unused: it starts at the least served of those
  * that are here (Sheng et al. 2024, algorithm 2). */
-static int32_t sched_tenant_find(Sched *s, uint64_t id) {
+static int32_t sched_queue_tenant(Sched *s, uint64_t id) {
     int32_t empty = -1;
     double least = -1;
     for (int32_t i = 0; i < s->n_tenants; i++) {
@@ -45,17 +45,13 @@ static int32_t sched_tenant_find(Sched *s, uint64_t id) {
     return empty;
 }
 
-void sched_add(Sched *s, Request *request) {
-    request->tenant_idx = sched_tenant_find(s, request->tenant);
+void sched_queue_add(Sched *s, Request *request) {
+    request->tenant_idx = sched_queue_tenant(s, request->tenant);
     s->tenant[request->tenant_idx].n_live++;
     sched_queue_insert(s, s->n_waiting, (SchedEntry){.seq = &request->seq[0]});
 }
 
-void sched_forget(Sched *s, Request *request) {
-    s->tenant[request->tenant_idx].n_live--;
-}
-
-void sched_tenant_charge(Sched *s, const Request *request, int32_t n_tokens, int32_t known) {
+void sched_queue_charge(Sched *s, const Request *request, int32_t n_tokens, int32_t known) {
     const double weight = known > request->n_prompt ? SCHED_OUTPUT_WEIGHT : 1;
     s->tenant[request->tenant_idx].served += weight * n_tokens;
 }

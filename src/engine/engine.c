@@ -1,0 +1,251 @@
+#include "engine/engine_priv.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+int64_t engine_now(const Engine *e) {
+    return e->config.now_us == NULL ? clock_us() : e->config.now_us(e->config.clock);
+}
+
+/* ---- opening ----------------------------------------------------------------------------- */
+
+/* Requests that exist at once: waiting, running, and finished but not fetched. */
+static int32_t engine_requests_max(const EngineLimits *limits) {
+    return limits->max_queue + limits->max_seqs;
+}
+
+static SchedConfig engine_sched_config(const EngineConfig *config) {
+    return (SchedConfig){.limits = config->limits,
+                         .n_requests_max = engine_requests_max(&config->limits),
+                         .policy = config->policy};
+}
+
+int64_t engine_bytes(const EngineConfig *config) {
+    const SchedConfig sched = engine_sched_config(config);
+    return (int64_t)sizeof(Engine) + kv_cache_bytes(&config->limits.kv) + sched_bytes(&sched) +
+           step_plan_bytes(&config->limits) + mailbox_bytes(sched.n_requests_max) +
+           sched.n_requests_max * (int64_t)sizeof(Request *) +
+           config->limits.max_seqs * (int64_t)sizeof(KvSeq *);
+}
+
+/* The longest text that one token can stand for. */
+static int32_t engine_piece_bytes(const Tokenizer *tokenizer) {
+    size_t most = 0;
+    Buf piece = {0};
+    for (int32_t id = 0; tokenizer != NULL && id < tokenizer_vocab(tokenizer); id++) {
+        buf_clear(&piece);
+        tokenizer_piece(tokenizer, id, true, &piece);
+        most = MAX(most, piece.len);
+    }
+    buf_free(&piece);
+    return (int32_t)MIN(most, (size_t)ENGINE_TEXT_PENDING_MAX);
+}
+
+static Status engine_init(Engine *e, Err *err) {
+    const EngineLimits *limits = &e->config.limits;
+    const SchedConfig sched = engine_sched_config(&e->config);
+    CHECK(limits->max_logits >= limits->max_seqs && limits->max_step_tokens >= limits->max_seqs);
+    TRY(mailbox_init(&e->mail, e->n_requests_max, limits->max_queue, err));
+    TRY(kv_cache_init(&e->cache, &limits->kv, err));
+    TRY(sched_init(&e->sched, &sched, &e->cache, err));
+    TRY(step_plan_init(&e->plan, &e->result, limits, err));
+    e->live = mem_try_alloc((size_t)e->n_requests_max, sizeof *e->live);
+    e->kv_seqs = mem_try_alloc((size_t)limits->max_seqs, sizeof *e->kv_seqs);
+    e->piece_bytes_max = engine_piece_bytes(e->config.tokenizer);
+    const size_t text_bytes = 4 * (size_t)(e->piece_bytes_max + DETOK_STOP_BYTES_MAX) + 1024;
+    if (e->live == NULL || e->kv_seqs == NULL || !buf_reserve(&e->text, text_bytes)) {
+        FAIL(err, ERR_NOMEM, "no memory for a table of %d requests", e->n_requests_max);
+    }
+    return OK;
+}
+
+static void engine_free(Engine *e) {
+    mailbox_free(&e->mail);
+    sched_free(&e->sched);
+    step_plan_free(&e->plan, &e->result);
+    kv_cache_free(&e->cache);
+    buf_free(&e->text);
+    mem_free(e->live);
+    mem_free(e->kv_seqs);
+    e->config.runner.close(e->config.runner.self);
+    mem_free(e);
+}
+
+Status engine_open(Engine **out, const EngineConfig *config, Err *err) {
+    Engine *e = mem_alloc(sizeof *e);
+    e->config = *config;
+    e->n_requests_max = engine_requests_max(&config->limits);
+    e->next_deadline_us = INT64_MAX;
+    const Status status = engine_init(e, err);
+    if (status != OK) {
+        engine_free(e);
+        return status;
+    }
+    *out = e;
+    return OK;
+}
+
+/* ---- the loop ---------------------------------------------------------------------------- */
+
+static void engine_take_request(Engine *e, Request *request) {
+    request->next = NULL;
+    if (request->deadline_us != INT64_MAX) {
+        request->deadline_us = request->submit_us + request->deadline_us;
+        e->next_deadline_us = MIN(e->next_deadline_us, request->deadline_us);
+    }
+    CHECK(e->n_live < e->n_requests_max);
+    e->live[e->n_live++] = request;
+    sched_add(&e->sched, request);
+}
+
+static void engine_expire(Engine *e) {
+    const int64_t now = engine_now(e);
+    if (now < e->next_deadline_us) return;
+    e->next_deadline_us = INT64_MAX;
+    for (int32_t i = e->n_live - 1; i >= 0; i--) { /* ending one moves the last into its place */
+        Request *request = e->live[i];
+        if (request->deadline_us > now) {
+            e->next_deadline_us = MIN(e->next_deadline_us, request->deadline_us);
+        } else {
+            engine_commit_end(e, request, SLUICE_FINISH_DEADLINE, OK, NULL);
+        }
+    }
+}
+
+static void engine_run_audit(Engine *e, int64_t n_audits) {
+    Err err = {0};
+    const int32_t n = sched_kv_seqs(&e->sched, e->kv_seqs);
+    const Status status = kv_cache_audit(&e->cache, e->kv_seqs, n, &err);
+    mailbox_audited(&e->mail, n_audits, status, &err);
+}
+
+/* Submissions, cancellations, deadlines. */
+static void engine_take_inbox(Engine *e) {
+    const MailboxTaken taken = mailbox_take(&e->mail);
+    for (Request *r = taken.submitted, *next; r != NULL; r = next) {
+        next = r->next;
+        engine_take_request(e, r);
+    }
+    for (Request *r = taken.cancelled, *next; r != NULL; r = next) {
+        next = r->next_cancel;
+        engine_commit_end(e, r, SLUICE_FINISH_CANCELLED, OK, NULL);
+    }
+    engine_expire(e);
+    if (taken.n_audits > e->mail.n_audits_done) engine_run_audit(e, taken.n_audits);
+    e->stopping = taken.stop;
+}
+
+static void engine_publish(Engine *e, int64_t now_us) {
+    const Sched *s = &e->sched;
+    sluice_stats *stats = &e->stats;
+    const KvPool *pool = &e->cache.pool[0];
+    stats->size = sizeof *stats;
+    stats->last_step_us = now_us;
+    stats->n_running = s->n_running;
+    stats->n_blocks = pool->n_blocks;
+    stats->n_blocks_free = pool->n_free;
+    stats->n_blocks_cached = pool->n_idle;
+    stats->n_blocks_used = pool->n_used;
+    const int32_t n = sched_kv_seqs(s, e->kv_seqs);
+    stats->kv_slots_wasted = kv_cache_slots_wasted(&e->cache, e->kv_seqs, n);
+    stats->n_preempted = s->counts.n_preempted;
+    stats->prefix_query_tokens = s->counts.prefix_query_tokens;
+    stats->prefix_hit_tokens = s->counts.prefix_hit_tokens;
+    stats->n_evicted_blocks = e->cache.n_evicted;
+    const int64_t n_left = s->counts.n_started - e->n_started_published + e->n_ended_unstarted;
+    e->n_started_published = s->counts.n_started;
+    e->n_ended_unstarted = 0;
+    mailbox_publish(&e->mail, stats, (int32_t)n_left);
+}
+
+bool engine_step(Engine *e) {
+    engine_take_inbox(e);
+    if (e->stopping) return false;
+    const int64_t start = engine_now(e);
+    sched_plan(&e->sched, &e->plan, start);
+    const bool some = e->plan.batch.n_tokens > 0;
+    if (some) {
+        Err err = {0};
+        const Runner *runner = &e->config.runner;
+        if (runner->run(runner->self, &e->plan, &e->result, &err) == OK) {
+            engine_commit_step(e, &e->plan, &e->result);
+        } else {
+            engine_commit_failure(e, &e->plan, &err);
+        }
+        const int64_t took = engine_now(e) - start;
+        sched_step_took(&e->sched, &e->plan, took);
+        e->stats.n_steps++;
+        e->stats.step_us_total += took;
+    }
+    engine_publish(e, start);
+    return some;
+}
+
+static void *engine_main(void *arg) {
+    Engine *e = arg;
+    while (!e->stopping) {
+        if (!engine_step(e)) mailbox_wait(&e->mail, e->next_deadline_us);
+    }
+    return NULL;
+}
+
+Status engine_start(Engine *e, Err *err) {
+    if (pthread_create(&e->thread, NULL, engine_main, e) != 0) {
+        FAIL(err, ERR_NOMEM, "no thread for the engine");
+    }
+    e->has_thread = true;
+    return OK;
+}
+
+void engine_close(Engine *e) {
+    if (e == NULL) return;
+    mailbox_stop(&e->mail);
+    if (e->has_thread) CHECK(pthread_join(e->thread, NULL) == 0);
+    engine_take_inbox(e); /* what came in last */
+    while (e->n_live > 0) {
+        engine_commit_end(e, e->live[e->n_live - 1], SLUICE_FINISH_CANCELLED, OK, NULL);
+    }
+    engine_free(e);
+}
+
+/* ---- callers ----------------------------------------------------------------------------- */
+
+Status engine_submit(Engine *e, const sluice_request *asked, uint64_t *id, Err *err) {
+    const RequestRules rules = {.limits = &e->config.limits,
+                                .tokenizer = e->config.tokenizer,
+                                .piece_bytes_max = e->piece_bytes_max,
+                                .n_eos = e->config.n_eos,
+                                .eos_id = e->config.eos_id,
+                                .salt_seed = e->config.salt_seed};
+    Request *request = NULL;
+    TRY(request_make(&request, asked, &rules, err));
+    request->submit_us = engine_now(e);
+    const Status status = mailbox_submit(&e->mail, request, id, err);
+    if (status != OK) request_free(request);
+    return status;
+}
+
+void engine_cancel(Engine *e, uint64_t id) {
+    mailbox_cancel(&e->mail, id);
+}
+
+bool engine_poll(Engine *e, int64_t timeout_us, sluice_event *event) {
+    return mailbox_poll(&e->mail, timeout_us, event);
+}
+
+int engine_event_fd(const Engine *e) {
+    return e->mail.event_fd;
+}
+
+void engine_get_stats(const Engine *e, sluice_stats *stats) {
+    /* Only the lock inside changes. */
+    mailbox_get_stats((Mailbox *)&e->mail, stats);
+}
+
+Status engine_audit(Engine *e, Err *err) {
+    if (e->has_thread) return mailbox_audit(&e->mail, err);
+    const int32_t n = sched_kv_seqs(&e->sched, e->kv_seqs);
+    return kv_cache_audit(&e->cache, e->kv_seqs, n, err);
+}

@@ -1,0 +1,43 @@
+/* engine: the loop that turns requests into steps and steps into events. Read engine_step first.
+ *
+ * One thread (or one caller of engine_step) owns the scheduler, the KV cache and every sequence;
+ * others reach it through the mailbox only. After engine_open it allocates nothing. */
+#pragma once
+
+#include "engine/runner.h"
+#include "engine/sched.h"
+
+typedef struct Engine Engine;
+
+typedef struct EngineConfig {
+    EngineLimits limits;
+    sluice_policy policy;
+    sluice_preempt preempt;
+    Runner runner;              /* taken: closed with the engine, also when opening fails */
+    const Tokenizer *tokenizer; /* borrowed; NULL: events carry no text */
+    int32_t n_eos;
+    int32_t eos_id[MODEL_EOS_MAX];
+    uint64_t salt_seed;
+    int64_t (*now_us)(void *clock); /* NULL: the monotonic clock */
+    void *clock;
+} EngineConfig;
+
+/* Bytes that engine_open allocates, the runner's not included. */
+int64_t engine_bytes(const EngineConfig *config);
+MUST_USE Status engine_open(Engine **out, const EngineConfig *config, Err *err);
+/* Cancels what is there, with its final events, and frees. */
+void engine_close(Engine *engine);
+/* Starts the thread that runs the loop. Without it the caller drives engine_step. */
+MUST_USE Status engine_start(Engine *engine, Err *err);
+/* One turn of the loop. False: there was nothing to compute. */
+bool engine_step(Engine *engine);
+
+/* What sluice.h says of sluice_submit and the others; any thread. */
+MUST_USE Status engine_submit(Engine *engine, const sluice_request *request, uint64_t *id,
+                              Err *err);
+void engine_cancel(Engine *engine, uint64_t id);
+bool engine_poll(Engine *engine, int64_t timeout_us, sluice_event *event);
+int engine_event_fd(const Engine *engine);
+void engine_get_stats(const Engine *engine, sluice_stats *stats);
+/* At the next step boundary; with no thread running: now. */
+MUST_USE Status engine_audit(Engine *engine, Err *err);

@@ -1,0 +1,122 @@
+#include "engine/runner.h"
+
+#include "base/mem.h"
+
+typedef struct RunnerModel {
+    const Model *model;
+    ThreadPool *pool;
+    OpCtx ctx;
+    Forward *forward;
+    KvStore *store;
+    int32_t n_samplers;
+    Sampler **sampler; /* one per thread */
+} RunnerModel;
+
+static ForwardLimits runner_forward_limits(const EngineLimits *limits) {
+    return (ForwardLimits){.n_tokens_max = limits->max_step_tokens,
+                           .n_seqs_max = limits->max_seqs,
+                           .n_logits_max = limits->max_logits,
+                           .context_max = limits->max_context};
+}
+
+RunnerBytes runner_bytes(const RunnerOptions *options) {
+    const ModelConfig *config = model_config(options->model);
+    const EngineLimits *limits = &options->limits;
+    const ForwardLimits forward = runner_forward_limits(limits);
+    RunnerBytes bytes = {
+        .activation = forward_bytes(options->model, &forward, options->n_threads),
+        .sampler = options->n_threads * sampler_bytes(config->vocab),
+    };
+    for (int32_t g = 0; g < limits->kv.n_groups; g++) {
+        bytes.kv += limits->kv.n_blocks[g] *
+                    kv_store_block_bytes(config, g, limits->kv.block_tokens, options->kv_dtype);
+    }
+    return bytes;
+}
+
+static void runner_close(void *self) {
+    RunnerModel *r = self;
+    for (int32_t i = 0; i < r->n_samplers; i++) sampler_close(r->sampler[i]);
+    mem_free(r->sampler);
+    if (r->store != NULL) kv_store_close(r->store);
+    if (r->forward != NULL) forward_close(r->forward);
+    if (r->pool != NULL) pool_close(r->pool);
+    mem_free(r);
+}
+
+static Status runner_move(RunnerModel *r, const StepPlan *plan, Err *err) {
+    for (int32_t i = 0; i < plan->n_moves; i++) {
+        const KvMove *move = &plan->moves[i];
+        TRY(kv_store_copy_block(r->store, move->group, move->src, move->dst, err));
+    }
+    return OK;
+}
+
+/* What the sampling threads share. */
+typedef struct RunnerSampling {
+    RunnerModel *runner;
+    const StepPlan *plan;
+    StepResult *result;
+    const float *logits;
+    int32_t vocab;
+} RunnerSampling;
+
+static void runner_sample_one(void *context, int64_t i, int32_t thread) {
+    const RunnerSampling *s = context;
+    const SampleJob *job = &s->plan->jobs[i];
+    const Seq *seq = job->seq;
+    const float *logits = s->logits + (int64_t)job->row * s->vocab;
+    Sampler *sampler = s->runner->sampler[thread];
+    SamplerResult *out = &s->result->sample[i];
+    if (job->target >= 0) {
+        s->result->status[i] = sampler_score(sampler, logits, job->target, 0, out, NULL);
+        return;
+    }
+    const SamplerInput input = {.logits = logits,
+                                .history = seq->token,
+                                .n_history = seq->n_tokens,
+                                .n_prompt = seq->request->n_prompt,
+                                .step = (uint64_t)request_n_output(seq)};
+    s->result->status[i] = sampler_pick(sampler, &job->params, &input, out, NULL);
+}
+
+static Status runner_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
+    RunnerModel *r = self;
+    TRY(runner_move(r, plan, err));
+    if (plan->hidden) {
+        return forward_hidden(r->forward, r->store, &plan->batch, &result->hidden, err);
+    }
+    RunnerSampling sampling = {.runner = r, .plan = plan, .result = result,
+                               .vocab = model_config(r->model)->vocab};
+    TRY(forward_run(r->forward, r->store, &plan->batch, &sampling.logits, err));
+    pool_run(r->pool, plan->n_jobs, runner_sample_one, &sampling);
+    return OK;
+}
+
+static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err) {
+    const ModelConfig *config = model_config(options->model);
+    const EngineLimits *limits = &options->limits;
+    const ForwardLimits forward = runner_forward_limits(limits);
+    TRY(pool_open(&r->pool, options->n_threads, err));
+    r->ctx = (OpCtx){.device = options->device, .pool = r->pool};
+    TRY(kv_store_open(&r->store, config, options->device, options->kv_dtype,
+                      limits->kv.block_tokens, limits->kv.n_blocks, err));
+    TRY(forward_open(&r->forward, options->model, &r->ctx, &forward, err));
+    r->sampler = mem_alloc((size_t)options->n_threads * sizeof(Sampler *));
+    for (; r->n_samplers < options->n_threads; r->n_samplers++) {
+        TRY(sampler_open(&r->sampler[r->n_samplers], config->vocab, err));
+    }
+    return OK;
+}
+
+Status runner_open(Runner *out, const RunnerOptions *options, Err *err) {
+    RunnerModel *r = mem_alloc(sizeof *r);
+    r->model = options->model;
+    const Status status = runner_init(r, options, err);
+    if (status != OK) {
+        runner_close(r);
+        return status;
+    }
+    *out = (Runner){.self = r, .run = runner_run, .close = runner_close};
+    return OK;
+}

@@ -1,0 +1,31 @@
+/* runner: StepPlan -> forward pass -> sampling -> StepResult.
+ *
+ * A small face, so that the whole engine can be driven with another one: a fake model, a recorder. */
+#pragma once
+
+#include "engine/step.h"
+#include "model/forward.h"
+
+typedef struct Runner {
+    void *self;
+    /* Makes the moves, runs the pass and every job. A failed job has its own status; the call fails
+     * when the whole step did. */
+    Status (*run)(void *self, const StepPlan *plan, StepResult *result, Err *err);
+    void (*close)(void *self);
+} Runner;
+
+/* What a model's runner is made of. */
+typedef struct RunnerOptions {
+    const Model *model;   /* borrowed */
+    Device *device;       /* borrowed */
+    int32_t n_threads;    /* of the runner's own pool */
+    DType kv_dtype;
+    EngineLimits limits;
+} RunnerOptions;
+
+/* Bytes that runner_open allocates: activations and samplers, and the KV tensors. */
+typedef struct RunnerBytes {
+    int64_t kv, activation, sampler;
+} RunnerBytes;
+RunnerBytes runner_bytes(const RunnerOptions *options);
+MUST_USE Status runner_open(Runner *out, const RunnerOptions *options, Err *err);
