@@ -9,7 +9,7 @@ enum { BEAM_CANDIDATES_MAX = ENGINE_N_MAX * 2 * ENGINE_N_MAX };
 typedef struct BeamStep {
     int32_t parent; /* beam */
     int32_t token;
-    double score;   /* sum of logprobs */
+    double score; /* sum of logprobs */
 } BeamStep;
 
 static double beam_normalised(const Request *r, double score, int32_t length) {
@@ -32,8 +32,8 @@ static int32_t beam_candidates(const Request *r, const PlanSeq *part, const Step
         const Seq *seq = part[i].seq;
         for (int32_t k = 0; k < sample->n_top; k++) {
             const TokenLogprob *top = &sample->top[k];
-            const bool barred = request_n_output(seq) < r->n_output_min &&
-                                request_is_stop_id(r, top->token);
+            const bool barred =
+                request_n_output(seq) < r->n_output_min && request_is_stop_id(r, top->token);
             if (barred || top->logprob == -INFINITY) continue;
             beam_offer(steps, &n,
                        (BeamStep){seq->index, top->token, seq->score + (double)top->logprob});
@@ -114,8 +114,10 @@ static void beam_end(Engine *e, Request *r) {
             (void)detok_feed(&seq->detok, best->token[k], &seq->out.text);
         }
         if (seq->detok.tokenizer != NULL) detok_finish(&seq->detok, &seq->out.text);
-        const EngineNews news = {.n_tokens = best->n_tokens, .finish = best->finish,
-                                 .stop_index = -1, .stop_id = best->stop_id};
+        const EngineNews news = {.n_tokens = best->n_tokens,
+                                 .finish = best->finish,
+                                 .stop_index = -1,
+                                 .stop_id = best->stop_id};
         const bool last = i == 0;
         engine_commit_end_seq(e, seq, &news);
         if (last) return;

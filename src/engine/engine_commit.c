@@ -100,7 +100,7 @@ static Str engine_commit_last_text(Engine *e, Seq *seq) {
 }
 
 void engine_commit_end(Engine *e, Request *r, sluice_finish finish, Status status,
-                        const char *error) {
+                       const char *error) {
     if (error != NULL && error != r->error) snprintf(r->error, sizeof r->error, "%s", error);
     /* Beams that are not reported first: with the last of the others the request is gone. */
     for (int32_t i = r->n_seqs - 1; i >= r->n_return; i--) sched_remove(&e->sched, &r->seq[i]);
@@ -111,8 +111,11 @@ void engine_commit_end(Engine *e, Request *r, sluice_finish finish, Status statu
         Seq *seq = &r->seq[i];
         if (seq->state == SEQ_DONE) continue;
         n_left--; /* before the last one's event, which ends the request */
-        EngineNews news = {.text = engine_commit_last_text(e, seq), .finish = finish, .stop_index = -1,
-                           .stop_id = -1, .status = status,
+        EngineNews news = {.text = engine_commit_last_text(e, seq),
+                           .finish = finish,
+                           .stop_index = -1,
+                           .stop_id = -1,
+                           .status = status,
                            .error = error == NULL ? NULL : r->error};
         engine_commit_end_seq(e, seq, &news);
     }
@@ -154,7 +157,7 @@ static void engine_commit_append(Engine *e, Seq *seq, const SamplerResult *sampl
 }
 
 static void engine_commit_note_prompt_logprob(Request *r, const SampleJob *job,
-                                       const SamplerResult *sample, int32_t at) {
+                                              const SamplerResult *sample, int32_t at) {
     if (at != r->n_prompt_logprobs || at >= r->n_prompt) return;
     r->prompt_logprob[at] = (sluice_logprob){job->target, sample->logprob};
     r->n_prompt_logprobs++;
@@ -191,7 +194,7 @@ static void engine_commit_hidden(Engine *e, const PlanSeq *part, const float *hi
         e->stats.n_nonfinite++;
         kv_cache_forget(&e->cache, seq->kv);
         engine_commit_end(e, r, SLUICE_FINISH_ERROR, ERR_DEVICE,
-                           "the model's hidden states are not finite");
+                          "the model's hidden states are not finite");
         return;
     }
     EngineNews news = {.finish = SLUICE_FINISH_STOP, .stop_index = -1, .stop_id = -1};
@@ -214,8 +217,12 @@ static void engine_commit_nonfinite(Engine *e, const PlanSeq *part) {
         return;
     }
     snprintf(r->error, sizeof r->error, "%s", text);
-    EngineNews news = {.text = engine_commit_last_text(e, seq), .finish = SLUICE_FINISH_ERROR,
-                       .stop_index = -1, .stop_id = -1, .status = ERR_DEVICE, .error = r->error};
+    EngineNews news = {.text = engine_commit_last_text(e, seq),
+                       .finish = SLUICE_FINISH_ERROR,
+                       .stop_index = -1,
+                       .stop_id = -1,
+                       .status = ERR_DEVICE,
+                       .error = r->error};
     engine_commit_end_seq(e, seq, &news);
 }
 
@@ -231,8 +238,7 @@ static void engine_commit_kv(Engine *e, const PlanSeq *part) {
     Seq *seq = part->seq;
     const int32_t before = seq->n_computed;
     seq->n_computed += part->n_tokens;
-    e->stats.n_prompt_tokens +=
-        MAX(0, MIN(seq->n_computed, seq->request->n_prompt) - before);
+    e->stats.n_prompt_tokens += MAX(0, MIN(seq->n_computed, seq->request->n_prompt) - before);
     kv_cache_commit(&e->cache, seq->kv, seq->token, seq->n_computed);
 }
 
@@ -254,7 +260,8 @@ static void engine_commit_part(Engine *e, const StepPlan *plan, const StepResult
     for (int32_t i = 0; i < part->n_jobs; i++) {
         const SampleJob *job = &plan->jobs[part->first_job + i];
         if (job->target < 0) continue;
-        engine_commit_note_prompt_logprob(r, job, &result->sample[part->first_job + i], first_pos + i + 1);
+        engine_commit_note_prompt_logprob(r, job, &result->sample[part->first_job + i],
+                                          first_pos + i + 1);
     }
     if (seq->n_computed < seq->n_tokens) return;
     if (r->beam) {
@@ -264,7 +271,8 @@ static void engine_commit_part(Engine *e, const StepPlan *plan, const StepResult
     if (!r->forked) sched_fork(&e->sched, r);
     for (int32_t i = 0; i < part->n_jobs; i++) {
         const SampleJob *job = &plan->jobs[part->first_job + i];
-        if (job->target < 0) engine_commit_append(e, job->seq, &result->sample[part->first_job + i]);
+        if (job->target < 0)
+            engine_commit_append(e, job->seq, &result->sample[part->first_job + i]);
     }
 }
 

@@ -18,8 +18,8 @@ struct Engine {
     sluice_stats stats;        /* the engine's own copy */
     int32_t n_ended_unstarted; /* requests that ended in the queue, since the last publish */
     int64_t n_started_published;
-    int64_t next_deadline_us;  /* the earliest; INT64_MAX: none */
-    Request **live;            /* [n_requests_max] all unfinished requests */
+    int64_t next_deadline_us; /* the earliest; INT64_MAX: none */
+    Request **live;           /* [n_requests_max] all unfinished requests */
     int32_t n_live;
     bool stopping;
     bool has_thread;

@@ -8,7 +8,7 @@
 #include "text/detok.h"
 
 enum {
-    ENGINE_SEQS_MAX = 4096,          /* of one request: ENGINE_N_MAX */
+    ENGINE_SEQS_MAX = 4096, /* of one request: ENGINE_N_MAX */
     ENGINE_N_MAX = 8,
     ENGINE_STEP_TOKENS_MAX = 65536,
     ENGINE_QUEUE_MAX = 1 << 20,
@@ -29,6 +29,6 @@ typedef struct EngineLimits {
     int32_t max_seqs;        /* running at once */
     int32_t max_step_tokens; /* of one step */
     int32_t max_queue;       /* requests that wait */
-    int32_t max_logits;      /* rows of logits of one step, >= max_seqs */
+    int32_t max_logits;      /* rows of logits of one step; 1 to max_step_tokens */
     KvCacheConfig kv;
 } EngineLimits;

@@ -221,8 +221,10 @@ void mailbox_stop(Mailbox *m) {
 
 MailboxTaken mailbox_take(Mailbox *m) {
     mailbox_lock(m);
-    const MailboxTaken taken = {.submitted = m->submitted, .cancelled = m->cancelled,
-                                .n_audits = m->n_audits_asked, .stop = m->stop};
+    const MailboxTaken taken = {.submitted = m->submitted,
+                                .cancelled = m->cancelled,
+                                .n_audits = m->n_audits_asked,
+                                .stop = m->stop};
     m->submitted = m->submitted_last = m->cancelled = NULL;
     for (Request *r = taken.cancelled; r != NULL; r = r->next_cancel) r->cancel_listed = false;
     mailbox_unlock(m);

@@ -11,18 +11,18 @@
 
 typedef struct Mailbox {
     pthread_mutex_t lock;
-    pthread_cond_t wake;     /* the engine's thread: there is something to do */
-    pthread_cond_t news;     /* the polling thread, and who waits for an audit */
-    int event_fd;            /* readable while news waits */
+    pthread_cond_t wake; /* the engine's thread: there is something to do */
+    pthread_cond_t news; /* the polling thread, and who waits for an audit */
+    int event_fd;        /* readable while news waits */
     int32_t n_slots, n_free_slots;
-    Request **slot;          /* [n_slots] the request of id is at (id - 1) % n_slots */
-    int32_t *free_slot;      /* [n_slots] */
+    Request **slot;     /* [n_slots] the request of id is at (id - 1) % n_slots */
+    int32_t *free_slot; /* [n_slots] */
     uint64_t n_ids;
     int32_t n_waiting, n_waiting_max; /* requests that no step has begun yet */
     Request *submitted, *submitted_last, *cancelled;
-    Request *dead;           /* finished; to be freed by a caller's thread */
+    Request *dead; /* finished; to be freed by a caller's thread */
     Seq *news_first, *news_last;
-    Request *polled;         /* its last event is with the caller until the next poll */
+    Request *polled; /* its last event is with the caller until the next poll */
     Buf poll_text;
     bool stop;
     int64_t n_audits_asked, n_audits_done;

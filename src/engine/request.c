@@ -34,8 +34,8 @@ static Status request_check_counts(const sluice_request *asked, const RequestRul
         FAIL(err, ERR_ARG, "beam_width is %d, expected 0 to %d", asked->beam_width, ENGINE_N_MAX);
     }
     if (asked->beam_width > 1 && asked->n > asked->beam_width) {
-        FAIL(err, ERR_ARG, "n is %d, a beam search of width %d returns at most that many",
-             asked->n, asked->beam_width);
+        FAIL(err, ERR_ARG, "n is %d, a beam search of width %d returns at most that many", asked->n,
+             asked->beam_width);
     }
     if (asked->max_tokens < 0 || asked->min_tokens < 0) {
         FAIL(err, ERR_ARG, "max_tokens is %d and min_tokens %d, expected 0 or more",
@@ -129,6 +129,10 @@ static Status request_check_fit(const sluice_request *asked, const EngineLimits 
         FAIL(err, ERR_LIMIT, "%d sequences were asked for, the engine runs %d at once", n_seqs,
              limits->max_seqs);
     }
+    if (asked->beam_width > 1 && n_seqs > limits->max_logits) {
+        FAIL(err, ERR_LIMIT, "a beam search of width %d does not fit a step of %d tokens", n_seqs,
+             limits->max_logits);
+    }
     const int32_t n_together = asked->beam_width > 1 ? n_seqs : 1;
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         const int64_t blocks = n_together * request_blocks(limits, g, total);
@@ -176,8 +180,8 @@ static void request_layout_seq(Request *r, Seq *seq, RequestCarve *carve) {
     if (r->want_logprobs) {
         seq->out.chosen = request_carve(carve, r->n_output_max, sizeof(sluice_logprob));
         if (r->n_top > 0) {
-            seq->out.top = request_carve(carve, (int64_t)r->n_output_max * r->n_top,
-                                         sizeof(sluice_logprob));
+            seq->out.top =
+                request_carve(carve, (int64_t)r->n_output_max * r->n_top, sizeof(sluice_logprob));
         }
     }
 }
@@ -365,12 +369,18 @@ void request_take_event(Seq *seq, sluice_event *event) {
     Request *r = seq->request;
     SeqOutput *out = &seq->out;
     const int32_t from = out->n_taken;
-    *event = (sluice_event){.size = sizeof *event, .request = r->id, .user = r->user,
-                            .index = seq->index, .tokens = seq->token + r->n_prompt + from,
+    *event = (sluice_event){.size = sizeof *event,
+                            .request = r->id,
+                            .user = r->user,
+                            .index = seq->index,
+                            .tokens = seq->token + r->n_prompt + from,
                             .n_tokens = out->n_ready - from,
                             .text = out->text.len > 0 ? out->text.data : "",
-                            .text_len = out->text.len, .n_top = r->n_top, .finish = out->finish,
-                            .stop_index = out->stop_index, .stop_id = out->stop_id};
+                            .text_len = out->text.len,
+                            .n_top = r->n_top,
+                            .finish = out->finish,
+                            .stop_index = out->stop_index,
+                            .stop_id = out->stop_id};
     if (out->chosen != NULL) event->chosen = out->chosen + from;
     if (out->top != NULL) event->top = out->top + (size_t)from * (size_t)r->n_top;
     if (seq->index == 0 && from == 0) event->prompt_chosen = r->prompt_logprob;

@@ -86,8 +86,8 @@ static Status runner_run(void *self, const StepPlan *plan, StepResult *result, E
     if (plan->hidden) {
         return forward_hidden(r->forward, r->store, &plan->batch, &result->hidden, err);
     }
-    RunnerSampling sampling = {.runner = r, .plan = plan, .result = result,
-                               .vocab = model_config(r->model)->vocab};
+    RunnerSampling sampling = {
+        .runner = r, .plan = plan, .result = result, .vocab = model_config(r->model)->vocab};
     TRY(forward_run(r->forward, r->store, &plan->batch, &sampling.logits, err));
     pool_run(r->pool, plan->n_jobs, runner_sample_one, &sampling);
     return OK;

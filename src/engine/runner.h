@@ -1,6 +1,7 @@
 /* runner: StepPlan -> forward pass -> sampling -> StepResult.
  *
- * A small face, so that the whole engine can be driven with another one: a fake model, a recorder. */
+ * A small face, so that the whole engine can be driven with another one: a fake model, a
+ * recorder. */
 #pragma once
 
 #include "engine/step.h"
@@ -16,9 +17,9 @@ typedef struct Runner {
 
 /* What a model's runner is made of. */
 typedef struct RunnerOptions {
-    const Model *model;   /* borrowed */
-    Device *device;       /* borrowed */
-    int32_t n_threads;    /* of the runner's own pool */
+    const Model *model; /* borrowed */
+    Device *device;     /* borrowed */
+    int32_t n_threads;  /* of the runner's own pool */
     DType kv_dtype;
     EngineLimits limits;
 } RunnerOptions;

@@ -13,8 +13,8 @@ enum { SCHED_CHUNK_MIN = 16 };
 
 int64_t sched_bytes(const SchedConfig *config) {
     const int64_t n_seqs = config->limits.max_seqs, n_requests = config->n_requests_max;
-    return n_seqs * (int64_t)(sizeof(KvSeq) + sizeof(KvSeq *) + sizeof(Seq *) +
-                              sizeof(SchedEntry)) +
+    return n_seqs *
+               (int64_t)(sizeof(KvSeq) + sizeof(KvSeq *) + sizeof(Seq *) + sizeof(SchedEntry)) +
            n_seqs * (int64_t)(kv_cache_seq_ints(&config->limits.kv, config->limits.max_context) *
                               sizeof(int32_t)) +
            n_requests * (int64_t)(sizeof(SchedEntry) + sizeof(SchedTenant));
@@ -107,8 +107,7 @@ static void sched_unset_running(Sched *s, Seq *seq) {
     while (s->running[at] != seq) at++;
     CHECK(at < s->n_running);
     s->n_running--;
-    memmove(&s->running[at], &s->running[at + 1],
-            (size_t)(s->n_running - at) * sizeof *s->running);
+    memmove(&s->running[at], &s->running[at + 1], (size_t)(s->n_running - at) * sizeof *s->running);
 }
 
 /* Sequences that are admitted and preempted together with this one: the siblings that have not
@@ -198,8 +197,8 @@ static int32_t sched_clip_rows(const StepPlan *plan, const Seq *seq, int32_t n) 
 static int32_t sched_clip_blocks(const Sched *s, const Seq *seq, int32_t n) {
     const int32_t size = s->config.limits.kv.block_tokens;
     for (int32_t g = 0; g < s->config.limits.kv.n_groups; g++) {
-        const int64_t lacking = (int64_t)kv_cache_need(s->cache, seq->kv, g, n) -
-                                kv_cache_room(s->cache, g);
+        const int64_t lacking =
+            (int64_t)kv_cache_need(s->cache, seq->kv, g, n) - kv_cache_room(s->cache, g);
         if (lacking <= 0) continue;
         const int64_t end = (int64_t)DIV_UP(kv_cache_len(seq->kv) + n, size) - lacking;
         n = (int32_t)MAX(0, MIN((int64_t)n, end * size - kv_cache_len(seq->kv)));
@@ -211,6 +210,11 @@ static int32_t sched_clip_blocks(const Sched *s, const Seq *seq, int32_t n) {
 static bool sched_plan_beams(Sched *s, StepPlan *plan, Request *request) {
     for (int32_t i = 0; i < request->n_seqs; i++) {
         if (sched_left(&request->seq[i]) != 1) return true; /* some still computes its past */
+    }
+    const int32_t n = request->n_seqs;
+    if (plan->batch.n_tokens + n > plan->max_tokens ||
+        plan->batch.n_logits + n > plan->max_logits) {
+        return true;
     }
     for (int32_t i = 0; i < request->n_seqs; i++) {
         if (!sched_force_append(s, plan, &request->seq[i], 1)) {
@@ -227,8 +231,7 @@ static void sched_plan_decodes(Sched *s, StepPlan *plan) {
     for (int32_t i = 0; i < s->n_running;) {
         Seq *seq = s->running[i];
         if (sched_left(seq) != 1 || seq->planned || sched_is_hidden(seq) != plan->hidden ||
-            plan->batch.n_tokens >= plan->max_tokens ||
-            sched_clip_rows(plan, seq, 1) < 1) {
+            plan->batch.n_tokens >= plan->max_tokens || sched_clip_rows(plan, seq, 1) < 1) {
             i++;
         } else if (seq->request->beam && seq->request->forked) {
             i += seq->index != 0 || sched_plan_beams(s, plan, seq->request);
@@ -271,7 +274,7 @@ static bool sched_plan_chunk(Sched *s, StepPlan *plan, Seq *seq, int32_t *budget
 
 /* Prompts that have begun, and what was preempted and is computed again. */
 static void sched_plan_prompts(Sched *s, StepPlan *plan, int32_t *budget) {
-    for (int32_t i = 0; i < s->n_running && *budget > 0; i++) {
+    for (int32_t i = 0; i<s->n_running && * budget> 0; i++) {
         Seq *seq = s->running[i];
         if (seq->planned || sched_left(seq) < 2 || sched_is_hidden(seq) != plan->hidden) continue;
         (void)sched_plan_chunk(s, plan, seq, budget);

@@ -19,15 +19,15 @@ typedef struct SchedConfig {
 typedef struct SchedEntry {
     Seq *seq;
     bool preempted;
-    int32_t n_passed;   /* requests that overtook it while it was the oldest */
+    int32_t n_passed; /* requests that overtook it while it was the oldest */
 } SchedEntry;
 
 /* Service that a tenant got, for SLUICE_POLICY_FAIR (Sheng et al., "Fairness in Serving Large
  * Language Models", OSDI'24: the virtual token counter). */
 typedef struct SchedTenant {
     uint64_t id;
-    int32_t n_live;     /* requests; 0: the entry is free */
-    double served;      /* weighted tokens */
+    int32_t n_live; /* requests; 0: the entry is free */
+    double served;  /* weighted tokens */
 } SchedTenant;
 
 typedef struct SchedCounts {
@@ -37,19 +37,19 @@ typedef struct SchedCounts {
 
 typedef struct Sched {
     SchedConfig config;
-    KvCache *cache;       /* borrowed */
-    KvSeq *place;         /* [max_seqs] */
+    KvCache *cache; /* borrowed */
+    KvSeq *place;   /* [max_seqs] */
     int32_t *place_memory;
-    KvSeq **free_place;   /* [max_seqs] */
+    KvSeq **free_place; /* [max_seqs] */
     int32_t n_free_places;
-    Seq **running;        /* [max_seqs] by precedence */
+    Seq **running; /* [max_seqs] by precedence */
     int32_t n_running;
-    SchedEntry *waiting;  /* [n_requests_max + max_seqs] oldest first, preempted ones before */
+    SchedEntry *waiting; /* [n_requests_max + max_seqs] oldest first, preempted ones before */
     int32_t n_waiting;
-    SchedTenant *tenant;  /* [n_requests_max] */
+    SchedTenant *tenant; /* [n_requests_max] */
     int32_t n_tenants;
-    bool hidden_turn;     /* embeddings and generations take turns */
-    double decode_us;     /* running mean of a step without prompt tokens; 0: none yet */
+    bool hidden_turn;       /* embeddings and generations take turns */
+    double decode_us;       /* running mean of a step without prompt tokens; 0: none yet */
     double prompt_token_us; /* what a prompt token adds to a step; 0: not known yet */
     int64_t step_id;
     SchedCounts counts;

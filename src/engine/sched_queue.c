@@ -11,16 +11,14 @@ static const double SCHED_OUTPUT_WEIGHT = 2;
 
 static void sched_queue_insert(Sched *s, int32_t at, SchedEntry entry) {
     CHECK(s->n_waiting < s->config.n_requests_max + s->config.limits.max_seqs);
-    memmove(&s->waiting[at + 1], &s->waiting[at],
-            (size_t)(s->n_waiting - at) * sizeof *s->waiting);
+    memmove(&s->waiting[at + 1], &s->waiting[at], (size_t)(s->n_waiting - at) * sizeof *s->waiting);
     s->waiting[at] = entry;
     s->n_waiting++;
 }
 
 static void sched_queue_delete(Sched *s, int32_t at) {
     s->n_waiting--;
-    memmove(&s->waiting[at], &s->waiting[at + 1],
-            (size_t)(s->n_waiting - at) * sizeof *s->waiting);
+    memmove(&s->waiting[at], &s->waiting[at + 1], (size_t)(s->n_waiting - at) * sizeof *s->waiting);
 }
 
 /* A tenant that comes back does not get what it left unused: it starts at the least served of those

@@ -53,8 +53,10 @@ int64_t step_plan_bytes(const EngineLimits *limits) {
 }
 
 Status step_plan_init(StepPlan *plan, StepResult *result, const EngineLimits *limits, Err *err) {
-    StepPlan made = {.block_tokens = limits->kv.block_tokens, .n_groups = limits->kv.n_groups,
-                     .max_tokens = limits->max_step_tokens, .max_logits = limits->max_logits};
+    StepPlan made = {.block_tokens = limits->kv.block_tokens,
+                     .n_groups = limits->kv.n_groups,
+                     .max_tokens = limits->max_step_tokens,
+                     .max_logits = limits->max_logits};
     const size_t bytes = (size_t)step_plan_bytes(limits);
     made.memory = mem_try_alloc(1, bytes);
     if (made.memory == NULL) FAIL(err, ERR_NOMEM, "no memory for a step plan of %zu bytes", bytes);
@@ -149,8 +151,8 @@ void step_plan_add(StepPlan *plan, Seq *seq, int32_t n) {
     const int32_t pos = seq->n_computed;
     CHECK(n >= 1 && pos + n <= seq->n_tokens && kv_cache_len(seq->kv) == pos + n);
     CHECK(batch->n_tokens + n <= plan->max_tokens);
-    PlanSeq part = {.seq = seq, .first_token = batch->n_tokens, .n_tokens = n,
-                    .first_row = batch->n_logits};
+    PlanSeq part = {
+        .seq = seq, .first_token = batch->n_tokens, .n_tokens = n, .first_row = batch->n_logits};
     memcpy(batch->token + part.first_token, seq->token + pos, (size_t)n * sizeof *seq->token);
     for (int32_t i = 0; i < n; i++) batch->pos[part.first_token + i] = pos + i;
     for (int32_t g = 0; g < plan->n_groups; g++) {

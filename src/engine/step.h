@@ -25,14 +25,14 @@ typedef struct SampleJob {
 
 typedef struct StepPlan {
     int64_t id;
-    bool hidden;    /* hidden states are wanted instead of logits: an embedding step */
+    bool hidden; /* hidden states are wanted instead of logits: an embedding step */
     Batch batch;
     int32_t n_seqs;
-    PlanSeq *seqs;  /* [max_seqs] */
+    PlanSeq *seqs; /* [max_seqs] */
     int32_t n_jobs;
     SampleJob *jobs; /* [max_seqs + max_logits] */
     int32_t n_moves;
-    KvMove *moves;  /* copies of blocks, in this order, before the pass */
+    KvMove *moves;           /* copies of blocks, in this order, before the pass */
     int32_t n_prompt_tokens; /* tokens that are not the single next one of a sequence */
     int32_t block_tokens, n_groups;
     int32_t max_tokens, max_logits;

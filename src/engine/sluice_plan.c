@@ -1,0 +1,181 @@
+#include "engine/sluice_plan.h"
+
+#include <string.h>
+
+/* Defaults. A short sequence is what a chat turn takes. */
+enum {
+    PLAN_SEQS = 64,
+    PLAN_STEP_TOKENS = 512,
+    PLAN_BLOCK_TOKENS = 16,
+    PLAN_SHORT_TOKENS = 512,
+    PLAN_QUEUE_PER_SEQ = 4,
+    PLAN_LOGITS = 64 /* rows for prompt logprobs and mean pooling, when few sequences run */
+};
+
+static Status sluice_plan_range(const char *name, int64_t x, int64_t min, int64_t max, Err *err) {
+    if (x >= min && x <= max) return OK;
+    FAIL(err, ERR_ARG, "%s is %lld, expected %lld to %lld", name, (long long)x, (long long)min,
+         (long long)max);
+}
+
+static Status sluice_plan_limits(EngineLimits *limits, const ModelConfig *model,
+                                 const sluice_engine_options *o, Err *err) {
+    const int32_t context = MIN(model->context, (int32_t)ENGINE_CONTEXT_MAX);
+    const int32_t max_seqs = o->max_seqs == 0 ? PLAN_SEQS : o->max_seqs;
+    *limits = (EngineLimits){
+        .vocab = model->vocab,
+        .dim = model->dim,
+        .max_context = o->max_context == 0 ? context : o->max_context,
+        .max_seqs = max_seqs,
+        .max_step_tokens =
+            o->max_step_tokens == 0 ? MAX(PLAN_STEP_TOKENS, max_seqs) : o->max_step_tokens,
+    };
+    TRY(sluice_plan_range("max_context", limits->max_context, 2, context, err));
+    TRY(sluice_plan_range("max_seqs", limits->max_seqs, 1, ENGINE_SEQS_MAX, err));
+    TRY(sluice_plan_range("max_step_tokens", limits->max_step_tokens, 1, ENGINE_STEP_TOKENS_MAX,
+                          err));
+    limits->max_queue =
+        o->max_queue == 0 ? MAX(PLAN_QUEUE_PER_SEQ * limits->max_seqs, 64) : o->max_queue;
+    TRY(sluice_plan_range("max_queue", limits->max_queue, 1, ENGINE_QUEUE_MAX, err));
+    limits->max_logits = MIN(limits->max_step_tokens, MAX(limits->max_seqs, PLAN_LOGITS));
+    return OK;
+}
+
+static Status sluice_plan_dtype(DType *out, const ModelConfig *model,
+                                const sluice_engine_options *o, Err *err) {
+    if (o->kv_dtype == NULL) {
+        *out = model->weight_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+        return OK;
+    }
+    if (!dtype_from_name(str_from(o->kv_dtype), out) ||
+        (*out != DTYPE_F32 && *out != DTYPE_F16 && *out != DTYPE_BF16)) {
+        FAIL(err, ERR_ARG, "kv_dtype is '%.32s', expected f32, f16 or bf16", o->kv_dtype);
+    }
+    return OK;
+}
+
+/* Blocks that a windowed group can use at most. */
+static int64_t sluice_plan_window_blocks(const EngineLimits *limits, int32_t window) {
+    const int64_t span =
+        MIN((int64_t)limits->max_context, (int64_t)window + limits->max_step_tokens);
+    return limits->max_seqs * (DIV_UP(span, limits->kv.block_tokens) + 2);
+}
+
+/* Shares the bytes out: as many blocks of each group, but of a windowed one no more than it can
+ * use. */
+static Status sluice_plan_blocks(EngineLimits *limits, const ModelConfig *model, DType dtype,
+                                 int64_t kv_bytes, Err *err) {
+    KvCacheConfig *kv = &limits->kv;
+    int64_t bytes[KV_GROUPS_MAX], all = 0;
+    for (int32_t g = 0; g < kv->n_groups; g++) {
+        bytes[g] = kv_store_block_bytes(model, g, kv->block_tokens, dtype);
+        all += bytes[g];
+    }
+    int64_t n_blocks;
+    if (kv_bytes == 0) {
+        const int64_t tokens =
+            MAX((int64_t)limits->max_seqs * MIN(limits->max_context, (int32_t)PLAN_SHORT_TOKENS),
+                (int64_t)limits->max_context);
+        n_blocks = DIV_UP(tokens, kv->block_tokens) + kv->n_groups;
+    } else {
+        n_blocks = kv_bytes / all;
+    }
+    for (int32_t g = 0; g < kv->n_groups; g++) {
+        const int64_t window_blocks = sluice_plan_window_blocks(limits, kv->window[g]);
+        int64_t n = n_blocks;
+        if (kv->window[g] > 0 && kv->n_groups == 2 && n > window_blocks) {
+            n = window_blocks;
+            if (kv_bytes > 0) n_blocks = (kv_bytes - n * bytes[g]) / (all - bytes[g]);
+        }
+        if (n < 1 || n > INT32_MAX / kv->block_tokens) {
+            FAIL(err, ERR_ARG, "kv_bytes %lld make %lld blocks of %lld bytes, expected 1 to %d",
+                 (long long)kv_bytes, (long long)n, (long long)all, INT32_MAX / kv->block_tokens);
+        }
+        kv->n_blocks[g] = (int32_t)n;
+    }
+    /* A windowed group left room for more blocks of the full one. */
+    if (kv->n_groups == 2) kv->n_blocks[0] = (int32_t)MIN(n_blocks, INT32_MAX / kv->block_tokens);
+    return OK;
+}
+
+static Status sluice_plan_kv(EngineLimits *limits, const ModelConfig *model, DType dtype,
+                             const sluice_engine_options *o, Err *err) {
+    KvCacheConfig *kv = &limits->kv;
+    kv->block_tokens = o->block_tokens == 0 ? PLAN_BLOCK_TOKENS : o->block_tokens;
+    TRY(sluice_plan_range("block_tokens", kv->block_tokens, 1, KV_BLOCK_TOKENS_MAX, err));
+    if ((kv->block_tokens & (kv->block_tokens - 1)) != 0) {
+        FAIL(err, ERR_ARG, "block_tokens is %d, expected a power of two", kv->block_tokens);
+    }
+    TRY(sluice_plan_range("kv_bytes", o->kv_bytes, 0, INT64_MAX / 4, err));
+    kv->prefix = !o->no_prefix_cache;
+    kv->n_groups = kv_store_groups(model);
+    for (int32_t g = 0; g < kv->n_groups; g++) kv->window[g] = kv_store_group_window(model, g);
+    return sluice_plan_blocks(limits, model, dtype, o->kv_bytes, err);
+}
+
+static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
+    TRY(sluice_plan_range("policy", o->policy, SLUICE_POLICY_FCFS, SLUICE_POLICY_FAIR, err));
+    TRY(sluice_plan_range("preempt", o->preempt, SLUICE_PREEMPT_AUTO, SLUICE_PREEMPT_SWAP, err));
+    if (o->host_kv_bytes != 0 || o->preempt == SLUICE_PREEMPT_SWAP) {
+        FAIL(err, ERR_UNSUPPORTED, "there is no host tier for KV blocks yet");
+    }
+    if (o->kv_dir != NULL) {
+        FAIL(err, ERR_UNSUPPORTED, "the prefix cache is not kept across restarts yet");
+    }
+    return OK;
+}
+
+static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
+    const EngineLimits *limits = &plan->engine.limits;
+    const RunnerBytes runner = runner_bytes(&plan->runner);
+    const ModelBytes weights = model_bytes(model->model);
+    int64_t kv_tokens = INT64_MAX;
+    for (int32_t g = 0; g < limits->kv.n_groups; g++) {
+        if (limits->kv.window[g] > 0 && limits->kv.n_groups > 1) continue;
+        kv_tokens = (int64_t)limits->kv.n_blocks[g] * limits->kv.block_tokens;
+    }
+    plan->sum = (sluice_engine_plan){
+        .size = sizeof plan->sum,
+        .weight_bytes = weights.stored + weights.owned,
+        .kv_bytes = runner.kv,
+        .activation_bytes = runner.activation,
+        .other_bytes = runner.sampler + engine_bytes(&plan->engine),
+        .kv_tokens = kv_tokens,
+        .block_tokens = limits->kv.block_tokens,
+        .n_blocks = limits->kv.n_blocks[0],
+        .max_seqs = limits->max_seqs,
+        .max_step_tokens = limits->max_step_tokens,
+        .max_context = limits->max_context,
+        .max_queue = limits->max_queue,
+        .kv_dtype = dtype_info(plan->runner.kv_dtype)->name,
+    };
+    plan->sum.total_bytes = plan->sum.weight_bytes + plan->sum.kv_bytes +
+                            plan->sum.activation_bytes + plan->sum.other_bytes;
+}
+
+Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
+                        const sluice_engine_options *options, Err *err) {
+    const sluice_engine_options defaults = SLUICE_ENGINE_OPTIONS_INIT;
+    const sluice_engine_options *o = options == NULL ? &defaults : options;
+    const ModelConfig *config = model_config(model->model);
+    EnginePlan made = {.runner = {.model = model->model,
+                                  .device = model->ctx.device,
+                                  .n_threads = model->n_threads}};
+    EngineLimits *limits = &made.engine.limits;
+    TRY(sluice_plan_features(o, err));
+    TRY(sluice_plan_limits(limits, config, o, err));
+    TRY(sluice_plan_dtype(&made.runner.kv_dtype, config, o, err));
+    TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
+    made.runner.limits = *limits;
+    made.engine.policy = o->policy;
+    made.engine.preempt = o->preempt;
+    made.engine.tokenizer = model->tokenizer;
+    made.engine.n_eos = config->n_eos;
+    memcpy(made.engine.eos_id, config->eos_id, sizeof made.engine.eos_id);
+    if (config->n_eos == 0 && model->tokenizer != NULL && tokenizer_eos(model->tokenizer) >= 0) {
+        made.engine.eos_id[made.engine.n_eos++] = tokenizer_eos(model->tokenizer);
+    }
+    sluice_plan_sum(&made, model);
+    *plan = made;
+    return OK;
+}
