@@ -1,9 +1,8 @@
-#include "engine/engine_priv.h"
-
-#include <string.h>
+#include "engine/engine.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "engine/engine_priv.h"
 
 int64_t engine_now(const Engine *e) {
     return e->config.now_us == NULL ? clock_us() : e->config.now_us(e->config.clock);
