@@ -70,6 +70,7 @@ typedef struct Arch {
     ActKind act;                         /* when the config names none */
     double norm_eps, theta, theta_local; /* defaults; theta_local 0: windowed layers rotate alike */
     int32_t head_dim;                    /* default, 0: dim / n_heads */
+    int32_t n_heads, vocab;              /* defaults, 0: the config must say */
     int32_t n_kv_heads;                  /* default, 0: n_heads */
     int32_t context;                     /* default */
     int32_t window;                      /* default of sliding_window, 0: none */

@@ -3,12 +3,12 @@
 
 #include "model/config_priv.h"
 
-/* An integer field that has to be there. */
+/* An integer field that has to be there, unless *out holds the family's default. */
 static Status config_hf_int(const json_t *json, const char *key, int64_t max, int32_t *out,
                             Err *err) {
-    int64_t value = -1;
+    int64_t value = *out;
     TRY(json_get_int(json, key, 1, max, &value, err));
-    if (value < 0) FAIL(err, ERR_FORMAT, "config.json: '%s' is missing", key);
+    if (value == 0) FAIL(err, ERR_FORMAT, "config.json: '%s' is missing", key);
     *out = (int32_t)value;
     return OK;
 }
@@ -25,6 +25,8 @@ static Status config_hf_int_or(const json_t *json, const char *key, int64_t min,
 
 static Status config_hf_dims(ModelConfig *c, const json_t *json, const Arch *arch, Err *err) {
     const ArchKeys *keys = arch->keys;
+    c->n_heads = arch->n_heads;
+    c->vocab = arch->vocab;
     TRY(config_hf_int(json, keys->dim, CONFIG_DIM_MAX, &c->dim, err));
     TRY(config_hf_int(json, keys->n_layers, MODEL_LAYERS_MAX, &c->n_layers, err));
     TRY(config_hf_int(json, keys->n_heads, CONFIG_HEADS_MAX, &c->n_heads, err));

@@ -2,9 +2,8 @@
  *
  * The stored logits were made in f32 on the stored weights, so the bound is the same for f32 and
  * bf16 files: 2e-4 of the largest logit, room for some hundred f32 roundings in another order. The
- * 256 greedy tokens are exact: the files were chosen to have no tie within 1.5e-3. A bf16 cache
- * rounds K and V to 8 bits (2^-9 relative); that moves the logits by up to a few per cent of the
- * largest of these small, sharp models. */
+ * 256 greedy tokens are exact: the files were chosen to have no tie within 1.5e-3. (What a
+ * 16-bit cache changes: test_forward.) */
 #include "golden.h"
 
 static void golden_hf_case(void **state) {

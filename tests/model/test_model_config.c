@@ -97,6 +97,20 @@ static void config_gemma3_local_rope(void **state) {
     assert_true(new.attn_softcap == 0 && new.logit_softcap == 0);
 }
 
+/* Gemma 3's published configs hold little more than this. */
+static void config_gemma3_sparse(void **state) {
+    (void)state;
+    ModelConfig c;
+    config_good(&c,
+                "{\"model_type\":\"gemma3\",\"eos_token_id\":[1,106],\"text_config\":{"
+                "\"hidden_size\":2560,\"intermediate_size\":10240,"
+                "\"model_type\":\"gemma3_text\",\"num_hidden_layers\":34,"
+                "\"rope_scaling\":{\"factor\":8.0,\"rope_type\":\"linear\"},"
+                "\"sliding_window\":1024}}");
+    assert_true(c.n_heads == 8 && c.n_kv_heads == 4 && c.head_dim == 256 && c.vocab == 262208);
+    assert_true(c.context == 131072 && c.window == 1024 && c.n_eos == 2);
+}
+
 static void config_gemma2_softcaps(void **state) {
     (void)state;
     ModelConfig c;
@@ -250,7 +264,8 @@ int main(void) {
         cmocka_unit_test(config_llama_defaults),    cmocka_unit_test(config_rope_generations),
         cmocka_unit_test(config_gemma3_local_rope), cmocka_unit_test(config_gemma2_softcaps),
         cmocka_unit_test(config_windows),           cmocka_unit_test(config_experts),
-        cmocka_unit_test(config_gpt2_names),        cmocka_unit_test(config_refused),
+        cmocka_unit_test(config_gpt2_names),        cmocka_unit_test(config_gemma3_sparse),
+        cmocka_unit_test(config_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,8 +108,10 @@ static void shared_fable(void **state) {
     golden_open_model(&m, path, level, thread_cores());
     mem_free(path);
     const char *asked = getenv("SLUICE_EVAL_WINDOWS");
-    int32_t n = asked != NULL ? atoi(asked) : 4;
-    assert_in_range(n, 1, 64);
+    int64_t n_windows = 4;
+    if (asked != NULL) assert_true(str_to_i64(str_from(asked), &n_windows));
+    assert_in_range(n_windows, 1, 64);
+    int32_t n = (int32_t)n_windows;
     double loss = shared_loss(&m, (const uint16_t *)(const void *)data.data, n);
     print_message("%s: loss %.4f over %d windows\n", fable->name, loss, n);
     if (n == 64) assert_true(fabs(loss - fable->loss) < 0.005);

@@ -1,8 +1,8 @@
 /* test_weights: files whose tensors do not fit their config, or hold nonsense, are refused with a
- * sentence that names the tensor; layouts that files of the same model may have bind alike.
+ * sentence that names the tensor.
  *
- * The files are edits of a golden model: a text of config.json or of the safetensors header replaced
- * by another (of the same length in the header), or bytes of a tensor overwritten. */
+ * The files are edits of a golden model: a text of config.json replaced by another, one of the
+ * safetensors header by another of the same length, or bytes of a tensor overwritten. */
 #include "../golden/golden.h"
 
 typedef struct WeightsEdit {
@@ -168,7 +168,7 @@ static void weights_counts(void **state) {
     GoldenModel m;
     ASSERT_OK(weights_open("tests/golden/llama", &m, &err), err);
     ModelBytes bytes = model_bytes(m.model);
-    /* embedding and output, then 3 layers: q and o, k and v, three of 88, two norms; the last norm */
+    /* embedding and output; in 3 layers q and o, k and v, the FFN, two norms; the last norm */
     int64_t n = 2 * 256 * 48 + 3 * (2 * 48 * 48 + 2 * 24 * 48 + 3 * 88 * 48 + 2 * 48) + 48;
     assert_int_equal(bytes.n_params, n);
     assert_int_equal(bytes.n_params_active, n);
