@@ -12,7 +12,7 @@ enum {
     PROBE_STREAMS = 4,
     PROBE_PREFETCH_BYTES = 3072,
     PROBE_ROUNDS_MAX = 64,
-    PROBE_LOOPS = 200000
+    PROBE_LOOPS = 1000000
 };
 
 typedef uint64_t ProbeVec __attribute__((vector_size(16)));

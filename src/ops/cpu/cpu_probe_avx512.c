@@ -2,33 +2,40 @@
 
 #include "ops/cpu/cpu_probe.h"
 
-/* Enough chains to hide the latency of either instruction. */
-enum { CPU_PROBE_CHAINS = 16 };
+/* Chains enough to hide the latency of either instruction (4 cycles on two ports, and some to
+ * spare). Named one by one: an array would live in memory. */
+#define CPU_PROBE_EACH(X) X(c0) X(c1) X(c2) X(c3) X(c4) X(c5) X(c6) X(c7) X(c8) X(c9)
+enum { CPU_PROBE_CHAINS = 10 };
+
+/* Keeps a chain a chain: the compiler must have the value in a register here. */
+#define CPU_PROBE_PIN(v) __asm__ volatile("" : "+v"(v))
 
 double cpu_probe_fma_avx512(int64_t n_loops) {
-    __m512 sum[CPU_PROBE_CHAINS];
-    for (int i = 0; i < CPU_PROBE_CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
     __m512 scale = _mm512_set1_ps(0.999f), add = _mm512_set1_ps(0.5f);
+#define CHAIN(c) __m512 c = _mm512_setzero_ps();
+    CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
     for (int64_t n = 0; n < n_loops; n++) {
-#pragma GCC unroll 16
-        for (int i = 0; i < CPU_PROBE_CHAINS; i++) {
-            sum[i] = _mm512_fmadd_ps(sum[i], scale, add);
-            __asm__ volatile("" : "+v"(sum[i])); /* keeps the chain a chain */
-        }
+#define CHAIN(c)                        \
+    c = _mm512_fmadd_ps(c, scale, add); \
+    CPU_PROBE_PIN(c);
+        CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
     }
     return (double)n_loops * CPU_PROBE_CHAINS * 16 * 2;
 }
 
 double cpu_probe_dot_avx512(int64_t n_loops) {
-    __m512i sum[CPU_PROBE_CHAINS];
-    for (int i = 0; i < CPU_PROBE_CHAINS; i++) sum[i] = _mm512_set1_epi32(i);
     __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+#define CHAIN(c) __m512i c = _mm512_setzero_si512();
+    CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
     for (int64_t n = 0; n < n_loops; n++) {
-#pragma GCC unroll 16
-        for (int i = 0; i < CPU_PROBE_CHAINS; i++) {
-            sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
-            __asm__ volatile("" : "+v"(sum[i]));
-        }
+#define CHAIN(c)                      \
+    c = _mm512_dpbusd_epi32(c, a, b); \
+    CPU_PROBE_PIN(c);
+        CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
     }
     return (double)n_loops * CPU_PROBE_CHAINS * 64 * 2;
 }
