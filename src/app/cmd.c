@@ -17,6 +17,10 @@ static const Command CMD_TABLE[] = {
      "Norms, biases, routers and learned positions stay f32; with q4_0 the embeddings take q8_0. "
      "OUT.gguf is replaced only by a complete file.",
      cmd_convert},
+    {"bench-serve", CMD_BENCH_SERVE, "", 0, 0, "load an OpenAI server and measure its answers",
+     "Sends requests at their own times, however many are still running, and reports\n"
+     "time to first token, time per output token and throughput as vLLM does.",
+     cmd_bench_serve},
     {"completion", CMD_COMPLETION, "SHELL", 1, 1,
      "print the completion script of bash, zsh or fish", "", cmd_completion},
     {"man", CMD_MAN, "", 0, 0, "print the manual page, for man -l -", "", cmd_man},

@@ -22,6 +22,7 @@ const Command *cmd_table(int32_t *n);
 
 Status cmd_inspect(const Config *config, Err *err);
 Status cmd_convert(const Config *config, Err *err);
+Status cmd_bench_serve(const Config *config, Err *err);
 Status cmd_completion(const Config *config, Err *err);
 Status cmd_man(const Config *config, Err *err);
 

@@ -20,6 +20,7 @@ typedef enum CommandBit {
     CMD_COMPLETION = 1 << 8,
     CMD_MAN = 1 << 9,
     CMD_SERVE = 1 << 10,
+    CMD_BENCH_SERVE = 1 << 11,
     CMD_ALL = -1
 } CommandBit;
 
@@ -52,7 +53,7 @@ typedef enum CommandBit {
       "subtract from the logits of tokens written before")                                         \
     X(frequency_penalty, NUMBER, "frequency-penalty", 0, "X", "0", -2, 2, CMD_RUN,                 \
       "subtract once for each time a token was written")                                           \
-    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN,                                      \
+    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN | CMD_BENCH_SERVE,                    \
       "the same seed gives the same tokens; default: drawn and shown with --verbose")              \
     X(stop, TEXTS, "stop", 0, "TEXT", "", 0, 0, CMD_RUN,                                           \
       "stop before this text is written; may be given up to 16 times")                             \
@@ -89,7 +90,7 @@ typedef enum CommandBit {
     X(host, TEXT, "host", 0, "ADDRESS", "127.0.0.1", 0, 0, CMD_SERVE, "address to listen at")      \
     X(port, INT, "port", 0, "N", "8000", 0, 65535, CMD_SERVE,                                      \
       "port to listen at; 0: any free one")                                                        \
-    X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE,                              \
+    X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE | CMD_BENCH_SERVE,            \
       "name that clients ask for; default: the last part of MODEL")                                \
     X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE,                                  \
       "sequences that run at once; 0: 64")                                                         \
@@ -105,6 +106,33 @@ typedef enum CommandBit {
     X(tls_key, TEXT, "tls-key", 0, "FILE", "", 0, 0, CMD_SERVE, "its key, PEM")                    \
     X(drain_timeout, INT, "drain-timeout", 0, "S", "30", 0, 86400, CMD_SERVE,                      \
       "seconds that open requests get after SIGTERM")                                              \
+    X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
+    X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
+    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_BENCH_SERVE, "to send, at most")  \
+    X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_BENCH_SERVE,                                  \
+      "requests a second, at random (Poisson); 0: all at once")                                    \
+    X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_BENCH_SERVE, "arrive in groups of N")      \
+    X(concurrency, INT, "concurrency", 0, "N", "0", 0, 100000, CMD_BENCH_SERVE,                    \
+      "run at most N at once (closed loop); 0: no bound")                                          \
+    X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_BENCH_SERVE, "prompt tokens")    \
+    X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_BENCH_SERVE,                    \
+      "tokens to generate")                                                                        \
+    X(shared_prefix, INT, "shared-prefix", 0, "N", "0", 0, 1 << 24, CMD_BENCH_SERVE,               \
+      "of the prompt's tokens, the same in every request")                                         \
+    X(prompts, TEXT, "prompts", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "real prompts, one a line")  \
+    X(trace, TEXT, "trace", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                                  \
+      "arrivals, lengths and shared blocks of a Mooncake trace (jsonl)")                           \
+    X(speedup, NUMBER, "speedup", 0, "X", "1", 1e-3, 1e6, CMD_BENCH_SERVE,                         \
+      "play the trace X times faster")                                                             \
+    X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6, CMD_BENCH_SERVE,        \
+      "give a request up after S seconds")                                                         \
+    X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_BENCH_SERVE,                         \
+      "bound on the time to the first token, for the goodput")                                     \
+    X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_BENCH_SERVE,                         \
+      "bound on the time per output token, for the goodput")                                       \
+    X(save_result, TEXT, "save-result", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                      \
+      "write the figures and every request as JSON")                                               \
+    X(svg, TEXT, "svg", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "draw the requests over time")       \
     X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
     X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
       "print what would be allocated and exit")                                                    \

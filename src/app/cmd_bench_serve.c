@@ -1,0 +1,28 @@
+/* cmd_bench_serve: an open-loop load against any OpenAI server, and what it felt like. */
+#include <stdlib.h>
+
+#include "app/cmd.h"
+#include "app/load_plan.h"
+#include "app/load_report.h"
+
+Status cmd_bench_serve(const Config *config, Err *err) {
+    LoadPlan plan;
+    LoadGaps gaps = {0};
+    int64_t total_us = 0;
+    Status status = load_plan_make(&plan, config, err);
+    if (status == OK) status = load_gen_run(&plan, &gaps, &total_us, err);
+    if (status == OK) {
+        LoadReport report =
+            load_report_make(&plan, &gaps, total_us, config->slo_ttft, config->slo_tpot);
+        load_report_print(&report);
+        if (config->save_result != NULL)
+            status = load_report_save_json(&report, &plan, config->save_result, err);
+        if (status == OK && config->svg != NULL)
+            status = load_report_save_svg(&report, &plan, config->svg, err);
+        if (status == OK && report.n_good == 0)
+            status = err_set(err, ERR_IO, "no request got its whole answer from %s", config->url);
+    }
+    free(gaps.us);
+    load_plan_free(&plan);
+    return status;
+}
