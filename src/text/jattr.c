@@ -37,8 +37,7 @@ static Status jattr_loop(JRun *run, JLoop *loop, const JStr *name, JVal *out) {
 }
 
 static Status jattr_macro(JRun *run, const JMacro *macro, const JStr *name, JVal *out) {
-    if (jstr_is(name, "name"))
-        *out = macro->name != NULL ? jval_of_str(macro->name) : jval_none();
+    if (jstr_is(name, "name")) *out = macro->name != NULL ? jval_of_str(macro->name) : jval_none();
     if (jstr_is(name, "catch_kwargs")) *out = jval_bool(macro->func->special & MACRO_KWARGS);
     if (jstr_is(name, "catch_varargs")) *out = jval_bool(macro->func->special & MACRO_VARARGS);
     if (jstr_is(name, "caller")) *out = jval_bool(macro->func->special & MACRO_CALLER);
@@ -64,7 +63,9 @@ static Status jattr_property(JRun *run, JVal object, const JStr *name, JVal *out
         case J_LOOP: return jattr_loop(run, object.loop, name, out);
         case J_MACRO: return jattr_macro(run, object.macro, name, out);
         case J_NAMESPACE: *out = jdict_get(object.dict, name); return OK;
-        case J_BOOL: case J_INT: case J_FLOAT: jattr_number(object, name, out); return OK;
+        case J_BOOL:
+        case J_INT:
+        case J_FLOAT: jattr_number(object, name, out); return OK;
         case J_TUPLE:
             if (object.list->group && jstr_is(name, "grouper")) *out = object.list->v[0];
             if (object.list->group && jstr_is(name, "list")) *out = object.list->v[1];
@@ -93,11 +94,13 @@ static Status jattr_property(JRun *run, JVal object, const JStr *name, JVal *out
 /* Attributes that every Python object has; the sandbox gives none of them out. */
 static bool jattr_is_dunder(const JStr *name) {
     static const char *const names[] = {
-        "__class__", "__init__", "__doc__", "__dict__", "__module__", "__eq__", "__ne__", "__hash__",
-        "__str__", "__repr__", "__len__", "__getitem__", "__iter__", "__contains__", "__new__",
-        "__reduce__", "__reduce_ex__", "__setattr__", "__getattribute__", "__delattr__", "__dir__",
-        "__format__", "__sizeof__", "__subclasshook__", "__init_subclass__", "__lt__", "__le__",
-        "__gt__", "__ge__", "__add__", "__mul__", "__call__", "__globals__", "__self__", "__name__",
+        "__class__",    "__init__",      "__doc__",     "__dict__",         "__module__",
+        "__eq__",       "__ne__",        "__hash__",    "__str__",          "__repr__",
+        "__len__",      "__getitem__",   "__iter__",    "__contains__",     "__new__",
+        "__reduce__",   "__reduce_ex__", "__setattr__", "__getattribute__", "__delattr__",
+        "__dir__",      "__format__",    "__sizeof__",  "__subclasshook__", "__init_subclass__",
+        "__lt__",       "__le__",        "__gt__",      "__ge__",           "__add__",
+        "__mul__",      "__call__",      "__globals__", "__self__",         "__name__",
         "__qualname__", "__getstate__"};
     if (!str_starts_with(jstr_bytes(name), "__")) return false;
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
@@ -246,7 +249,8 @@ static Status jattr_slice_str(JRun *run, const JStr *s, int64_t start, int64_t s
     JOut text = {.run = run};
     for (int64_t i = 0; i < count; i++) {
         size_t at = (size_t)(start + i * step);
-        jout_sub(&text, s, offset != NULL ? offset[at] : at, offset != NULL ? offset[at + 1] : at + 1);
+        jout_sub(&text, s, offset != NULL ? offset[at] : at,
+                 offset != NULL ? offset[at + 1] : at + 1);
     }
     TRY(jout_finish(&text, out));
     out->s->markup = s->markup;
@@ -256,7 +260,8 @@ static Status jattr_slice_str(JRun *run, const JStr *s, int64_t start, int64_t s
 Status jattr_slice(JRun *run, JVal object, const JSlice *slice, JVal *out) {
     if (object.tag == J_UNDEFINED) return jval_undefined_fail(run, object);
     if (object.tag == J_DICT) return jrun_raise(run, "TypeError", "unhashable type: 'slice'");
-    if (object.tag != J_STR && object.tag != J_LIST && object.tag != J_TUPLE && object.tag != J_RANGE)
+    if (object.tag != J_STR && object.tag != J_LIST && object.tag != J_TUPLE &&
+        object.tag != J_RANGE)
         return jrun_raise(run, "TypeError", "'%s' object is not subscriptable",
                           jval_type_name(object));
     int64_t n, start, stop, step;

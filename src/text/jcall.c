@@ -5,8 +5,8 @@
 
 static Status jcall_bad_count(JRun *run, const JSig *sig, size_t given) {
     if (sig->n_min == sig->n_max)
-        return jrun_raise(run, "TypeError", "%s() takes exactly %d arguments (%zu given)", sig->name,
-                          sig->n_min, given);
+        return jrun_raise(run, "TypeError", "%s() takes exactly %d arguments (%zu given)",
+                          sig->name, sig->n_min, given);
     return jrun_raise(run, "TypeError", "%s() takes from %d to %d arguments (%zu given)", sig->name,
                       sig->n_min, sig->n_max, given);
 }
@@ -50,7 +50,8 @@ Status jcall_sig(JRun *run, const JSig *sig, JVal self, const JArgs *args, JVal 
 Status jcall(JRun *run, JVal callee, const JArgs *args, JVal *out) {
     switch (callee.tag) {
         case J_MACRO: return jinja_exec_macro(run, callee.macro, args, out);
-        case J_METHOD: return jcall_sig(run, &callee.method->def->sig, callee.method->self, args, out);
+        case J_METHOD:
+            return jcall_sig(run, &callee.method->def->sig, callee.method->self, args, out);
         case J_FUNC: return jcall_sig(run, &callee.func->sig, jval_none(), args, out);
         case J_UNDEFINED: return jval_undefined_fail(run, callee);
         case J_LOOP:
@@ -118,10 +119,12 @@ static Status jcall_range(JRun *run, const JVal *arg, JVal *out) {
     if (v[2] == 0) return jrun_raise(run, "ValueError", "range() arg 3 must not be zero");
     uint64_t n = 0;
     if (v[2] > 0 && v[0] < v[1]) n = ((uint64_t)v[1] - (uint64_t)v[0] - 1) / (uint64_t)v[2] + 1;
-    if (v[2] < 0 && v[0] > v[1]) n = ((uint64_t)v[0] - (uint64_t)v[1] - 1) / (0 - (uint64_t)v[2]) + 1;
+    if (v[2] < 0 && v[0] > v[1])
+        n = ((uint64_t)v[0] - (uint64_t)v[1] - 1) / (0 - (uint64_t)v[2]) + 1;
     if (n > 100000)
-        return jrun_raise(run, "OverflowError",
-                          "Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).");
+        return jrun_raise(
+            run, "OverflowError",
+            "Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).");
     JRange *range = jrun_alloc(run, 1, sizeof(*range));
     if (range == NULL) return jrun_no_memory(run);
     *range = (JRange){.start = v[0], .stop = v[1], .step = v[2], .n = (int64_t)n};
@@ -143,14 +146,15 @@ static Status jcall_dict_from(JRun *run, JDict *dict, JVal source) {
         TRY(jiter_next(run, &iter, &pair, &more));
         if (!more) return OK;
         if (!jval_is_iterable(pair))
-            return jrun_raise(run, "TypeError",
-                              "cannot convert dictionary update sequence element #%zu to a sequence",
-                              i);
+            return jrun_raise(
+                run, "TypeError",
+                "cannot convert dictionary update sequence element #%zu to a sequence", i);
         TRY(jval_to_list(run, pair, &list));
         if (list.list->n != 2)
-            return jrun_raise(run, "ValueError",
-                              "dictionary update sequence element #%zu has length %zu; 2 is required",
-                              i, list.list->n);
+            return jrun_raise(
+                run, "ValueError",
+                "dictionary update sequence element #%zu has length %zu; 2 is required", i,
+                list.list->n);
         TRY(jdict_put(run, dict, list.list->v[0], list.list->v[1]));
     }
 }
@@ -162,7 +166,8 @@ static Status jcall_dict(JRun *run, JVal self, const JArgs *args, JVal *out) {
         return jrun_raise(run, "TypeError", "dict expected at most 1 argument, got %zu", args->n);
     TRY(jdict_new(run, args->n_kw, &dict));
     if (args->n == 1) TRY(jcall_dict_from(run, dict, args->pos[0]));
-    for (size_t i = 0; i < args->n_kw; i++) TRY(jdict_put(run, dict, args->kw_name[i], args->kw[i]));
+    for (size_t i = 0; i < args->n_kw; i++)
+        TRY(jdict_put(run, dict, args->kw_name[i], args->kw[i]));
     *out = (JVal){.tag = J_DICT, .dict = dict};
     return OK;
 }

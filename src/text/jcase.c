@@ -35,7 +35,7 @@ static void jcase_put(JOut *out, uint32_t cp, int column, bool marked) {
         return;
     }
     utf8proc_int32_t c = (utf8proc_int32_t)cp;
-    c = column == COLUMN_UPPER ? utf8proc_toupper(c)
+    c = column == COLUMN_UPPER   ? utf8proc_toupper(c)
         : column == COLUMN_TITLE ? utf8proc_totitle(c)
                                  : utf8proc_tolower(c);
     jout_cp(out, (uint32_t)c, marked);
@@ -53,9 +53,10 @@ static CaseKind jcase_kind(uint32_t cp) {
     /* Other_Lowercase and Other_Uppercase */
     kind.lower |= cp == 0xaa || cp == 0xba || (cp >= 0x2b0 && cp <= 0x2b8) || cp == 0x2c0 ||
                   cp == 0x2c1 || (cp >= 0x2e0 && cp <= 0x2e4) || cp == 0x345 || cp == 0x37a ||
-                  (cp >= 0x1d2c && cp <= 0x1d6a) || cp == 0x1d78 || (cp >= 0x1d9b && cp <= 0x1dbf) ||
-                  cp == 0x2071 || cp == 0x207f || (cp >= 0x2090 && cp <= 0x209c) ||
-                  (cp >= 0x2170 && cp <= 0x217f) || (cp >= 0x24d0 && cp <= 0x24e9);
+                  (cp >= 0x1d2c && cp <= 0x1d6a) || cp == 0x1d78 ||
+                  (cp >= 0x1d9b && cp <= 0x1dbf) || cp == 0x2071 || cp == 0x207f ||
+                  (cp >= 0x2090 && cp <= 0x209c) || (cp >= 0x2170 && cp <= 0x217f) ||
+                  (cp >= 0x24d0 && cp <= 0x24e9);
     kind.upper |= (cp >= 0x2160 && cp <= 0x216f) || (cp >= 0x24b6 && cp <= 0x24cf);
     return kind;
 }
@@ -122,7 +123,8 @@ Status jcase_map(JRun *run, const JStr *s, JCase how, JVal *out) {
                     jout_sub(&text, s, from, i);
                 }
                 break;
-            case JCASE_TITLE: case JCASE_CAPITALIZE:
+            case JCASE_TITLE:
+            case JCASE_CAPITALIZE:
                 if (how == JCASE_CAPITALIZE ? from > 0 : in_word) {
                     jcase_put_lower(&text, s, from, i, cp);
                 } else {

@@ -155,7 +155,8 @@ static Status jfilters_round(JRun *run, const JVal *arg, JVal *out) {
     TRY(jnum_binary(run, TOK_POW, jval_int(10), jval_int(digits), &scale));
     TRY(jnum_binary(run, TOK_MUL, v, scale, &scaled));
     double f = jval_as_float(scaled);
-    if (!isfinite(f)) return jrun_raise(run, "OverflowError", "cannot convert float infinity to integer");
+    if (!isfinite(f))
+        return jrun_raise(run, "OverflowError", "cannot convert float infinity to integer");
     JVal whole = scaled.tag == J_FLOAT ? jval_float(ceiling ? ceil(f) : floor(f)) : scaled;
     if (whole.tag == J_FLOAT && whole.f == 0) whole.f = 0; /* an int has no negative zero */
     return jnum_binary(run, TOK_DIV, whole, scale, out);
@@ -172,7 +173,8 @@ static Status jfilters_filesizeformat(JRun *run, const JVal *arg, JVal *out) {
     if (jval_is_number(v)) {
         bytes = jval_as_float(v);
     } else if (v.tag != J_STR) {
-        return jrun_raise(run, "TypeError", "float() argument must be a string or a real number, not '%s'",
+        return jrun_raise(run, "TypeError",
+                          "float() argument must be a string or a real number, not '%s'",
                           jval_type_name(v));
     } else if (!jnum_parse_float(v.s, &bytes)) {
         return jrun_raise(run, "ValueError", "could not convert string to float: '%.*s'",

@@ -31,7 +31,8 @@ static Status jfilters_seq_last(JRun *run, const JVal *arg, JVal *out) {
     int64_t n;
     if (arg[0].tag == J_UNDEFINED) return jval_undefined_fail(run, arg[0]);
     if (!jfilters_seq_reversible(arg[0]))
-        return jrun_raise(run, "TypeError", "'%s' object is not reversible", jval_type_name(arg[0]));
+        return jrun_raise(run, "TypeError", "'%s' object is not reversible",
+                          jval_type_name(arg[0]));
     TRY(jval_len(run, arg[0], &n));
     if (n == 0) return jval_undefined_hint(run, "No last item, sequence was empty.", out);
     if (arg[0].tag != J_DICT && arg[0].tag != J_VIEW)
@@ -43,9 +44,11 @@ static Status jfilters_seq_last(JRun *run, const JVal *arg, JVal *out) {
 }
 
 static Status jfilters_seq_reverse(JRun *run, const JVal *arg, JVal *out) {
-    static const char *const names[] = {
-        [J_LIST] = "list_reverseiterator", [J_TUPLE] = "reversed", [J_RANGE] = "range_iterator",
-        [J_DICT] = "dict_reversekeyiterator", [J_VIEW] = "dict_reverseitemiterator"};
+    static const char *const names[] = {[J_LIST] = "list_reverseiterator",
+                                        [J_TUPLE] = "reversed",
+                                        [J_RANGE] = "range_iterator",
+                                        [J_DICT] = "dict_reversekeyiterator",
+                                        [J_VIEW] = "dict_reverseitemiterator"};
     JVal v = arg[0];
     if (v.tag == J_STR) {
         JSlice slice = {jval_none(), jval_none(), jval_int(-1)};
@@ -125,7 +128,8 @@ static Status jfilters_seq_dictsort(JRun *run, const JVal *arg, JVal *out) {
     TRY(jfilters_flag(run, arg[3], false, &reverse));
     bool by_value = jstr_is(by, "value");
     if (!by_value && !jstr_is(by, "key"))
-        return jrun_raise(run, "FilterArgumentError", "You can only sort by either \"key\" or \"value\"");
+        return jrun_raise(run, "FilterArgumentError",
+                          "You can only sort by either \"key\" or \"value\"");
     if (arg[0].tag == J_UNDEFINED) return jval_undefined_fail(run, arg[0]);
     if (arg[0].tag != J_DICT)
         return jrun_raise(run, "AttributeError", "'%s' object has no attribute 'items'",
@@ -148,7 +152,9 @@ static Status jfilters_seq_unique(JRun *run, const JVal *arg, JVal *out) {
     TRY(jfilters_flag(run, arg[1], false, &case_sensitive));
     JGen *gen = jrun_alloc(run, 1, sizeof(*gen));
     if (gen == NULL) return jrun_no_memory(run);
-    *gen = (JGen){.kind = JGEN_UNIQUE, .type_name = "generator", .attribute = arg[2],
+    *gen = (JGen){.kind = JGEN_UNIQUE,
+                  .type_name = "generator",
+                  .attribute = arg[2],
                   .fold_case = !case_sensitive};
     TRY(jdict_new(run, 4, &gen->seen));
     TRY(jiter_open(run, arg[0], &gen->iter));
@@ -267,7 +273,8 @@ static Status jfilters_seq_slice(JRun *run, const JVal *arg, JVal *out) {
     TRY(jval_to_list(run, arg[0], &seq));
     TRY(jfilters_int(run, arg[1], 0, &slices));
     int64_t n = (int64_t)seq.list->n;
-    if (slices == 0) return jrun_raise(run, "ZeroDivisionError", "integer division or modulo by zero");
+    if (slices == 0)
+        return jrun_raise(run, "ZeroDivisionError", "integer division or modulo by zero");
     TRY(jval_list_new(run, 4, &lists));
     for (int64_t k = 0; k < slices; k++) {
         int64_t each = n / slices, extra = n % slices;
@@ -342,8 +349,8 @@ static Status jfilters_seq_callee(JRun *run, JVal name, bool is_filter, const vo
     JOut repr = {.run = run};
     jtext_repr(&repr, name);
     TRY(jout_finish(&repr, &text));
-    return jrun_raise(run, "TemplateRuntimeError", "No %s named %.*s.", is_filter ? "filter" : "test",
-                      STR_ARG(jstr_bytes(text.s)));
+    return jrun_raise(run, "TemplateRuntimeError", "No %s named %.*s.",
+                      is_filter ? "filter" : "test", STR_ARG(jstr_bytes(text.s)));
 }
 
 /* A generator that walks v, or over nothing when v is false. */
@@ -374,7 +381,8 @@ static Status jfilters_seq_map(JRun *run, JVal self, const JArgs *args, JVal *ou
     }
     if (gen.attribute.tag != J_MISSING) {
         for (size_t i = 0; i < args->n_kw; i++)
-            if (!jstr_is(args->kw_name[i].s, "attribute") && !jstr_is(args->kw_name[i].s, "default"))
+            if (!jstr_is(args->kw_name[i].s, "attribute") &&
+                !jstr_is(args->kw_name[i].s, "default"))
                 return jrun_raise(run, "FilterArgumentError", "Unexpected keyword argument '%.*s'",
                                   STR_ARG(jstr_bytes(args->kw_name[i].s)));
     } else {
@@ -386,8 +394,8 @@ static Status jfilters_seq_map(JRun *run, JVal self, const JArgs *args, JVal *ou
     return jfilters_seq_gen(run, self, gen, out);
 }
 
-static Status jfilters_seq_pick(JRun *run, JVal self, const JArgs *args, JGen gen, bool by_attribute,
-                                JVal *out) {
+static Status jfilters_seq_pick(JRun *run, JVal self, const JArgs *args, JGen gen,
+                                bool by_attribute, JVal *out) {
     size_t skip = by_attribute;
     bool truth;
     TRY(jval_truth(run, self, &truth));

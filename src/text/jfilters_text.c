@@ -56,7 +56,8 @@ static Status jfilters_text_center(JRun *run, const JVal *arg, JVal *out) {
     int64_t width;
     TRY(jfilters_soft(run, arg[0], &v));
     TRY(jfilters_int(run, arg[1], 80, &width));
-    return jmethods_str_do_pad(run, v.s, width, &(JStr){.ptr = " ", .len = 1, .n_chars = 1}, '^', out);
+    return jmethods_str_do_pad(run, v.s, width, &(JStr){.ptr = " ", .len = 1, .n_chars = 1}, '^',
+                               out);
 }
 
 static Status jfilters_text_replace(JRun *run, const JVal *arg, JVal *out) {
@@ -144,7 +145,8 @@ static Status jfilters_text_truncate(JRun *run, const JVal *arg, JVal *out) {
         return jrun_raise(run, "AssertionError", "expected length >= %zu, got %lld", end->n_chars,
                           (long long)length);
     if (leeway < 0)
-        return jrun_raise(run, "AssertionError", "expected leeway >= 0, got %lld", (long long)leeway);
+        return jrun_raise(run, "AssertionError", "expected leeway >= 0, got %lld",
+                          (long long)leeway);
     int64_t n;
     *out = s;
     TRY(jval_len(run, s, &n));

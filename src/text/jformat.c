@@ -58,7 +58,8 @@ static Status jformat_parse(JRun *run, const JStr *s, JVal v, Spec *spec) {
             return jrun_raise(run, "ValueError", "Format specifier missing precision");
     }
     if (s->len - i > 1)
-        return jrun_raise(run, "ValueError", "Invalid format specifier '%.*s' for object of type '%s'",
+        return jrun_raise(run, "ValueError",
+                          "Invalid format specifier '%.*s' for object of type '%s'",
                           STR_ARG(jstr_bytes(s)), jval_type_name(v));
     if (i < s->len) spec->type = s->ptr[i];
     if (spec->fill.len == 0) {
@@ -83,7 +84,8 @@ static void jformat_pad(JOut *out, const Spec *spec, const JStr *text, size_t he
 /* Groups the digits [0, n) of `digits` from the right; zeros in front until min_width. */
 static size_t jformat_group(const char *digits, size_t n, const Spec *spec, int64_t min_width,
                             char *to) {
-    size_t every = spec->type == 'x' || spec->type == 'X' || spec->type == 'b' || spec->type == 'o' ? 4 : 3;
+    size_t every =
+        spec->type == 'x' || spec->type == 'X' || spec->type == 'b' || spec->type == 'o' ? 4 : 3;
     char reversed[JFORMAT_NUMBER_BYTES * 2];
     size_t len = 0;
     for (size_t k = 0; (k < n || (int64_t)len < min_width) && len + 2 < sizeof(reversed); k++) {
@@ -101,15 +103,17 @@ static Status jformat_number(JRun *run, const Spec *spec, const char *text, cons
     size_t head = 0;
     bool negative = text[0] == '-';
     text += negative;
-    if (negative || spec->sign == '+' || spec->sign == ' ') field[head++] = negative ? '-' : spec->sign;
+    if (negative || spec->sign == '+' || spec->sign == ' ')
+        field[head++] = negative ? '-' : spec->sign;
     for (; *prefix != 0; prefix++) field[head++] = *prefix;
     size_t whole = spec->type == 'x' || spec->type == 'X' ? strspn(text, "0123456789abcdefABCDEF")
-                                                           : strspn(text, "0123456789");
+                                                          : strspn(text, "0123456789");
     size_t rest = strlen(text + whole), len = head;
     bool fill_zero = spec->align == '=' && spec->fill_text[0] == '0' && spec->fill.len == 1;
-    int64_t min_width = fill_zero && spec->grouping != 0 && whole > 0
-                            ? MIN(spec->width, (int64_t)JFORMAT_NUMBER_BYTES) - (int64_t)(head + rest)
-                            : 0;
+    int64_t min_width =
+        fill_zero && spec->grouping != 0 && whole > 0
+            ? MIN(spec->width, (int64_t)JFORMAT_NUMBER_BYTES) - (int64_t)(head + rest)
+            : 0;
     if (spec->width > JFORMAT_NUMBER_BYTES && spec->grouping != 0)
         return jrun_unsupported(run, "grouping in a field of more than 1,600 characters");
     len += jformat_group(text, whole, spec, min_width, field + len);
@@ -137,7 +141,9 @@ static Status jformat_float(JRun *run, JVal v, const Spec *spec, JOut *out) {
     bool upper = type == 'F' || type == 'E' || type == 'G';
     if (isnan(f) || isinf(f)) {
         snprintf(text, sizeof(text), "%s%s%s", isinf(f) && f < 0 ? "-" : "",
-                 isnan(f) ? upper ? "NAN" : "nan" : upper ? "INF" : "inf",
+                 isnan(f) ? upper ? "NAN" : "nan"
+                 : upper  ? "INF"
+                          : "inf",
                  spec->type == '%' ? "%" : "");
     } else if (type == 0 && spec->precision < 0) {
         jnum_repr(f, text);
@@ -145,7 +151,8 @@ static Status jformat_float(JRun *run, JVal v, const Spec *spec, JOut *out) {
         /* as 'g', but the exponent begins one digit earlier and a digit follows the point */
         snprintf(text, sizeof(text), "%.*g", MAX(precision, 1), f);
         int exponent = f == 0 ? 0 : (int)floor(log10(fabs(f)));
-        if (exponent == MAX(precision, 1) - 1 && strchr(text, 'e') == NULL && strchr(text, '.') == NULL)
+        if (exponent == MAX(precision, 1) - 1 && strchr(text, 'e') == NULL &&
+            strchr(text, '.') == NULL)
             snprintf(text, sizeof(text), "%.*e", MAX(precision, 1) - 1, f);
         if (strpbrk(text, ".e") == NULL) strcat(text, ".0");
         char *e = strchr(text, 'e'), *dot = strchr(text, '.');
@@ -179,9 +186,13 @@ static Status jformat_int(JRun *run, JVal v, Spec *spec, JOut *out) {
     size_t n = 0;
     if (i < 0) text[n++] = '-';
     switch (spec->type) {
-        case 0: case 'd': case 'n': snprintf(text + n, sizeof(text) - n, "%llu", (unsigned long long)u); break;
-        case 'x': case 'X':
-            snprintf(text + n, sizeof(text) - n, spec->type == 'x' ? "%llx" : "%llX", (unsigned long long)u);
+        case 0:
+        case 'd':
+        case 'n': snprintf(text + n, sizeof(text) - n, "%llu", (unsigned long long)u); break;
+        case 'x':
+        case 'X':
+            snprintf(text + n, sizeof(text) - n, spec->type == 'x' ? "%llx" : "%llX",
+                     (unsigned long long)u);
             prefix = spec->type == 'x' ? "0x" : "0X";
             break;
         case 'o':
@@ -228,9 +239,11 @@ Status jformat_spec(JRun *run, JVal v, const JStr *text, JOut *out) {
     if (spec.sign != 0)
         return jrun_raise(run, "ValueError", "Sign not allowed in string format specifier");
     if (spec.align == '=')
-        return jrun_raise(run, "ValueError", "'=' alignment not allowed in string format specifier");
+        return jrun_raise(run, "ValueError",
+                          "'=' alignment not allowed in string format specifier");
     if (spec.alternate)
-        return jrun_raise(run, "ValueError", "Alternate form (#) not allowed in string format specifier");
+        return jrun_raise(run, "ValueError",
+                          "Alternate form (#) not allowed in string format specifier");
     if (spec.grouping != 0)
         return jrun_raise(run, "ValueError", "Cannot specify '%c' with 's'.", spec.grouping);
     JVal part = v;
@@ -245,7 +258,7 @@ Status jformat_spec(JRun *run, JVal v, const JStr *text, JOut *out) {
 typedef struct Braces {
     JRun *run;
     const JArgs *args;
-    JVal mapping; /* of format_map; J_MISSING: none */
+    JVal mapping;      /* of format_map; J_MISSING: none */
     int64_t next_auto; /* -1: numbered by hand */
     bool markup;
 } Braces;
@@ -259,13 +272,15 @@ static Status jformat_field_first(Braces *braces, const JStr *name, JVal *out) {
     if (name->len == 0 || digits) {
         if (name->len == 0) {
             if (braces->next_auto < 0)
-                return jrun_raise(run, "ValueError",
-                                  "cannot switch from manual field specification to automatic field numbering");
+                return jrun_raise(
+                    run, "ValueError",
+                    "cannot switch from manual field specification to automatic field numbering");
             index = braces->next_auto++;
         } else {
             if (braces->next_auto > 0)
-                return jrun_raise(run, "ValueError",
-                                  "cannot switch from manual field specification to automatic field numbering");
+                return jrun_raise(
+                    run, "ValueError",
+                    "cannot switch from manual field specification to automatic field numbering");
             braces->next_auto = -1;
             if (!jnum_parse_int(name, 10, &index, &overflow))
                 return jrun_raise(run, "ValueError", "Too many decimal digits in format string");
@@ -304,7 +319,9 @@ static Status jformat_field(Braces *braces, const JStr *path, JVal *out) {
             return jrun_raise(run, "ValueError",
                               "Only '.' or '[' may follow ']' in format field specifier");
         size_t from = ++i;
-        while (i < path->len && (item ? path->ptr[i] != ']' : path->ptr[i] != '.' && path->ptr[i] != '[')) i++;
+        while (i < path->len &&
+               (item ? path->ptr[i] != ']' : path->ptr[i] != '.' && path->ptr[i] != '['))
+            i++;
         if (item && i >= path->len)
             return jrun_raise(run, "ValueError", "Missing ']' in format string");
         if (i == from) return jrun_raise(run, "ValueError", "Empty attribute in format string");
@@ -355,7 +372,8 @@ static Status jformat_replace(Braces *braces, const JStr *field, int depth, JOut
     TRY(jstr_sub(run, field, 0, i, &path));
     if (i < field->len && field->ptr[i] == '!') {
         if (i + 1 >= field->len)
-            return jrun_raise(run, "ValueError", "end of string while looking for conversion specifier");
+            return jrun_raise(run, "ValueError",
+                              "end of string while looking for conversion specifier");
         conversion = field->ptr[i + 1];
         i += 2;
         if (i < field->len && field->ptr[i] != ':')
@@ -402,7 +420,8 @@ static Status jformat_braces(Braces *braces, const JStr *format, int depth, JOut
             i += 2;
             continue;
         }
-        if (c == '}') return jrun_raise(run, "ValueError", "Single '}' encountered in format string");
+        if (c == '}')
+            return jrun_raise(run, "ValueError", "Single '}' encountered in format string");
         if (i + 1 >= format->len)
             return jrun_raise(run, "ValueError", "Single '{' encountered in format string");
         size_t nest = 1, from = ++i;
@@ -471,26 +490,37 @@ static Status jformat_percent_number(JRun *run, char type, JVal v, Spec *spec, J
     if (strchr("eEfFgG", type) != NULL) return jformat_float(run, v, spec, out);
     if (v.tag == J_FLOAT) {
         if (strchr("diu", type) == NULL)
-            return jrun_raise(run, "TypeError", "%%%c format: an integer is required, not float", type);
-        if (!isfinite(v.f) || fabs(v.f) >= 9.2e18) return jrun_unsupported(run, "an integer beyond 64 bits");
+            return jrun_raise(run, "TypeError", "%%%c format: an integer is required, not float",
+                              type);
+        if (!isfinite(v.f) || fabs(v.f) >= 9.2e18)
+            return jrun_unsupported(run, "an integer beyond 64 bits");
         v = jval_int((int64_t)v.f);
     }
     int64_t precision = spec->precision;
     spec->precision = -1;
     if (precision < 0) return jformat_int(run, v, spec, out);
     /* precision: at least so many digits */
-    Spec bare = {.width = precision + (jval_as_int(v) < 0), .precision = -1, .type = spec->type,
-                 .align = '=', .fill = {.len = 1}, .fill_text = "0", .alternate = spec->alternate};
+    Spec bare = {.width = precision + (jval_as_int(v) < 0),
+                 .precision = -1,
+                 .type = spec->type,
+                 .align = '=',
+                 .fill = {.len = 1},
+                 .fill_text = "0",
+                 .alternate = spec->alternate};
     bare.sign = spec->sign;
     JOut digits = {.run = run};
     JVal text;
     TRY(jformat_int(run, v, &bare, &digits));
     TRY(jout_finish(&digits, &text));
-    jformat_pad(out, spec, text.s, 0, spec->align == '=' ? '>' : spec->align != 0 ? spec->align : '>');
+    jformat_pad(out, spec, text.s, 0,
+                spec->align == '=' ? '>'
+                : spec->align != 0 ? spec->align
+                                   : '>');
     return OK;
 }
 
-static Status jformat_percent_text(Percent *percent, char type, JVal v, const Spec *spec, JOut *out) {
+static Status jformat_percent_text(Percent *percent, char type, JVal v, const Spec *spec,
+                                   JOut *out) {
     JRun *run = percent->run;
     JVal text = v;
     if (type == 'c') {
@@ -532,7 +562,8 @@ static Status jformat_percent_one(Percent *percent, const JStr *s, size_t *i, JO
             return jrun_raise(run, "TypeError", "%s indices must be integers or slices, not str",
                               jval_type_name(percent->args));
         v = jdict_get(percent->args.dict, key.s);
-        if (v.tag == J_MISSING) return jrun_raise(run, "KeyError", "'%.*s'", STR_ARG(jstr_bytes(key.s)));
+        if (v.tag == J_MISSING)
+            return jrun_raise(run, "KeyError", "'%.*s'", STR_ARG(jstr_bytes(key.s)));
     }
     for (; *i < s->len && strchr("-+ #0", s->ptr[*i]) != NULL; *i += 1) {
         char c = s->ptr[*i];
@@ -570,8 +601,9 @@ static Status jformat_percent_one(Percent *percent, const JStr *s, size_t *i, JO
         return OK;
     }
     if (strchr("diouxXeEfFgGcrsa", type) == NULL)
-        return jrun_raise(run, "ValueError", "unsupported format character '%c' (0x%x) at index %zu",
-                          type, (unsigned char)type, *i - 1);
+        return jrun_raise(run, "ValueError",
+                          "unsupported format character '%c' (0x%x) at index %zu", type,
+                          (unsigned char)type, *i - 1);
     if (v.tag == J_MISSING) TRY(jformat_percent_next(percent, &v));
     if (strchr("crsa", type) != NULL) return jformat_percent_text(percent, type, v, &spec, out);
     if (spec.zero && spec.align == 0) {
@@ -583,8 +615,8 @@ static Status jformat_percent_one(Percent *percent, const JStr *s, size_t *i, JO
 
 Status jformat_percent(JRun *run, const JStr *format, JVal args, JVal *out) {
     Percent percent = {.run = run, .args = args, .markup = format->markup};
-    percent.is_mapping = args.tag == J_DICT || args.tag == J_LIST || args.tag == J_UNDEFINED ||
-                         args.tag == J_RANGE;
+    percent.is_mapping =
+        args.tag == J_DICT || args.tag == J_LIST || args.tag == J_UNDEFINED || args.tag == J_RANGE;
     JOut text = {.run = run};
     size_t from = 0;
     for (size_t i = 0; i < format->len && !text.failed;) {

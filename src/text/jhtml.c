@@ -50,13 +50,14 @@ static const struct {
     const char *name;
     uint32_t cp;
 } jhtml_entities[] = {
-    {"amp;", '&'},    {"lt;", '<'},       {"gt;", '>'},       {"quot;", '"'},    {"apos;", '\''},
-    {"nbsp;", 0xa0},  {"copy;", 0xa9},    {"reg;", 0xae},     {"hellip;", 0x2026},
-    {"mdash;", 0x2014}, {"ndash;", 0x2013}, {"lsquo;", 0x2018}, {"rsquo;", 0x2019},
-    {"ldquo;", 0x201c}, {"rdquo;", 0x201d}, {"bull;", 0x2022}, {"euro;", 0x20ac},
-    {"trade;", 0x2122}, {"times;", 0xd7},  {"middot;", 0xb7}, {"laquo;", 0xab}, {"raquo;", 0xbb},
-    {"amp", '&'},     {"lt", '<'},        {"gt", '>'},        {"quot", '"'},     {"nbsp", 0xa0},
-    {"copy", 0xa9},   {"reg", 0xae},
+    {"amp;", '&'},       {"lt;", '<'},       {"gt;", '>'},       {"quot;", '"'},
+    {"apos;", '\''},     {"nbsp;", 0xa0},    {"copy;", 0xa9},    {"reg;", 0xae},
+    {"hellip;", 0x2026}, {"mdash;", 0x2014}, {"ndash;", 0x2013}, {"lsquo;", 0x2018},
+    {"rsquo;", 0x2019},  {"ldquo;", 0x201c}, {"rdquo;", 0x201d}, {"bull;", 0x2022},
+    {"euro;", 0x20ac},   {"trade;", 0x2122}, {"times;", 0xd7},   {"middot;", 0xb7},
+    {"laquo;", 0xab},    {"raquo;", 0xbb},   {"amp", '&'},       {"lt", '<'},
+    {"gt", '>'},         {"quot", '"'},      {"nbsp", 0xa0},     {"copy", 0xa9},
+    {"reg", 0xae},
 };
 
 /* Length of a reference at i (0: none) and what it stands for. */
@@ -68,7 +69,9 @@ static size_t jhtml_reference(const JStr *s, size_t i, uint32_t *cp) {
         uint64_t value = 0;
         for (; k < rest.len; k++) {
             char c = rest.ptr[k], low = (char)(c | 32);
-            int digit = c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : 99;
+            int digit = c >= '0' && c <= '9'       ? c - '0'
+                        : low >= 'a' && low <= 'f' ? low - 'a' + 10
+                                                   : 99;
             if (digit >= base) break;
             value = MIN(value * (uint64_t)base + (uint64_t)digit, (uint64_t)0x7fffffff);
         }

@@ -25,8 +25,7 @@ Status jinja_open(Jinja **out, Str source, Err *err) {
         utf8proc_int32_t cp;
         utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)source.ptr + i,
                                               (utf8proc_ssize_t)(source.len - i), &cp);
-        if (n <= 0)
-            FAIL(err, ERR_TEMPLATE, "template: byte %zu is not valid UTF-8", i);
+        if (n <= 0) FAIL(err, ERR_TEMPLATE, "template: byte %zu is not valid UTF-8", i);
         i += (size_t)n;
     }
     Jinja *jinja = mem_alloc(sizeof(*jinja));
@@ -73,8 +72,8 @@ void *jrun_alloc(JRun *run, size_t n, size_t bytes) {
 
 Status jrun_no_memory(JRun *run) {
     return err_set(run->err, ERR_LIMIT,
-                   "template line %d: more than %zu bytes of memory are needed to render", run->line,
-                   run->limits.memory_bytes_max);
+                   "template line %d: more than %zu bytes of memory are needed to render",
+                   run->line, run->limits.memory_bytes_max);
 }
 
 Status jrun_raise(JRun *run, const char *exc, const char *format, ...) {

@@ -41,8 +41,10 @@ static Status jinja_eval_cond(JRun *run, const JNode *node, JVal *out) {
     if (node->c != NULL) return jinja_eval(run, node->c, out);
     JOut hint = {.run = run};
     JVal text;
-    jout_format(&hint, "the inline if-expression on line %d evaluated to false and no else section was defined.",
-                node->line);
+    jout_format(
+        &hint,
+        "the inline if-expression on line %d evaluated to false and no else section was defined.",
+        node->line);
     TRY(jout_finish(&hint, &text));
     TRY(jval_undefined_new(run, (JVal){0}, (JVal){0}, out));
     out->undef->hint = text.s;
@@ -113,7 +115,10 @@ static Status jinja_eval_concat(JRun *run, const JNode *node, JVal *out) {
 static Status jinja_eval_link(JRun *run, const JNode *operand, JVal a, JVal b, bool *out) {
     switch (operand->op) {
         case TOK_EQ: return jval_equal(run, a, b, out);
-        case TOK_NE: TRY(jval_equal(run, a, b, out)); *out = !*out; return OK;
+        case TOK_NE:
+            TRY(jval_equal(run, a, b, out));
+            *out = !*out;
+            return OK;
         case TOK_LT: return jval_compare(run, a, b, "<", out);
         case TOK_LE: return jval_compare(run, a, b, "<=", out);
         case TOK_GT: return jval_compare(run, a, b, ">", out);
@@ -200,7 +205,8 @@ static Status jinja_eval_args_star_star(JRun *run, const JNode *node, Collect *t
         if (key.tag != J_STR) return jrun_raise(run, "TypeError", "keywords must be strings");
         for (size_t k = 0; k < to->n_kw; k++)
             if (jstr_same(to->kw_name[k].s, key.s))
-                return jrun_raise(run, "TypeError", "got multiple values for keyword argument '%.*s'",
+                return jrun_raise(run, "TypeError",
+                                  "got multiple values for keyword argument '%.*s'",
                                   STR_ARG(jstr_bytes(key.s)));
         name[to->n_kw + i] = key;
         kw[to->n_kw + i] = v.dict->item[i].value;
@@ -262,17 +268,23 @@ static Status jinja_eval_filter(JRun *run, const JNode *node, JVal *out) {
 
 static Status jinja_eval_inner(JRun *run, const JNode *node, JVal *out) {
     switch (node->kind) {
-        case N_TUPLE: case N_LIST: return jinja_eval_list(run, node, out);
+        case N_TUPLE:
+        case N_LIST: return jinja_eval_list(run, node, out);
         case N_DICT: return jinja_eval_dict(run, node, out);
         case N_COND: return jinja_eval_cond(run, node, out);
-        case N_OR: case N_AND: return jinja_eval_and_or(run, node, out);
-        case N_NOT: case N_NEG: case N_POS: return jinja_eval_unary(run, node, out);
+        case N_OR:
+        case N_AND: return jinja_eval_and_or(run, node, out);
+        case N_NOT:
+        case N_NEG:
+        case N_POS: return jinja_eval_unary(run, node, out);
         case N_BINARY: return jinja_eval_binary(run, node, out);
         case N_CONCAT: return jinja_eval_concat(run, node, out);
         case N_COMPARE: return jinja_eval_compare(run, node, out);
-        case N_GETATTR: case N_GETITEM: return jinja_eval_item(run, node, out);
+        case N_GETATTR:
+        case N_GETITEM: return jinja_eval_item(run, node, out);
         case N_CALL: return jinja_eval_call(run, node, out);
-        case N_FILTER: case N_TEST: return jinja_eval_filter(run, node, out);
+        case N_FILTER:
+        case N_TEST: return jinja_eval_filter(run, node, out);
         default: break;
     }
     CHECK(!"an expression");

@@ -65,8 +65,8 @@ static Status jinja_exec_unpack(JRun *run, const JNode *target, JVal value) {
     for (size_t i = 0; i < target->n; i++) {
         TRY(jiter_next(run, &iter, &v, &more));
         if (!more)
-            return jrun_raise(run, "ValueError", "not enough values to unpack (expected %zu, got %zu)",
-                              target->n, i);
+            return jrun_raise(run, "ValueError",
+                              "not enough values to unpack (expected %zu, got %zu)", target->n, i);
         TRY(jval_list_push(run, items.list, v));
     }
     TRY(jiter_next(run, &iter, &v, &more));
@@ -213,7 +213,8 @@ static Status jinja_exec_loop_new(JRun *run, const JNode *node, JVal iterable, J
     if (node->c != NULL) {
         JGen *gen = jrun_alloc(run, 1, sizeof(*gen));
         if (gen == NULL) return jrun_no_memory(run);
-        *gen = (JGen){.kind = JGEN_LOOP_TEST, .type_name = "generator", .loop = node, .act = run->act};
+        *gen =
+            (JGen){.kind = JGEN_LOOP_TEST, .type_name = "generator", .loop = node, .act = run->act};
         TRY(jiter_open(run, iterable, &gen->iter));
         iterable = (JVal){.tag = J_GEN, .gen = gen};
     }
@@ -314,7 +315,8 @@ static Status jinja_exec_bind_rest(JRun *run, const JMacro *macro, const JArgs *
     if (func->special & MACRO_VARARGS) {
         JVal list;
         TRY(jval_list_new(run, 0, &list));
-        for (size_t i = node->n; i < args->n; i++) TRY(jval_list_push(run, list.list, args->pos[i]));
+        for (size_t i = node->n; i < args->n; i++)
+            TRY(jval_list_push(run, list.list, args->pos[i]));
         list.tag = J_TUPLE;
         slot[func->varargs_slot] = list;
     } else if (args->n > node->n) {
@@ -513,7 +515,8 @@ static Status jinja_exec_node(JRun *run, const JNode *node) {
         case N_FILTER_BLOCK: return jinja_exec_filter_block(run, node);
         case N_AUTOESCAPE: return jinja_exec_autoescape(run, node);
         case N_BLOCK: return jinja_exec_block(run, node);
-        case N_BREAK: case N_CONTINUE: run->jump = node->kind; return OK;
+        case N_BREAK:
+        case N_CONTINUE: run->jump = node->kind; return OK;
         case N_LOADER: return jinja_exec_loader(run, node);
         default: break;
     }

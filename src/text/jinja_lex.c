@@ -110,7 +110,8 @@ static Status jinja_lex_data(Lexer *lexer, size_t to, char sign, bool is_variabl
     } else if (sign != '+' && !is_variable) {
         size_t line = to;
         while (line > from && lexer->p[line - 1] != '\n') line--;
-        if ((line > from || lexer->line_starting) && jinja_lex_rtrim(lexer, line, to) == line) end = line;
+        if ((line > from || lexer->line_starting) && jinja_lex_rtrim(lexer, line, to) == line)
+            end = line;
     }
     if (end > from) TRY(jinja_lex_push_str(lexer, TOK_DATA, lexer->p + from, end - from));
     jinja_lex_advance(lexer, to);
@@ -169,10 +170,14 @@ static Status jinja_lex_escape(Lexer *lexer, const char *p, size_t n, size_t *i,
         *i += 1;
         for (size_t k = 0; k < digits; k++, *i += 1) {
             char d = *i < n ? p[*i] : 0;
-            int v = d >= '0' && d <= '9' ? d - '0' : (d | 32) >= 'a' && (d | 32) <= 'f' ? (d | 32) - 'a' + 10 : -1;
+            int v = d >= '0' && d <= '9'                 ? d - '0'
+                    : (d | 32) >= 'a' && (d | 32) <= 'f' ? (d | 32) - 'a' + 10
+                                                         : -1;
             if (v < 0)
                 return jinja_syntax(lexer->err, lexer->line, "truncated \\%c%s escape", c,
-                                    c == 'x' ? "XX" : c == 'u' ? "XXXX" : "XXXXXXXX");
+                                    c == 'x'   ? "XX"
+                                    : c == 'u' ? "XXXX"
+                                               : "XXXXXXXX");
             cp = cp * 16 + (uint32_t)v;
         }
     } else if (c == 'N') {
@@ -183,7 +188,11 @@ static Status jinja_lex_escape(Lexer *lexer, const char *p, size_t n, size_t *i,
         JStr rest = {.ptr = p, .len = n};
         cp = jstr_next(&rest, i);
         char text[16];
-        int len = snprintf(text, sizeof(text), cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+        int len = snprintf(text, sizeof(text),
+                           cp < 0x100     ? "\\x%02x"
+                           : cp < 0x10000 ? "\\u%04x"
+                                          : "\\U%08x",
+                           cp);
         memcpy(*to, text, (size_t)len);
         *to += len;
         return OK;
@@ -231,7 +240,9 @@ static size_t jinja_lex_string_end(const Lexer *lexer) {
 }
 
 static bool jinja_lex_digit(char c, int base) {
-    int v = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 99;
+    int v = c >= '0' && c <= '9'                 ? c - '0'
+            : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                 : 99;
     return v < base;
 }
 
@@ -269,7 +280,8 @@ static Status jinja_lex_number(Lexer *lexer) {
     bool is_float = end != 0;
     int base = 10;
     if (!is_float) {
-        char kind = from + 1 < lexer->n && lexer->p[from] == '0' ? (char)(lexer->p[from + 1] | 32) : 0;
+        char kind =
+            from + 1 < lexer->n && lexer->p[from] == '0' ? (char)(lexer->p[from + 1] | 32) : 0;
         base = kind == 'x' ? 16 : kind == 'o' ? 8 : kind == 'b' ? 2 : 10;
         end = base != 10 ? jinja_lex_digits(lexer, from + 2, base, true) : 0;
         if (base == 10 || end == from + 2) {
@@ -282,7 +294,8 @@ static Status jinja_lex_number(Lexer *lexer) {
     size_t len = 0;
     for (size_t i = base != 10 ? from + 2 : from; i < end; i++) {
         if (lexer->p[i] == '_') continue;
-        if (len + 1 >= sizeof(text)) return jinja_syntax(lexer->err, lexer->line, "a number of more than 500 digits");
+        if (len + 1 >= sizeof(text))
+            return jinja_syntax(lexer->err, lexer->line, "a number of more than 500 digits");
         text[len++] = lexer->p[i];
     }
     JVal value;
@@ -295,7 +308,8 @@ static Status jinja_lex_number(Lexer *lexer) {
         int64_t i;
         bool overflow;
         if (!jnum_parse_int(&s, base, &i, &overflow))
-            return jinja_syntax(lexer->err, lexer->line, "integer %.40s beyond 64 bits is not supported", text);
+            return jinja_syntax(lexer->err, lexer->line,
+                                "integer %.40s beyond 64 bits is not supported", text);
         value = jval_int(i);
     }
     TRY(jinja_lex_push(lexer, is_float ? TOK_FLOAT : TOK_INT, value));
@@ -307,12 +321,13 @@ static Status jinja_lex_operator(Lexer *lexer) {
     static const struct {
         const char *text;
         TokenType type;
-    } ops[] = {{"//", TOK_FLOORDIV}, {"**", TOK_POW}, {"==", TOK_EQ}, {"!=", TOK_NE}, {">=", TOK_GE},
-               {"<=", TOK_LE}, {"+", TOK_ADD}, {"-", TOK_SUB}, {"/", TOK_DIV}, {"*", TOK_MUL},
-               {"%", TOK_MOD}, {"~", TOK_TILDE}, {"[", TOK_LBRACKET}, {"]", TOK_RBRACKET},
-               {"(", TOK_LPAREN}, {")", TOK_RPAREN}, {"{", TOK_LBRACE}, {"}", TOK_RBRACE},
-               {">", TOK_GT}, {"<", TOK_LT}, {"=", TOK_ASSIGN}, {".", TOK_DOT}, {":", TOK_COLON},
-               {"|", TOK_PIPE}, {",", TOK_COMMA}, {";", TOK_SEMICOLON}};
+    } ops[] = {{"//", TOK_FLOORDIV}, {"**", TOK_POW},     {"==", TOK_EQ},    {"!=", TOK_NE},
+               {">=", TOK_GE},       {"<=", TOK_LE},      {"+", TOK_ADD},    {"-", TOK_SUB},
+               {"/", TOK_DIV},       {"*", TOK_MUL},      {"%", TOK_MOD},    {"~", TOK_TILDE},
+               {"[", TOK_LBRACKET},  {"]", TOK_RBRACKET}, {"(", TOK_LPAREN}, {")", TOK_RPAREN},
+               {"{", TOK_LBRACE},    {"}", TOK_RBRACE},   {">", TOK_GT},     {"<", TOK_LT},
+               {"=", TOK_ASSIGN},    {".", TOK_DOT},      {":", TOK_COLON},  {"|", TOK_PIPE},
+               {",", TOK_COMMA},     {";", TOK_SEMICOLON}};
     for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
         if (!jinja_lex_is(lexer, lexer->pos, ops[i].text)) continue;
         char c = ops[i].text[0];
@@ -321,10 +336,12 @@ static Status jinja_lex_operator(Lexer *lexer) {
                 return jinja_syntax(lexer->err, lexer->line, "brackets nested too deeply");
             lexer->nest[lexer->n_nest++] = c == '(' ? ')' : c == '[' ? ']' : '}';
         } else if (c == ')' || c == ']' || c == '}') {
-            if (lexer->n_nest == 0) return jinja_syntax(lexer->err, lexer->line, "unexpected '%c'", c);
+            if (lexer->n_nest == 0)
+                return jinja_syntax(lexer->err, lexer->line, "unexpected '%c'", c);
             char want = lexer->nest[--lexer->n_nest];
             if (want != c)
-                return jinja_syntax(lexer->err, lexer->line, "unexpected '%c', expected '%c'", c, want);
+                return jinja_syntax(lexer->err, lexer->line, "unexpected '%c', expected '%c'", c,
+                                    want);
         }
         TRY(jinja_lex_push(lexer, ops[i].type, jval_none()));
         lexer->pos += strlen(ops[i].text);
@@ -355,7 +372,9 @@ static Status jinja_lex_tag(Lexer *lexer, bool is_variable) {
         size_t i = lexer->pos;
         if (i >= lexer->n) return OK; /* the parser complains */
         if (lexer->n_nest == 0 && is_variable) {
-            size_t end = jinja_lex_is(lexer, i, "}}") ? i + 2 : jinja_lex_is(lexer, i, "-}}") ? jinja_lex_skip_space(lexer, i + 3) : SIZE_MAX;
+            size_t end = jinja_lex_is(lexer, i, "}}")    ? i + 2
+                         : jinja_lex_is(lexer, i, "-}}") ? jinja_lex_skip_space(lexer, i + 3)
+                                                         : SIZE_MAX;
             if (end != SIZE_MAX) {
                 TRY(jinja_lex_push(lexer, TOK_VAR_END, jval_none()));
                 jinja_lex_advance(lexer, end);
@@ -390,7 +409,9 @@ static Status jinja_lex_tag(Lexer *lexer, bool is_variable) {
 static Status jinja_lex_root(Lexer *lexer) {
     size_t i = lexer->pos;
     for (; i + 1 < lexer->n; i++)
-        if (lexer->p[i] == '{' && (lexer->p[i + 1] == '{' || lexer->p[i + 1] == '%' || lexer->p[i + 1] == '#')) break;
+        if (lexer->p[i] == '{' &&
+            (lexer->p[i + 1] == '{' || lexer->p[i + 1] == '%' || lexer->p[i + 1] == '#'))
+            break;
     if (i + 1 >= lexer->n) {
         TRY(jinja_lex_push_str(lexer, TOK_DATA, lexer->p + lexer->pos, lexer->n - lexer->pos));
         jinja_lex_advance(lexer, lexer->n);
@@ -402,8 +423,10 @@ static Status jinja_lex_root(Lexer *lexer) {
     TRY(jinja_lex_data(lexer, i, has_sign ? sign : 0, kind == '{'));
     if (kind == '%') {
         size_t mark = jinja_lex_word_tag(lexer, body, "raw");
-        if (mark != SIZE_MAX && jinja_lex_is(lexer, mark, "%}")) return jinja_lex_raw(lexer, mark + 2);
-        if (mark != SIZE_MAX && jinja_lex_is(lexer, mark, "-%}")) return jinja_lex_raw(lexer, jinja_lex_skip_space(lexer, mark + 3));
+        if (mark != SIZE_MAX && jinja_lex_is(lexer, mark, "%}"))
+            return jinja_lex_raw(lexer, mark + 2);
+        if (mark != SIZE_MAX && jinja_lex_is(lexer, mark, "-%}"))
+            return jinja_lex_raw(lexer, jinja_lex_skip_space(lexer, mark + 3));
     }
     if (kind == '#') return jinja_lex_comment(lexer, body);
     TRY(jinja_lex_push(lexer, kind == '{' ? TOK_VAR_BEGIN : TOK_BLOCK_BEGIN, jval_none()));
@@ -434,7 +457,12 @@ static Status jinja_lex_normalize(Lexer *lexer) {
 
 Status jinja_lex(Jinja *jinja, Err *err) {
     char nest[JINJA_NEST_MAX * 4];
-    Lexer lexer = {.jinja = jinja, .err = err, .line = 1, .line_starting = true, .nest = nest, .cap_nest = sizeof(nest)};
+    Lexer lexer = {.jinja = jinja,
+                   .err = err,
+                   .line = 1,
+                   .line_starting = true,
+                   .nest = nest,
+                   .cap_nest = sizeof(nest)};
     TRY(jinja_lex_normalize(&lexer));
     while (lexer.pos < lexer.n) {
         TRY(jinja_lex_root(&lexer));

@@ -64,16 +64,42 @@ bool jinja_parse_skip(Parser *parser, TokenType type) {
 }
 
 static const char *const jinja_parse_token_text[TOK_COUNT] = {
-    [TOK_EOF] = "end of template", [TOK_DATA] = "template data / text",
-    [TOK_VAR_BEGIN] = "begin of print statement", [TOK_VAR_END] = "end of print statement",
-    [TOK_BLOCK_BEGIN] = "begin of statement block", [TOK_BLOCK_END] = "end of statement block",
-    [TOK_NAME] = "name", [TOK_STRING] = "string", [TOK_INT] = "integer", [TOK_FLOAT] = "float",
-    [TOK_ADD] = "+", [TOK_SUB] = "-", [TOK_MUL] = "*", [TOK_DIV] = "/", [TOK_FLOORDIV] = "//",
-    [TOK_MOD] = "%", [TOK_POW] = "**", [TOK_TILDE] = "~", [TOK_LBRACKET] = "[",
-    [TOK_RBRACKET] = "]", [TOK_LPAREN] = "(", [TOK_RPAREN] = ")", [TOK_LBRACE] = "{",
-    [TOK_RBRACE] = "}", [TOK_EQ] = "==", [TOK_NE] = "!=", [TOK_LT] = "<", [TOK_LE] = "<=",
-    [TOK_GT] = ">", [TOK_GE] = ">=", [TOK_ASSIGN] = "=", [TOK_DOT] = ".", [TOK_COLON] = ":",
-    [TOK_PIPE] = "|", [TOK_COMMA] = ",", [TOK_SEMICOLON] = ";",
+    [TOK_EOF] = "end of template",
+    [TOK_DATA] = "template data / text",
+    [TOK_VAR_BEGIN] = "begin of print statement",
+    [TOK_VAR_END] = "end of print statement",
+    [TOK_BLOCK_BEGIN] = "begin of statement block",
+    [TOK_BLOCK_END] = "end of statement block",
+    [TOK_NAME] = "name",
+    [TOK_STRING] = "string",
+    [TOK_INT] = "integer",
+    [TOK_FLOAT] = "float",
+    [TOK_ADD] = "+",
+    [TOK_SUB] = "-",
+    [TOK_MUL] = "*",
+    [TOK_DIV] = "/",
+    [TOK_FLOORDIV] = "//",
+    [TOK_MOD] = "%",
+    [TOK_POW] = "**",
+    [TOK_TILDE] = "~",
+    [TOK_LBRACKET] = "[",
+    [TOK_RBRACKET] = "]",
+    [TOK_LPAREN] = "(",
+    [TOK_RPAREN] = ")",
+    [TOK_LBRACE] = "{",
+    [TOK_RBRACE] = "}",
+    [TOK_EQ] = "==",
+    [TOK_NE] = "!=",
+    [TOK_LT] = "<",
+    [TOK_LE] = "<=",
+    [TOK_GT] = ">",
+    [TOK_GE] = ">=",
+    [TOK_ASSIGN] = "=",
+    [TOK_DOT] = ".",
+    [TOK_COLON] = ":",
+    [TOK_PIPE] = "|",
+    [TOK_COMMA] = ",",
+    [TOK_SEMICOLON] = ";",
 };
 
 const char *jinja_parse_describe(const Token *token, char *text, size_t size) {
@@ -108,7 +134,7 @@ Status jinja_parse_name(Parser *parser, const JStr **out) {
     return OK;
 }
 
-#define NEW_NODE(var, kind, line)                                  \
+#define NEW_NODE(var, kind, line)                          \
     JNode *var = jinja_parse_node(parser, (kind), (line)); \
     if (var == NULL) return ERR_LIMIT
 
@@ -208,7 +234,8 @@ static Status jinja_parse_primary(Parser *parser, bool with_namespace, JNode **o
     switch (token->type) {
         case TOK_NAME: return jinja_parse_name_primary(parser, with_namespace, out);
         case TOK_STRING: return jinja_parse_strings(parser, out);
-        case TOK_INT: case TOK_FLOAT: {
+        case TOK_INT:
+        case TOK_FLOAT: {
             NEW_NODE(node, N_CONST, token->line);
             node->value = token->value;
             parser->token++;
@@ -477,8 +504,11 @@ static bool jinja_parse_starts_test_arg(const Token *token) {
         case TOK_NAME:
             return !jinja_parse_is_name(token, "else") && !jinja_parse_is_name(token, "or") &&
                    !jinja_parse_is_name(token, "and");
-        case TOK_STRING: case TOK_INT: case TOK_FLOAT: case TOK_LBRACKET: case TOK_LBRACE:
-            return true;
+        case TOK_STRING:
+        case TOK_INT:
+        case TOK_FLOAT:
+        case TOK_LBRACKET:
+        case TOK_LBRACE: return true;
         default: return false;
     }
 }
@@ -514,8 +544,8 @@ static Status jinja_parse_test(Parser *parser, JNode *base, JNode **out) {
     *out = node;
     if (!negated) return OK;
     NEW_NODE(not, N_NOT, line);
-    not->a = node;
-    *out = not;
+    not ->a = node;
+    *out = not ;
     return jinja_parse_child(parser, not, node);
 }
 
@@ -557,11 +587,19 @@ enum { BIND_OR = 1, BIND_AND, BIND_NOT, BIND_COMPARE, BIND_ADD, BIND_CONCAT, BIN
 
 static int jinja_parse_strength(const Token *token) {
     switch (token->type) {
-        case TOK_EQ: case TOK_NE: case TOK_LT: case TOK_LE: case TOK_GT: case TOK_GE:
-            return BIND_COMPARE;
-        case TOK_ADD: case TOK_SUB: return BIND_ADD;
+        case TOK_EQ:
+        case TOK_NE:
+        case TOK_LT:
+        case TOK_LE:
+        case TOK_GT:
+        case TOK_GE: return BIND_COMPARE;
+        case TOK_ADD:
+        case TOK_SUB: return BIND_ADD;
         case TOK_TILDE: return BIND_CONCAT;
-        case TOK_MUL: case TOK_DIV: case TOK_FLOORDIV: case TOK_MOD: return BIND_MUL;
+        case TOK_MUL:
+        case TOK_DIV:
+        case TOK_FLOORDIV:
+        case TOK_MOD: return BIND_MUL;
         case TOK_POW: return BIND_POW;
         case TOK_NAME:
             if (jinja_parse_is_name(token, "or")) return BIND_OR;
@@ -690,13 +728,12 @@ static void jinja_parse_mark_stored(JNode *node) {
 }
 
 Status jinja_parse_target(Parser *parser, bool with_namespace, const char *end_name, JNode **out) {
-    static const char *const names[] = {[N_CONST] = "const", [N_LIST] = "list", [N_DICT] = "dict",
-                                        [N_TUPLE] = "tuple"};
-    TRY(jinja_parse_tuple(parser,
-                          (TupleOptions){.simplified = true,
-                                         .with_namespace = with_namespace,
-                                         .end_name = end_name},
-                          out));
+    static const char *const names[] = {
+        [N_CONST] = "const", [N_LIST] = "list", [N_DICT] = "dict", [N_TUPLE] = "tuple"};
+    TRY(jinja_parse_tuple(
+        parser,
+        (TupleOptions){.simplified = true, .with_namespace = with_namespace, .end_name = end_name},
+        out));
     if (!jinja_parse_can_assign(*out)) {
         const char *name = (*out)->kind < ARRAY_LEN(names) ? names[(*out)->kind] : NULL;
         return jinja_syntax(parser->err, (*out)->line, "can't assign to '%s'",

@@ -27,7 +27,8 @@ static Status jinja_parse_stmt_unexpected(Parser *parser, const Token *name) {
     size_t n = 0;
     for (const char *p = wanted; p != NULL && *p != 0 && n < sizeof(tags) - 40;) {
         size_t len = strcspn(p, " ");
-        n += (size_t)snprintf(tags + n, sizeof(tags) - n, "%s'%.*s'", n > 0 ? " or " : "", (int)len, p);
+        n += (size_t)snprintf(tags + n, sizeof(tags) - n, "%s'%.*s'", n > 0 ? " or " : "", (int)len,
+                              p);
         p += len + (p[len] == ' ');
     }
     bool nested = false;
@@ -42,9 +43,10 @@ static Status jinja_parse_stmt_unexpected(Parser *parser, const Token *name) {
     }
     if (wanted != NULL)
         n += (size_t)snprintf(text + n, sizeof(text) - n,
-                              nested ? " You probably made a nesting mistake. Jinja is expecting this "
-                                       "tag, but currently looking for %s."
-                                     : " Jinja was looking for the following tags: %s.",
+                              nested
+                                  ? " You probably made a nesting mistake. Jinja is expecting this "
+                                    "tag, but currently looking for %s."
+                                  : " Jinja was looking for the following tags: %s.",
                               tags);
     if (parser->n_tags > 0)
         snprintf(text + n, sizeof(text) - n,
@@ -69,7 +71,8 @@ static Status jinja_parse_stmt_for(Parser *parser, JNode **out) {
     parser->token++;
     TRY(jinja_parse_target(parser, false, "in", &node->a));
     TRY(jinja_parse_expect_name(parser, "in"));
-    TRY(jinja_parse_tuple(parser, (TupleOptions){.no_cond = true, .end_name = "recursive"}, &node->b));
+    TRY(jinja_parse_tuple(parser, (TupleOptions){.no_cond = true, .end_name = "recursive"},
+                          &node->b));
     if (jinja_parse_skip_name(parser, "if")) {
         JNode *test;
         TRY(jinja_parse_expression(parser, true, &test));
@@ -292,14 +295,22 @@ static Status jinja_parse_stmt(Parser *parser, JNode **out) {
         const char *tag;
         Status (*parse)(Parser *parser, JNode **out);
     } tags[] = {
-        {"for", jinja_parse_stmt_for},         {"if", jinja_parse_stmt_if},
-        {"set", jinja_parse_stmt_set},         {"macro", jinja_parse_stmt_macro},
-        {"call", jinja_parse_stmt_call},       {"filter", jinja_parse_stmt_filter},
-        {"with", jinja_parse_stmt_with},       {"autoescape", jinja_parse_stmt_autoescape},
-        {"block", jinja_parse_stmt_block},     {"print", jinja_parse_stmt_print},
-        {"break", jinja_parse_stmt_jump},      {"continue", jinja_parse_stmt_jump},
-        {"include", jinja_parse_stmt_loader},  {"import", jinja_parse_stmt_loader},
-        {"from", jinja_parse_stmt_loader},     {"extends", jinja_parse_stmt_loader},
+        {"for", jinja_parse_stmt_for},
+        {"if", jinja_parse_stmt_if},
+        {"set", jinja_parse_stmt_set},
+        {"macro", jinja_parse_stmt_macro},
+        {"call", jinja_parse_stmt_call},
+        {"filter", jinja_parse_stmt_filter},
+        {"with", jinja_parse_stmt_with},
+        {"autoescape", jinja_parse_stmt_autoescape},
+        {"block", jinja_parse_stmt_block},
+        {"print", jinja_parse_stmt_print},
+        {"break", jinja_parse_stmt_jump},
+        {"continue", jinja_parse_stmt_jump},
+        {"include", jinja_parse_stmt_loader},
+        {"import", jinja_parse_stmt_loader},
+        {"from", jinja_parse_stmt_loader},
+        {"extends", jinja_parse_stmt_loader},
         {"generation", jinja_parse_stmt_generation},
     };
     const Token *token = parser->token;

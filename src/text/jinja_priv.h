@@ -9,12 +9,42 @@
 #include "text/jstr.h"
 
 typedef enum TokenType {
-    TOK_EOF, TOK_DATA, TOK_VAR_BEGIN, TOK_VAR_END, TOK_BLOCK_BEGIN, TOK_BLOCK_END,
-    TOK_NAME, TOK_STRING, TOK_INT, TOK_FLOAT,
-    TOK_ADD, TOK_SUB, TOK_MUL, TOK_DIV, TOK_FLOORDIV, TOK_MOD, TOK_POW, TOK_TILDE,
-    TOK_LBRACKET, TOK_RBRACKET, TOK_LPAREN, TOK_RPAREN, TOK_LBRACE, TOK_RBRACE,
-    TOK_EQ, TOK_NE, TOK_LT, TOK_LE, TOK_GT, TOK_GE,
-    TOK_ASSIGN, TOK_DOT, TOK_COLON, TOK_PIPE, TOK_COMMA, TOK_SEMICOLON,
+    TOK_EOF,
+    TOK_DATA,
+    TOK_VAR_BEGIN,
+    TOK_VAR_END,
+    TOK_BLOCK_BEGIN,
+    TOK_BLOCK_END,
+    TOK_NAME,
+    TOK_STRING,
+    TOK_INT,
+    TOK_FLOAT,
+    TOK_ADD,
+    TOK_SUB,
+    TOK_MUL,
+    TOK_DIV,
+    TOK_FLOORDIV,
+    TOK_MOD,
+    TOK_POW,
+    TOK_TILDE,
+    TOK_LBRACKET,
+    TOK_RBRACKET,
+    TOK_LPAREN,
+    TOK_RPAREN,
+    TOK_LBRACE,
+    TOK_RBRACE,
+    TOK_EQ,
+    TOK_NE,
+    TOK_LT,
+    TOK_LE,
+    TOK_GT,
+    TOK_GE,
+    TOK_ASSIGN,
+    TOK_DOT,
+    TOK_COLON,
+    TOK_PIPE,
+    TOK_COMMA,
+    TOK_SEMICOLON,
     TOK_COUNT
 } TokenType;
 
@@ -26,11 +56,45 @@ typedef struct Token {
 
 typedef enum NodeKind {
     /* expressions */
-    N_CONST, N_NAME, N_TUPLE, N_LIST, N_DICT, N_COND, N_OR, N_AND, N_NOT, N_NEG, N_POS, N_BINARY,
-    N_CONCAT, N_COMPARE, N_OPERAND, N_GETATTR, N_GETITEM, N_SLICE, N_CALL, N_FILTER, N_TEST, N_NSREF,
+    N_CONST,
+    N_NAME,
+    N_TUPLE,
+    N_LIST,
+    N_DICT,
+    N_COND,
+    N_OR,
+    N_AND,
+    N_NOT,
+    N_NEG,
+    N_POS,
+    N_BINARY,
+    N_CONCAT,
+    N_COMPARE,
+    N_OPERAND,
+    N_GETATTR,
+    N_GETITEM,
+    N_SLICE,
+    N_CALL,
+    N_FILTER,
+    N_TEST,
+    N_NSREF,
     /* statements */
-    N_SEQ, N_OUTPUT, N_SET, N_SET_BLOCK, N_FOR, N_IF, N_CLAUSE, N_WITH, N_MACRO, N_CALL_BLOCK,
-    N_FILTER_BLOCK, N_AUTOESCAPE, N_BLOCK, N_BREAK, N_CONTINUE, N_LOADER
+    N_SEQ,
+    N_OUTPUT,
+    N_SET,
+    N_SET_BLOCK,
+    N_FOR,
+    N_IF,
+    N_CLAUSE,
+    N_WITH,
+    N_MACRO,
+    N_CALL_BLOCK,
+    N_FILTER_BLOCK,
+    N_AUTOESCAPE,
+    N_BLOCK,
+    N_BREAK,
+    N_CONTINUE,
+    N_LOADER
 } NodeKind;
 
 /* How a variable gets its value when its frame is entered. */
@@ -102,8 +166,9 @@ struct Jinja {
 enum {
     JINJA_SOURCE_BYTES_MAX = 4 << 20,
     JINJA_COMPILE_BYTES_MAX = 512 << 20,
-    JINJA_NEST_MAX = 200, /* calls of the parser: 2 per bracket or statement; Jinja2 ends near 70 brackets */
-    JINJA_TREE_MAX = 300  /* depth of an expression tree, e.g. of a + b + c + ... */
+    JINJA_NEST_MAX =
+        200, /* calls of the parser: 2 per bracket or statement; Jinja2 ends near 70 brackets */
+    JINJA_TREE_MAX = 300 /* depth of an expression tree, e.g. of a + b + c + ... */
 };
 
 MUST_USE Status jinja_lex(Jinja *jinja, Err *err);
@@ -152,7 +217,7 @@ struct JRun {
     int32_t line;
     int64_t now;
     bool autoescape;
-    NodeKind jump; /* N_BREAK or N_CONTINUE on its way to the loop; 0: none */
+    NodeKind jump;   /* N_BREAK or N_CONTINUE on its way to the loop; 0: none */
     JVal caller;     /* what the next call passes on as `caller` */
     JVal block_text; /* what the innermost filter of a block works on */
     JAct *act;
@@ -206,8 +271,8 @@ typedef Status (*JVarFn)(JRun *run, JVal self, const JArgs *args, JVal *out);
 
 typedef struct JSig {
     const char *name;
-    JFixedFn fixed; /* or */
-    JVarFn var;     /* takes any arguments itself; neither: known but not supported */
+    JFixedFn fixed;       /* or */
+    JVarFn var;           /* takes any arguments itself; neither: known but not supported */
     uint8_t n_min, n_max; /* without self */
     const char *params;   /* names of the arguments, apart by blanks; NULL: positional only */
 } JSig;
@@ -273,7 +338,14 @@ typedef struct JJsonOptions {
 MUST_USE Status jjson_dump(JRun *run, JVal v, const JJsonOptions *options, JVal *out);
 
 /* Case of whole strings, with Unicode's special cases. */
-typedef enum JCase { JCASE_UPPER, JCASE_LOWER, JCASE_TITLE, JCASE_CAPITALIZE, JCASE_SWAP, JCASE_FOLD } JCase;
+typedef enum JCase {
+    JCASE_UPPER,
+    JCASE_LOWER,
+    JCASE_TITLE,
+    JCASE_CAPITALIZE,
+    JCASE_SWAP,
+    JCASE_FOLD
+} JCase;
 MUST_USE Status jcase_map(JRun *run, const JStr *s, JCase how, JVal *out);
 bool jcase_is_upper(const JStr *s);
 bool jcase_is_lower(const JStr *s);
@@ -281,11 +353,12 @@ bool jcase_is_title(const JStr *s);
 
 /* str methods that filters use as well. */
 MUST_USE Status jmethods_str_do_replace(JRun *run, const JStr *s, const JStr *from, const JStr *to,
-                                int64_t count, JVal *out);
-MUST_USE Status jmethods_str_do_strip(JRun *run, const JStr *s, const JStr *chars, int sides, JVal *out);
+                                        int64_t count, JVal *out);
+MUST_USE Status jmethods_str_do_strip(JRun *run, const JStr *s, const JStr *chars, int sides,
+                                      JVal *out);
 MUST_USE Status jmethods_str_do_splitlines(JRun *run, const JStr *s, bool keep_ends, JVal *out);
 MUST_USE Status jmethods_str_do_join(JRun *run, const JStr *sep, JVal list, JVal *out);
-MUST_USE Status jmethods_str_do_pad(JRun *run, const JStr *s, int64_t width, const JStr *fill, int how,
-                            JVal *out);
+MUST_USE Status jmethods_str_do_pad(JRun *run, const JStr *s, int64_t width, const JStr *fill,
+                                    int how, JVal *out);
 MUST_USE Status jmethods_str_do_split_words(JRun *run, const JStr *s, int64_t max, JVal *out);
 MUST_USE Status jsort(JRun *run, JVal *v, JVal *key, size_t n, bool reverse);

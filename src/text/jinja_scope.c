@@ -114,8 +114,7 @@ static Status jinja_scope_target(Scoper *scoper, Scope *scope, const JNode *targ
         return jinja_scope_define(scoper, scope, (Load){.action = LOAD_PARAM, .name = target->name},
                                   NULL);
     if (target->kind == N_NSREF) return jinja_scope_load(scoper, scope, target->name);
-    for (size_t i = 0; i < target->n; i++)
-        TRY(jinja_scope_target(scoper, scope, target->item[i]));
+    for (size_t i = 0; i < target->n; i++) TRY(jinja_scope_target(scoper, scope, target->item[i]));
     return OK;
 }
 
@@ -159,9 +158,11 @@ static Status jinja_scope_collect(Scoper *scoper, Scope *scope, const JNode *nod
             return jinja_scope_collect(scoper, scope, node->a);
         case N_SET_BLOCK: return jinja_scope_collect(scoper, scope, node->a);
         case N_FOR: return jinja_scope_collect(scoper, scope, node->b);
-        case N_CALL_BLOCK: case N_FILTER_BLOCK: return jinja_scope_collect(scoper, scope, node->a);
+        case N_CALL_BLOCK:
+        case N_FILTER_BLOCK: return jinja_scope_collect(scoper, scope, node->a);
         case N_WITH: return jinja_scope_collect_list(scoper, scope, node->item2, node->n);
-        case N_AUTOESCAPE: case N_BLOCK: return OK;
+        case N_AUTOESCAPE:
+        case N_BLOCK: return OK;
         default: break;
     }
     TRY(jinja_scope_collect(scoper, scope, node->a));
@@ -447,7 +448,8 @@ static Status jinja_scope_nodes(Scoper *scoper, Scope *scope, const JNode *const
     if (node->kind == N_SET || node->kind == N_SET_BLOCK || node->kind == N_MACRO)
         node->flag2 = scope->parent == NULL && !scoper->in_block;
     switch (node->kind) {
-        case N_NAME: case N_NSREF: return jinja_scope_name(scoper, scope, node);
+        case N_NAME:
+        case N_NSREF: return jinja_scope_name(scoper, scope, node);
         case N_FOR: return jinja_scope_for(scoper, scope, node, soft);
         case N_MACRO: {
             JNode name = {.kind = N_NSREF, .name = node->name, .line = node->line};
@@ -461,13 +463,16 @@ static Status jinja_scope_nodes(Scoper *scoper, Scope *scope, const JNode *const
         case N_WITH: TRY(jinja_scope_list(scoper, scope, node->item2, node->n, soft)); break;
         case N_SET_BLOCK: TRY(jinja_scope_nodes(scoper, scope, node->a, soft)); break;
         case N_BLOCK: return jinja_scope_add_block(scoper, node);
-        case N_BREAK: case N_CONTINUE:
+        case N_BREAK:
+        case N_CONTINUE:
             if (scoper->loop_depth > 0) return OK;
             return err_set(scoper->err, ERR_TEMPLATE, "template line %d: SyntaxError: '%s' %s",
                            node->line, node->kind == N_BREAK ? "break" : "continue",
                            node->kind == N_BREAK ? "outside loop" : "not properly in loop");
-        case N_FILTER: case N_TEST: TRY(jinja_scope_callee(scoper, node, soft)); break;
-        case N_COND: case N_IF: soft = true; break;
+        case N_FILTER:
+        case N_TEST: TRY(jinja_scope_callee(scoper, node, soft)); break;
+        case N_COND:
+        case N_IF: soft = true; break;
         default: break;
     }
     if (node->kind == N_WITH || node->kind == N_FILTER_BLOCK || node->kind == N_SET_BLOCK ||

@@ -28,7 +28,8 @@ Status jiter_next(JRun *run, JIter *iter, JVal *out, bool *more) {
     JVal source = iter->source;
     *more = false;
     switch (source.tag) {
-        case J_LIST: case J_TUPLE:
+        case J_LIST:
+        case J_TUPLE:
             if (iter->pos >= source.list->n) return OK;
             *out = source.list->v[iter->pos++];
             break;
@@ -73,8 +74,7 @@ static Status jiter_select(JRun *run, JGen *gen, JVal item, bool *keep) {
 }
 
 static Status jiter_map(JRun *run, JGen *gen, JVal item, JVal *out) {
-    if (gen->callee == NULL)
-        return jcall_attribute(run, item, gen->attribute, gen->fallback, out);
+    if (gen->callee == NULL) return jcall_attribute(run, item, gen->attribute, gen->fallback, out);
     return jcall_sig(run, gen->callee, item, gen->args, out);
 }
 

@@ -91,7 +91,8 @@ static Status jjson_key(Dumper *dumper, JVal key) {
         jout_format(out, "%lld", (long long)key.i);
     } else {
         return jrun_raise(out->run, "TypeError",
-                          "keys must be str, int, float, bool or None, not %s", jval_type_name(key));
+                          "keys must be str, int, float, bool or None, not %s",
+                          jval_type_name(key));
     }
     jout_text(out, "\"");
     return OK;
@@ -137,7 +138,9 @@ static Status jjson_value(Dumper *dumper, JVal v) {
         case J_INT: jout_format(&dumper->out, "%lld", (long long)v.i); return OK;
         case J_FLOAT: jjson_float(dumper, v.f); return OK;
         case J_STR: jjson_str(dumper, v.s); return OK;
-        case J_LIST: case J_TUPLE: case J_DICT:
+        case J_LIST:
+        case J_TUPLE:
+        case J_DICT:
             TRY(jrun_enter(run));
             status = v.tag == J_DICT ? jjson_dict(dumper, v.dict) : jjson_list(dumper, v.list);
             jrun_leave(run);

@@ -214,8 +214,8 @@ static const JMethodDef jmethods_gen[] = {
 /* The sandbox gives out no method that changes its object. */
 static const char *const jmethods_dict_mutators[] = {"clear", "pop", "popitem", "setdefault",
                                                      "update"};
-static const char *const jmethods_list_mutators[] = {"append", "clear",  "pop",    "reverse",
-                                                     "insert", "sort",   "extend", "remove"};
+static const char *const jmethods_list_mutators[] = {"append", "clear", "pop",    "reverse",
+                                                     "insert", "sort",  "extend", "remove"};
 
 static const JMethodDef *jmethods_search(const JMethodDef *def, size_t n, const JStr *name) {
     for (size_t i = 0; i < n; i++)
@@ -236,11 +236,13 @@ const JMethodDef *jmethods_find(JTag tag, const JStr *name, bool *mutates) {
         case J_STR: return jmethods_search(jmethods_str, jmethods_n_str, name);
         case J_DICT: return SEARCH(jmethods_dict);
         case J_LIST: return SEARCH(jmethods_list);
-        case J_TUPLE: case J_RANGE: {
+        case J_TUPLE:
+        case J_RANGE: {
             const JMethodDef *def = SEARCH(jmethods_list);
             return def != NULL && jstr_is(name, "copy") ? NULL : def;
         }
-        case J_BOOL: case J_INT: return SEARCH(jmethods_int);
+        case J_BOOL:
+        case J_INT: return SEARCH(jmethods_int);
         case J_FLOAT: return SEARCH(jmethods_float);
         case J_LOOP: return SEARCH(jmethods_loop);
         case J_CYCLER: return SEARCH(jmethods_cycler);

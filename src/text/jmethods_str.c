@@ -4,10 +4,9 @@
 #include "text/jmethods_priv.h"
 
 static Status jmethods_str_want(JRun *run, JVal v, const char *what, const JStr **out) {
-    if (v.tag != J_STR)
-        return jrun_raise(run, "TypeError", "%s must be str, not %s", what, jval_type_name(v));
     *out = v.s;
-    return OK;
+    if (v.tag == J_STR) return OK;
+    return jrun_raise(run, "TypeError", "%s must be str, not %s", what, jval_type_name(v));
 }
 
 /* A part of s, appended to a list. */
@@ -31,7 +30,7 @@ static size_t jmethods_str_before(const JStr *s, size_t i) {
 Status jmethods_str_do_split_words(JRun *run, const JStr *s, int64_t max, JVal *out) {
     TRY(jval_list_new(run, 4, out));
     size_t i = 0, next;
-    for (int64_t n = 0; ; n++) {
+    for (int64_t n = 0;; n++) {
         while (i < s->len && jmethods_str_space_at(s, i, &next)) i = next;
         if (i >= s->len) return OK;
         size_t from = i;
@@ -49,7 +48,7 @@ Status jmethods_str_do_split_words(JRun *run, const JStr *s, int64_t max, JVal *
 static Status jmethods_str_rsplit_words(JRun *run, const JStr *s, int64_t max, JVal *out) {
     size_t to = s->len, next;
     TRY(jval_list_new(run, 4, out));
-    for (int64_t n = 0; ; n++) {
+    for (int64_t n = 0;; n++) {
         while (to > 0 && jmethods_str_space_at(s, jmethods_str_before(s, to), &next))
             to = jmethods_str_before(s, to);
         if (to == 0) return OK;
@@ -176,8 +175,8 @@ static Status jmethods_str_rpartition(JRun *run, const JVal *arg, JVal *out) {
     return jmethods_str_partition_at(run, arg, true, out);
 }
 
-Status jmethods_str_do_replace(JRun *run, const JStr *s, const JStr *from, const JStr *to, int64_t count,
-                       JVal *out) {
+Status jmethods_str_do_replace(JRun *run, const JStr *s, const JStr *from, const JStr *to,
+                               int64_t count, JVal *out) {
     JOut text = {.run = run};
     size_t i = 0;
     TRY(jrun_step(run, (int64_t)(s->len / 64)));
@@ -242,7 +241,9 @@ static Status jmethods_str_strip_sides(JRun *run, const JVal *arg, int sides, JV
         chars = arg[1].s;
     } else if (arg[1].tag != J_MISSING && arg[1].tag != J_NONE) {
         return jrun_raise(run, "TypeError", "%s arg must be None or str",
-                          sides == 1 ? "lstrip" : sides == 2 ? "rstrip" : "strip");
+                          sides == 1   ? "lstrip"
+                          : sides == 2 ? "rstrip"
+                                       : "strip");
     }
     return jmethods_str_do_strip(run, arg[0].s, chars, sides, out);
 }
@@ -261,8 +262,8 @@ static Status jmethods_str_rstrip(JRun *run, const JVal *arg, JVal *out) {
 
 /* The bytes [from, to) that the optional arguments start and end (code points) select; false when
  * start lies behind the end. */
-static Status jmethods_str_window(JRun *run, const JStr *s, const JVal *arg, size_t *from, size_t *to,
-                                  bool *valid) {
+static Status jmethods_str_window(JRun *run, const JStr *s, const JVal *arg, size_t *from,
+                                  size_t *to, bool *valid) {
     int64_t n = (int64_t)s->n_chars, start = 0, end = n;
     if (arg[0].tag != J_MISSING && arg[0].tag != J_NONE) TRY(jnum_index(run, arg[0], &start));
     if (arg[1].tag != J_MISSING && arg[1].tag != J_NONE) TRY(jnum_index(run, arg[1], &end));
@@ -275,7 +276,8 @@ static Status jmethods_str_window(JRun *run, const JStr *s, const JVal *arg, siz
     return OK;
 }
 
-static bool jmethods_str_affix_is(const JStr *s, const JStr *affix, bool suffix, size_t from, size_t to) {
+static bool jmethods_str_affix_is(const JStr *s, const JStr *affix, bool suffix, size_t from,
+                                  size_t to) {
     if (affix->len > to - from) return false;
     return memcmp(s->ptr + (suffix ? to - affix->len : from), affix->ptr, affix->len) == 0;
 }
@@ -296,9 +298,8 @@ static Status jmethods_str_affix(JRun *run, const JVal *arg, bool suffix, JVal *
             found = valid && jmethods_str_affix_is(arg[0].s, v.s, suffix, from, to);
         }
     } else {
-        return jrun_raise(run, "TypeError",
-                          "%s first arg must be str or a tuple of str, not %s", name,
-                          jval_type_name(arg[1]));
+        return jrun_raise(run, "TypeError", "%s first arg must be str or a tuple of str, not %s",
+                          name, jval_type_name(arg[1]));
     }
     *out = jval_bool(found);
     return OK;
@@ -321,7 +322,9 @@ static Status jmethods_str_search(JRun *run, const JVal *arg, bool last, bool mu
     TRY(jmethods_str_window(run, s, arg + 2, &from, &to, &valid));
     TRY(jrun_step(run, (int64_t)(s->len / 64)));
     JStr window = {.ptr = s->ptr, .len = to};
-    size_t at = !valid ? SIZE_MAX : last ? jstr_rfind(&window, what, to) : jstr_find(&window, what, from);
+    size_t at = !valid ? SIZE_MAX
+                : last ? jstr_rfind(&window, what, to)
+                       : jstr_find(&window, what, from);
     if (at != SIZE_MAX && at < from) at = SIZE_MAX;
     if (at == SIZE_MAX && must) return jrun_raise(run, "ValueError", "substring not found");
     *out = jval_int(at == SIZE_MAX ? -1 : (int64_t)jstr_index(s, at));
@@ -363,9 +366,9 @@ static Status jmethods_str_count(JRun *run, const JVal *arg, JVal *out) {
     return OK;
 }
 
-#define CASE_METHOD(name, how)                                                  \
+#define CASE_METHOD(name, how)                                                 \
     static Status jmethods_str_##name(JRun *run, const JVal *arg, JVal *out) { \
-        return jcase_map(run, arg[0].s, (how), out);                            \
+        return jcase_map(run, arg[0].s, (how), out);                           \
     }
 CASE_METHOD(upper, JCASE_UPPER)
 CASE_METHOD(lower, JCASE_LOWER)
@@ -399,7 +402,8 @@ static Status jmethods_str_join(JRun *run, const JVal *arg, JVal *out) {
 }
 
 /* how: '<' text at the left, '>' at the right, '^' in the middle as str.center has it. */
-Status jmethods_str_do_pad(JRun *run, const JStr *s, int64_t width, const JStr *fill, int how, JVal *out) {
+Status jmethods_str_do_pad(JRun *run, const JStr *s, int64_t width, const JStr *fill, int how,
+                           JVal *out) {
     int64_t pad = width - (int64_t)s->n_chars;
     if (pad <= 0) return jstr_sub(run, s, 0, s->len, out);
     int64_t left = how == '<' ? 0 : how == '>' ? pad : pad / 2 + (pad & width & 1);
@@ -539,10 +543,10 @@ static Status jmethods_str_all(const JVal *arg, bool (*is)(uint32_t cp), bool em
     return OK;
 }
 
-#define IS_METHOD(name, is, empty)                                              \
+#define IS_METHOD(name, is, empty)                                             \
     static Status jmethods_str_##name(JRun *run, const JVal *arg, JVal *out) { \
-        TRY(jrun_step(run, (int64_t)(arg[0].s->len / 64)));                     \
-        return jmethods_str_all(arg, (is), (empty), out);                       \
+        TRY(jrun_step(run, (int64_t)(arg[0].s->len / 64)));                    \
+        return jmethods_str_all(arg, (is), (empty), out);                      \
     }
 IS_METHOD(isalpha, jmethods_cp_alpha, false)
 IS_METHOD(isdecimal, jmethods_cp_decimal, false)
@@ -566,11 +570,11 @@ static Status jmethods_str_isidentifier(JRun *run, const JVal *arg, JVal *out) {
     return OK;
 }
 
-#define CASE_TEST(name, is)                                                     \
+#define CASE_TEST(name, is)                                                    \
     static Status jmethods_str_##name(JRun *run, const JVal *arg, JVal *out) { \
-        TRY(jrun_step(run, (int64_t)(arg[0].s->len / 64)));                     \
-        *out = jval_bool(is(arg[0].s));                                         \
-        return OK;                                                              \
+        TRY(jrun_step(run, (int64_t)(arg[0].s->len / 64)));                    \
+        *out = jval_bool(is(arg[0].s));                                        \
+        return OK;                                                             \
     }
 CASE_TEST(isupper, jcase_is_upper)
 CASE_TEST(islower, jcase_is_lower)
@@ -584,31 +588,63 @@ static Status jmethods_str_format_map(JRun *run, JVal self, const JArgs *args, J
     if (args->n_kw > 0)
         return jrun_raise(run, "TypeError", "format_map() takes no keyword arguments");
     if (args->n != 1)
-        return jrun_raise(run, "TypeError",
-                          "format_map() takes exactly one argument (%zu given)", args->n);
+        return jrun_raise(run, "TypeError", "format_map() takes exactly one argument (%zu given)",
+                          args->n);
     return jformat_brace(run, self.s, &(JArgs){0}, args->pos[0], out);
 }
 
-#define M(name, min, max, params) \
-    { {#name, jmethods_str_##name, NULL, (min), (max), (params)} }
+#define M(name, min, max, params)                                    \
+    {                                                                \
+        { #name, jmethods_str_##name, NULL, (min), (max), (params) } \
+    }
 
 const JMethodDef jmethods_str[] = {
-    M(split, 0, 2, "sep maxsplit"), M(rsplit, 0, 2, "sep maxsplit"), M(strip, 0, 1, NULL),
-    M(lstrip, 0, 1, NULL), M(rstrip, 0, 1, NULL), M(replace, 2, 3, "_ _ count"),
-    M(startswith, 1, 3, NULL), M(endswith, 1, 3, NULL), M(upper, 0, 0, NULL), M(lower, 0, 0, NULL),
-    M(title, 0, 0, NULL), M(capitalize, 0, 0, NULL), M(swapcase, 0, 0, NULL),
-    M(casefold, 0, 0, NULL), M(join, 1, 1, NULL), M(find, 1, 3, NULL), M(rfind, 1, 3, NULL),
-    M(index, 1, 3, NULL), M(rindex, 1, 3, NULL), M(count, 1, 3, NULL),
-    M(splitlines, 0, 1, "keepends"), M(partition, 1, 1, NULL), M(rpartition, 1, 1, NULL),
-    M(center, 1, 2, NULL), M(ljust, 1, 2, NULL), M(rjust, 1, 2, NULL), M(zfill, 1, 1, NULL),
-    M(expandtabs, 0, 1, "tabsize"), M(removeprefix, 1, 1, NULL), M(removesuffix, 1, 1, NULL),
-    M(isalpha, 0, 0, NULL), M(isdecimal, 0, 0, NULL), M(isdigit, 0, 0, NULL),
-    M(isnumeric, 0, 0, NULL), M(isalnum, 0, 0, NULL), M(isascii, 0, 0, NULL),
-    M(isspace, 0, 0, NULL), M(isprintable, 0, 0, NULL), M(isidentifier, 0, 0, NULL),
-    M(isupper, 0, 0, NULL), M(islower, 0, 0, NULL), M(istitle, 0, 0, NULL),
+    M(split, 0, 2, "sep maxsplit"),
+    M(rsplit, 0, 2, "sep maxsplit"),
+    M(strip, 0, 1, NULL),
+    M(lstrip, 0, 1, NULL),
+    M(rstrip, 0, 1, NULL),
+    M(replace, 2, 3, "_ _ count"),
+    M(startswith, 1, 3, NULL),
+    M(endswith, 1, 3, NULL),
+    M(upper, 0, 0, NULL),
+    M(lower, 0, 0, NULL),
+    M(title, 0, 0, NULL),
+    M(capitalize, 0, 0, NULL),
+    M(swapcase, 0, 0, NULL),
+    M(casefold, 0, 0, NULL),
+    M(join, 1, 1, NULL),
+    M(find, 1, 3, NULL),
+    M(rfind, 1, 3, NULL),
+    M(index, 1, 3, NULL),
+    M(rindex, 1, 3, NULL),
+    M(count, 1, 3, NULL),
+    M(splitlines, 0, 1, "keepends"),
+    M(partition, 1, 1, NULL),
+    M(rpartition, 1, 1, NULL),
+    M(center, 1, 2, NULL),
+    M(ljust, 1, 2, NULL),
+    M(rjust, 1, 2, NULL),
+    M(zfill, 1, 1, NULL),
+    M(expandtabs, 0, 1, "tabsize"),
+    M(removeprefix, 1, 1, NULL),
+    M(removesuffix, 1, 1, NULL),
+    M(isalpha, 0, 0, NULL),
+    M(isdecimal, 0, 0, NULL),
+    M(isdigit, 0, 0, NULL),
+    M(isnumeric, 0, 0, NULL),
+    M(isalnum, 0, 0, NULL),
+    M(isascii, 0, 0, NULL),
+    M(isspace, 0, 0, NULL),
+    M(isprintable, 0, 0, NULL),
+    M(isidentifier, 0, 0, NULL),
+    M(isupper, 0, 0, NULL),
+    M(islower, 0, 0, NULL),
+    M(istitle, 0, 0, NULL),
     {{"format", NULL, jmethods_str_format, 0, 0, NULL}},
     {{"format_map", NULL, jmethods_str_format_map, 0, 0, NULL}},
-    {{"encode", NULL, NULL, 0, 0, NULL}}, {{"translate", NULL, NULL, 0, 0, NULL}},
+    {{"encode", NULL, NULL, 0, 0, NULL}},
+    {{"translate", NULL, NULL, 0, 0, NULL}},
     {{"maketrans", NULL, NULL, 0, 0, NULL}},
 };
 const size_t jmethods_n_str = ARRAY_LEN(jmethods_str);

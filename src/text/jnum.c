@@ -27,7 +27,8 @@ Status jnum_negate(JRun *run, JVal v, JVal *out) {
         return OK;
     }
     if (!jval_is_int(v))
-        return jrun_raise(run, "TypeError", "bad operand type for unary -: '%s'", jval_type_name(v));
+        return jrun_raise(run, "TypeError", "bad operand type for unary -: '%s'",
+                          jval_type_name(v));
     if (jval_as_int(v) == INT64_MIN) return jnum_overflow(run);
     *out = jval_int(-jval_as_int(v));
     return OK;
@@ -47,8 +48,7 @@ static int64_t jnum_floor_mod(int64_t a, int64_t b) {
 static Status jnum_int_pow(JRun *run, int64_t base, int64_t exp, JVal *out) {
     if (exp < 0) {
         if (base == 0)
-            return jrun_raise(run, "ZeroDivisionError",
-                              "0.0 cannot be raised to a negative power");
+            return jrun_raise(run, "ZeroDivisionError", "0.0 cannot be raised to a negative power");
         *out = jval_float(pow((double)base, (double)exp));
         return OK;
     }
@@ -194,7 +194,7 @@ static bool jnum_is_seq(JVal v) {
 
 static Status jnum_unsupported(JRun *run, TokenType op, JVal a, JVal b) {
     static const char *const names[TOK_COUNT] = {
-        [TOK_ADD] = "+", [TOK_SUB] = "-", [TOK_MUL] = "*", [TOK_DIV] = "/",
+        [TOK_ADD] = "+",       [TOK_SUB] = "-", [TOK_MUL] = "*",          [TOK_DIV] = "/",
         [TOK_FLOORDIV] = "//", [TOK_MOD] = "%", [TOK_POW] = "** or pow()"};
     if (op == TOK_ADD && jnum_is_seq(a)) {
         const char *type = a.tag == J_STR ? "str" : a.tag == J_LIST ? "list" : "tuple";
@@ -319,7 +319,7 @@ bool jnum_parse_int(const JStr *s, int64_t base, int64_t *out, bool *overflow) {
     if (*p == 0) return false;
     uint64_t value = 0;
     for (; *p != 0; p++) {
-        int digit = isdigit((unsigned char)*p) ? *p - '0'
+        int digit = isdigit((unsigned char)*p)   ? *p - '0'
                     : isalpha((unsigned char)*p) ? (*p | 32) - 'a' + 10
                                                  : 99;
         if (digit >= base) return false;

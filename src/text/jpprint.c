@@ -69,14 +69,16 @@ static void jpprint_newline(Printer *printer, const char *before, int64_t indent
     jout_fill(&printer->out, &(JStr){.ptr = " ", .len = 1, .n_chars = 1}, indent);
 }
 
-static Status jpprint_items(Printer *printer, JVal v, int64_t indent, int64_t allowance, int level) {
+static Status jpprint_items(Printer *printer, JVal v, int64_t indent, int64_t allowance,
+                            int level) {
     bool is_list = v.tag == J_LIST;
     const char *end = is_list ? "]" : v.list->n == 1 ? ",)" : ")";
     allowance += (int64_t)strlen(end);
     jout_text(&printer->out, is_list ? "[" : "(");
     for (size_t i = 0; i < v.list->n; i++) {
         if (i > 0) jpprint_newline(printer, ",", indent + 1);
-        TRY(jpprint_value(printer, v.list->v[i], indent + 1, i + 1 == v.list->n ? allowance : 1, level));
+        TRY(jpprint_value(printer, v.list->v[i], indent + 1, i + 1 == v.list->n ? allowance : 1,
+                          level));
     }
     jout_text(&printer->out, end);
     return OK;
@@ -158,7 +160,8 @@ static Status jpprint_str(Printer *printer, const JStr *s, int64_t indent, int64
     return OK;
 }
 
-static Status jpprint_value(Printer *printer, JVal v, int64_t indent, int64_t allowance, int level) {
+static Status jpprint_value(Printer *printer, JVal v, int64_t indent, int64_t allowance,
+                            int level) {
     JVal text;
     TRY(jpprint_text(printer->run, v, &text));
     bool fits = (int64_t)text.s->n_chars <= JPPRINT_WIDTH - indent - allowance;

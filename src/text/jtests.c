@@ -29,7 +29,7 @@ static Status jtests_divisibleby(JRun *run, const JVal *arg, JVal *out) {
     return OK;
 }
 
-#define TEST_IS(name, condition)                                        \
+#define TEST_IS(name, condition)                                         \
     static Status jtests_##name(JRun *run, const JVal *arg, JVal *out) { \
         (void)run;                                                       \
         JVal v = arg[0];                                                 \

@@ -27,7 +27,10 @@ void jtext_repr_str(JOut *out, const JStr *s, bool ascii) {
             text[1] = cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't';
         } else if (!jstr_is_printable(cp) || (ascii && cp >= 0x80)) {
             snprintf(text, sizeof(text),
-                     cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+                     cp < 0x100     ? "\\x%02x"
+                     : cp < 0x10000 ? "\\u%04x"
+                                    : "\\U%08x",
+                     cp);
         } else {
             jout_sub(out, s, from, i);
             continue;
@@ -102,7 +105,8 @@ static void jtext_object(JOut *out, JVal v) {
         case J_LOOP: jtext_loop(out, v.loop); return;
         case J_SELF: jout_text(out, "<TemplateReference None>"); return;
         default:
-            if (jrun_unsupported(out->run, "printing an object that Python names by its address") != OK)
+            if (jrun_unsupported(out->run, "printing an object that Python names by its address") !=
+                OK)
                 out->failed = true;
     }
 }

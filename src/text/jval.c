@@ -27,10 +27,11 @@ const char *jval_type_name(JVal v) {
         case J_LOOP: return "LoopContext";
         case J_MACRO: return "Macro";
         case J_METHOD: return "builtin_function_or_method";
-        case J_FUNC: return jstr_is(&(JStr){.ptr = v.func->sig.name, .len = strlen(v.func->sig.name)},
-                                    "dict")
-                                ? "TemplateDict"
-                                : "function";
+        case J_FUNC:
+            return jstr_is(&(JStr){.ptr = v.func->sig.name, .len = strlen(v.func->sig.name)},
+                           "dict")
+                       ? "TemplateDict"
+                       : "function";
         case J_CYCLER: return "Cycler";
         case J_JOINER: return "Joiner";
         case J_SLICE: return "slice";
@@ -46,16 +47,29 @@ static int64_t jval_loop_known_len(const JLoop *loop) {
 
 bool jval_has_len(JVal v) {
     switch (v.tag) {
-        case J_UNDEFINED: case J_STR: case J_LIST: case J_TUPLE: case J_DICT: case J_RANGE:
-        case J_VIEW: case J_LOOP: return true;
+        case J_UNDEFINED:
+        case J_STR:
+        case J_LIST:
+        case J_TUPLE:
+        case J_DICT:
+        case J_RANGE:
+        case J_VIEW:
+        case J_LOOP: return true;
         default: return false;
     }
 }
 
 bool jval_is_iterable(JVal v) {
     switch (v.tag) {
-        case J_UNDEFINED: case J_STR: case J_LIST: case J_TUPLE: case J_DICT: case J_RANGE:
-        case J_VIEW: case J_GEN: case J_LOOP: return true;
+        case J_UNDEFINED:
+        case J_STR:
+        case J_LIST:
+        case J_TUPLE:
+        case J_DICT:
+        case J_RANGE:
+        case J_VIEW:
+        case J_GEN:
+        case J_LOOP: return true;
         default: return false;
     }
 }
@@ -88,7 +102,8 @@ Status jval_len(JRun *run, JVal v, int64_t *out) {
     switch (v.tag) {
         case J_UNDEFINED: *out = 0; return OK;
         case J_STR: *out = (int64_t)v.s->n_chars; return OK;
-        case J_LIST: case J_TUPLE: *out = (int64_t)v.list->n; return OK;
+        case J_LIST:
+        case J_TUPLE: *out = (int64_t)v.list->n; return OK;
         case J_DICT: *out = (int64_t)v.dict->n; return OK;
         case J_RANGE: *out = v.range->n; return OK;
         case J_VIEW: *out = (int64_t)v.view->dict->n; return OK;
@@ -101,7 +116,9 @@ Status jval_len(JRun *run, JVal v, int64_t *out) {
 
 Status jval_truth(JRun *run, JVal v, bool *out) {
     switch (v.tag) {
-        case J_MISSING: case J_UNDEFINED: case J_NONE: *out = false; return OK;
+        case J_MISSING:
+        case J_UNDEFINED:
+        case J_NONE: *out = false; return OK;
         case J_BOOL: *out = v.b; return OK;
         case J_INT: *out = v.i != 0; return OK;
         case J_FLOAT: *out = v.f != 0; return OK;
@@ -162,9 +179,12 @@ Status jval_equal(JRun *run, JVal a, JVal b, bool *out) {
     }
     if (a.tag != b.tag) return OK;
     switch (a.tag) {
-        case J_MISSING: case J_UNDEFINED: case J_NONE: *out = true; return OK;
+        case J_MISSING:
+        case J_UNDEFINED:
+        case J_NONE: *out = true; return OK;
         case J_STR: *out = jstr_same(a.s, b.s); return OK;
-        case J_LIST: case J_TUPLE: return jval_list_equal(run, a.list, b.list, out);
+        case J_LIST:
+        case J_TUPLE: return jval_list_equal(run, a.list, b.list, out);
         case J_DICT: return jval_dict_equal(run, a.dict, b.dict, out);
         case J_RANGE:
             *out = a.range->n == b.range->n &&
@@ -267,7 +287,8 @@ Status jval_contains(JRun *run, JVal haystack, JVal needle, bool *out) {
 Status jval_hash(JRun *run, JVal v, uint64_t *out) {
     switch (v.tag) {
         case J_STR: *out = jstr_hash(v.s); return OK;
-        case J_BOOL: case J_INT: *out = hash_mix((uint64_t)jval_as_int(v)); return OK;
+        case J_BOOL:
+        case J_INT: *out = hash_mix((uint64_t)jval_as_int(v)); return OK;
         case J_FLOAT:
             if (v.f == floor(v.f) && fabs(v.f) < 9e18) {
                 *out = hash_mix((uint64_t)(int64_t)v.f); /* 1.0 is the same key as 1 */
@@ -275,7 +296,10 @@ Status jval_hash(JRun *run, JVal v, uint64_t *out) {
                 *out = hash_bytes(&v.f, sizeof(v.f), 1);
             }
             return OK;
-        case J_LIST: case J_DICT: case J_SLICE: case J_NAMESPACE: {
+        case J_LIST:
+        case J_DICT:
+        case J_SLICE:
+        case J_NAMESPACE: {
             if (v.tag == J_NAMESPACE) break;
             return jrun_raise(run, "TypeError", "unhashable type: '%s'", jval_type_name(v));
         }
@@ -296,7 +320,9 @@ Status jval_hash(JRun *run, JVal v, uint64_t *out) {
         }
         case J_RANGE: *out = hash_mix((uint64_t)v.range->n); return OK;
         case J_METHOD: *out = hash_mix((uintptr_t)v.method->def); return OK;
-        case J_NONE: case J_UNDEFINED: case J_MISSING: *out = hash_mix(v.tag + 1000); return OK;
+        case J_NONE:
+        case J_UNDEFINED:
+        case J_MISSING: *out = hash_mix(v.tag + 1000); return OK;
         default: break;
     }
     *out = hash_mix((uintptr_t)v.s);
@@ -310,9 +336,9 @@ Status jval_undefined_fail(JRun *run, JVal v) {
     JOut text = {.run = run};
     const char *type = u->object.tag == J_NONE ? "None" : jval_type_name(u->object);
     const char *module = u->object.tag == J_CYCLER || u->object.tag == J_JOINER ? "jinja2.utils."
-                         : u->object.tag == J_MACRO || u->object.tag == J_LOOP ? "jinja2.runtime."
-                         : u->object.tag == J_STR && u->object.s->markup       ? "markupsafe."
-                         : u->object.tag == J_TUPLE && u->object.list->group   ? "jinja2.filters."
+                         : u->object.tag == J_MACRO || u->object.tag == J_LOOP  ? "jinja2.runtime."
+                         : u->object.tag == J_STR && u->object.s->markup        ? "markupsafe."
+                         : u->object.tag == J_TUPLE && u->object.list->group    ? "jinja2.filters."
                          : u->object.tag == J_NAMESPACE
                              ? "transformers.utils.chat_template_utils._cached_compile_jinja_"
                                "template.<locals>."

@@ -142,8 +142,8 @@ typedef struct JGen {
     const char *type_name; /* as Python says it */
     JIter iter;
     bool done;
-    JVal attribute; /* MAP, SELECT, UNIQUE: looked up first; J_MISSING: not */
-    JVal fallback;  /* MAP: for an undefined attribute; J_MISSING: none */
+    JVal attribute;     /* MAP, SELECT, UNIQUE: looked up first; J_MISSING: not */
+    JVal fallback;      /* MAP: for an undefined attribute; J_MISSING: none */
     const void *callee; /* the filter or test; NULL: none */
     const struct JArgs *args;
     bool invert;        /* SELECT: reject */

@@ -15,7 +15,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 
-static Status render(const char *template, const json_t *variables, int64_t now, Buf *out, Err *err) {
+static Status render(const char *template, const json_t *variables, int64_t now, Buf *out,
+                     Err *err) {
     Jinja *jinja = NULL;
     Status status = jinja_open(&jinja, str_from(template), err);
     if (status == OK) status = jinja_render(jinja, variables, now, NULL, out, err);
