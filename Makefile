@@ -169,6 +169,10 @@ fuzz: ## fuzz each target for seconds=N (10), starting from its corpus (only=NAM
 bench: all ## measure prefill and decode of the default model
 	$(BUILD)/sluice bench
 
+.PHONY: eval
+eval: tests ## reproduce the published losses of the shared models over all 64 windows (minutes)
+	@SLUICE_EVAL_WINDOWS=64 $(BUILD)/tests/model/test_shared_models
+
 .PHONY: cov
 cov: ## test coverage of each source file
 	@$(MAKE) --no-print-directory -j$$(nproc) config=cov all tests
