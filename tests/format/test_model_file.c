@@ -214,6 +214,34 @@ static void model_file_shards(void **state) {
     testing_temp_remove(dir);
 }
 
+/* A whole model in one file, through its directory and by its name. */
+static void model_file_whole(void **state) {
+    (void)state;
+    char *dir = testing_temp_dir(), *path = file_join(dir, "model.safetensors");
+    Err err = {0};
+    model_file_put_text(dir, "config.json", "{}");
+    model_file_put_text(dir, "tokenizer_config.json", "{\"eos_token\":\"x\"}");
+    model_file_put_shard(dir, "model.safetensors", "a");
+    const char *paths[] = {dir, path};
+    for (int i = 0; i < 2; i++) {
+        ModelFile *file = NULL;
+        Tensor t;
+        ASSERT_OK(model_file_open(&file, paths[i], &err), err);
+        assert_int_equal(model_file_format(file), i == 0 ? MODEL_HF_DIR : MODEL_SAFETENSORS);
+        assert_string_equal(model_file_path(file), paths[i]);
+        assert_string_equal(model_file_dir(file), dir);
+        assert_non_null(model_file_config(file));
+        assert_non_null(json_object_get(model_file_tokenizer_config(file), "eos_token"));
+        assert_true(model_file_find(file, "a", &t));
+        model_file_close(file);
+    }
+    ModelFile *file = NULL;
+    assert_int_equal(model_file_open(&file, "/nonexistent/x.safetensors", NULL), ERR_NOT_FOUND);
+    assert_int_equal(model_file_open(&file, "/nonexistent/x.gguf", NULL), ERR_NOT_FOUND);
+    mem_free(path);
+    testing_temp_remove(dir);
+}
+
 static void model_file_put_part(const char *dir, int part, int n_parts, int says, int n_tensors) {
     Buf buf = {0};
     samples_head(&buf, 1, part == 1 ? 4 : 2);
@@ -270,6 +298,7 @@ int main(void) {
                                        cmocka_unit_test(model_file_gguf_tensors),
                                        cmocka_unit_test(model_file_safetensors_unaligned),
                                        cmocka_unit_test(model_file_shards),
+                                       cmocka_unit_test(model_file_whole),
                                        cmocka_unit_test(model_file_parts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,37 @@ static void quant_mxfp4_nan(void **state) {
     assert_true(x[0] == 0.5f && x[16] == 1 && x[1] == 0);
 }
 
+/* The plain formats are what half.h says, element by element. */
+static void quant_plain(void **state) {
+    (void)state;
+    enum { N = 256 };
+    float x[N], back[N];
+    uint16_t wide[N];
+    uint8_t narrow[N];
+    double doubles[N];
+    for (int i = 0; i < N; i++) {
+        x[i] = (float)(i - 100) * 1.2345e-3f;
+        narrow[i] = (uint8_t)i;
+        doubles[i] = (double)x[i] / 3;
+    }
+    assert_true(dtype_from_f32(DTYPE_F16, x, wide, N));
+    dtype_to_f32(DTYPE_F16, wide, back, N);
+    for (int i = 0; i < N; i++) assert_true(back[i] == f16_to_f32(f16_from_f32(x[i])));
+    assert_true(dtype_from_f32(DTYPE_BF16, x, wide, N));
+    dtype_to_f32(DTYPE_BF16, wide, back, N);
+    for (int i = 0; i < N; i++) assert_true(back[i] == bf16_to_f32(bf16_from_f32(x[i])));
+    assert_true(dtype_from_f32(DTYPE_F32, x, back, N));
+    assert_memory_equal(x, back, sizeof x);
+    dtype_to_f32(DTYPE_F64, doubles, back, N);
+    for (int i = 0; i < N; i++) assert_true(back[i] == (float)doubles[i]);
+    dtype_to_f32(DTYPE_F8_E4M3, narrow, back, N);
+    for (int i = 0; i < N; i++)
+        assert_true(back[i] == f8_e4m3_to_f32((uint8_t)i) || (isnan(back[i]) && (i & 127) == 127));
+    dtype_to_f32(DTYPE_F8_E5M2, narrow, back, N);
+    for (int i = 0; i < N; i++)
+        assert_true(back[i] == f8_e5m2_to_f32((uint8_t)i) || (isnan(back[i]) && (i & 127) > 124));
+}
+
 /* A q8_0 round trip is within half a step; f16 keeps the step to 2^-11. */
 static void quant_error(void **state) {
     (void)state;
@@ -108,6 +139,7 @@ static void quant_error(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quant_golden), cmocka_unit_test(quant_refusals),
-        cmocka_unit_test(quant_mxfp4_nan), cmocka_unit_test(quant_error)};
+        cmocka_unit_test(quant_mxfp4_nan), cmocka_unit_test(quant_plain),
+        cmocka_unit_test(quant_error)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
