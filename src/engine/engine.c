@@ -45,7 +45,7 @@ static int32_t engine_piece_bytes(const Tokenizer *tokenizer) {
 static Status engine_init(Engine *e, Err *err) {
     const EngineLimits *limits = &e->config.limits;
     const SchedConfig sched = engine_sched_config(&e->config);
-    CHECK(limits->max_logits >= MIN(limits->max_seqs, limits->max_step_tokens));
+    CHECK(limits->max_logits >= 1 && limits->max_logits <= limits->max_step_tokens);
     TRY(mailbox_init(&e->mail, e->n_requests_max, limits->max_queue, err));
     TRY(kv_cache_init(&e->cache, &limits->kv, err));
     TRY(sched_init(&e->sched, &sched, &e->cache, err));
