@@ -1,5 +1,7 @@
 #include "compress/convert.h"
 
+#include <stdatomic.h>
+
 #include "base/progress.h"
 #include "compress/convert_priv.h"
 
@@ -41,28 +43,66 @@ static void convert_read_row(const ConvertTensor *t, int64_t row, float *out) {
         dtype_to_f32(part->dtype, data + (i * n_rows + source) * bytes, &out[i], 1);
 }
 
-static Status convert_write_tensor(const ConvertTensor *t, GgufWriter *writer, Progress *progress,
-                                   Err *err) {
-    int64_t n_cols = t->tensor.shape[t->tensor.n_dims - 1];
-    int64_t n_rows = tensor_len(&t->tensor) / n_cols, row_bytes = tensor_row_bytes(&t->tensor);
-    float *row = mem_try_alloc((size_t)n_cols, sizeof *row);
-    uint8_t *bytes = mem_try_alloc((size_t)row_bytes, 1);
-    Status status = OK;
-    if (row == NULL || bytes == NULL)
-        status = err_set(err, ERR_NOMEM, "no memory for a row of '%s'", t->name);
-    for (int64_t r = 0; r < n_rows && status == OK; r++) {
-        convert_read_row(t, r, row);
-        if (!dtype_from_f32(t->tensor.dtype, row, bytes, n_cols))
-            status =
-                err_set(err, ERR_FORMAT,
-                        "row %lld of '%s' has an element that is not finite or too large for %s",
-                        (long long)r, t->name, dtype_info(t->tensor.dtype)->name);
-        else
-            status = gguf_write_data(writer, bytes, row_bytes, err);
-        progress_add(progress, row_bytes);
+/* Rows of one tensor, converted together by all threads. */
+typedef struct ConvertChunk {
+    const ConvertTensor *tensor;
+    int64_t first, n_rows, n_cols, row_bytes;
+    float *floats;  /* [threads, n_cols] */
+    uint8_t *bytes; /* [n_rows, row_bytes] */
+    atomic_bool failed;
+} ConvertChunk;
+
+enum { CONVERT_CHUNK_BYTES = 4 << 20, CONVERT_TASK_ROWS = 64 };
+
+/* Task: CONVERT_TASK_ROWS rows of the chunk. */
+static void convert_chunk_rows(void *context, int64_t task, int32_t thread) {
+    ConvertChunk *chunk = context;
+    float *row = chunk->floats + thread * chunk->n_cols;
+    int64_t first = task * CONVERT_TASK_ROWS;
+    for (int64_t r = first; r < MIN(first + CONVERT_TASK_ROWS, chunk->n_rows); r++) {
+        convert_read_row(chunk->tensor, chunk->first + r, row);
+        if (!dtype_from_f32(chunk->tensor->tensor.dtype, row, chunk->bytes + r * chunk->row_bytes,
+                            chunk->n_cols))
+            atomic_store(&chunk->failed, true);
     }
-    mem_free(row);
-    mem_free(bytes);
+}
+
+/* The sentence about the first row that cannot be converted. */
+static Status convert_chunk_fail(const ConvertChunk *chunk, Err *err) {
+    const ConvertTensor *t = chunk->tensor;
+    for (int64_t r = chunk->first; r < chunk->first + chunk->n_rows; r++) {
+        convert_read_row(t, r, chunk->floats);
+        if (!dtype_from_f32(t->tensor.dtype, chunk->floats, chunk->bytes, chunk->n_cols))
+            FAIL(err, ERR_FORMAT,
+                 "row %lld of '%s' has an element that is not finite or too large for %s",
+                 (long long)r, t->name, dtype_info(t->tensor.dtype)->name);
+    }
+    CHECK(false);
+}
+
+static Status convert_write_tensor(const Convert *c, const ConvertTensor *t, GgufWriter *writer,
+                                   Progress *progress, Err *err) {
+    ConvertChunk chunk = {.tensor = t, .n_cols = t->tensor.shape[t->tensor.n_dims - 1]};
+    chunk.row_bytes = tensor_row_bytes(&t->tensor);
+    int64_t n_rows = tensor_len(&t->tensor) / chunk.n_cols;
+    int64_t chunk_rows = MIN(n_rows, MAX(1, CONVERT_CHUNK_BYTES / chunk.row_bytes));
+    chunk.floats =
+        mem_try_alloc((size_t)pool_threads(c->pool), (size_t)chunk.n_cols * sizeof *chunk.floats);
+    chunk.bytes = mem_try_alloc((size_t)chunk_rows, (size_t)chunk.row_bytes);
+    Status status = OK;
+    if (chunk.floats == NULL || chunk.bytes == NULL)
+        status = err_set(err, ERR_NOMEM, "no memory for rows of '%s'", t->name);
+    for (; chunk.first < n_rows && status == OK; chunk.first += chunk_rows) {
+        chunk.n_rows = MIN(chunk_rows, n_rows - chunk.first);
+        pool_run(c->pool, DIV_UP(chunk.n_rows, CONVERT_TASK_ROWS), convert_chunk_rows, &chunk);
+        if (atomic_load(&chunk.failed))
+            status = convert_chunk_fail(&chunk, err);
+        else
+            status = gguf_write_data(writer, chunk.bytes, chunk.n_rows * chunk.row_bytes, err);
+        progress_add(progress, chunk.n_rows * chunk.row_bytes);
+    }
+    mem_free(chunk.floats);
+    mem_free(chunk.bytes);
     return status;
 }
 
@@ -80,7 +120,7 @@ static Status convert_write(const Convert *c, GgufWriter *writer, ConvertReport 
     Progress *progress = c->options.quiet ? NULL : progress_open("converting", report->bytes, "B");
     Status status = OK;
     for (int64_t i = 0; i < c->n_tensors && status == OK; i++)
-        status = convert_write_tensor(&c->tensors[i], writer, progress, err);
+        status = convert_write_tensor(c, &c->tensors[i], writer, progress, err);
     progress_close(progress);
     return status;
 }
@@ -109,7 +149,9 @@ Status convert_to_gguf(const char *model, const char *out, const ConvertOptions 
     if (model_file_format(file) == MODEL_GGUF)
         status = err_set(err, ERR_ARG, "'%s' is a GGUF file already", model);
     if (status == OK) status = model_config_read(&c.config, file, err);
+    if (status == OK) status = pool_open(&c.pool, thread_cores(), err);
     if (status == OK) status = convert_file(&c, out, report, err);
+    pool_close(c.pool);
     model_config_free(&c.config);
     mem_free(c.tensors);
     arena_free(&c.arena);

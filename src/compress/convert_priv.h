@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/mem.h"
+#include "base/thread.h"
 #include "compress/convert.h"
 #include "format/gguf_write.h"
 #include "model/arch.h"
@@ -26,6 +27,7 @@ typedef struct Convert {
     ConvertTensor *tensors;
     int64_t n_tensors, tensors_cap;
     int64_t n_used; /* tensors of the source */
+    ThreadPool *pool;
     Arena arena;
 } Convert;
 

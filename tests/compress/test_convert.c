@@ -199,7 +199,7 @@ static void convert_tokenizer_bpe(void **state) {
 
 static void convert_refused(const char *dir, const char *part) {
     Err err = {0};
-    ModelFile *file = convert_and_open(dir, DTYPE_F16, &err);
+    ModelFile *file = convert_and_open(dir, DTYPE_Q8_0, &err);
     assert_null(file);
     if (strstr(err.text, part) == NULL) fail_msg("no '%s' in: %s", part, err.text);
 }
@@ -223,6 +223,31 @@ static void convert_refusals(void **state) {
     assert_false(file_exists(out));
     mem_free(out);
     testing_temp_remove(dir);
+}
+
+/* Weights of NaN fit f16, but no scale; nothing is left behind. */
+static void convert_not_finite(void **state) {
+    (void)state;
+    Golden g;
+    golden_load(&g, "phi3"); /* rows of 64, which divide into groups */
+    char *dir = testing_temp_dir(), *path = file_join(g.folder, "model.safetensors");
+    Buf buf = {0};
+    Err err = {0};
+    ASSERT_OK(file_read(&buf, path, 64 << 20, &err), err);
+    uint64_t header_bytes;
+    memcpy(&header_bytes, buf.data, 8);
+    memset(buf.data + 8 + header_bytes, 0xff, buf.len - 8 - (size_t)header_bytes);
+    convert_put(dir, "model.safetensors", buf.data, buf.len);
+    convert_copy(g.folder, dir, "config.json");
+    convert_put_tokenizer(dir, g.vocab, convert_gpt2_split);
+    convert_refused(dir, "row 0 of 'token_embd.weight' has an element that is not finite");
+    ModelFile *file = convert_and_open(dir, DTYPE_F16, &err);
+    assert_non_null(file);
+    model_file_close(file);
+    buf_free(&buf);
+    mem_free(path);
+    testing_temp_remove(dir);
+    golden_free(&g);
 }
 
 /* Pieces "<unk>", "<0x41>" and "ab" with a trainer_spec (BPE) and a normalizer_spec. */
@@ -258,8 +283,8 @@ static void convert_pieces(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(convert_families), cmocka_unit_test(convert_types),
+        cmocka_unit_test(convert_families),      cmocka_unit_test(convert_types),
         cmocka_unit_test(convert_tokenizer_bpe), cmocka_unit_test(convert_refusals),
-        cmocka_unit_test(convert_pieces)};
+        cmocka_unit_test(convert_not_finite),    cmocka_unit_test(convert_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
