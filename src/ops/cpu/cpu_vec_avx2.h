@@ -11,6 +11,13 @@
 
 #define CPU_LEVEL(name) name##_avx2
 
+/* Before a loop of few and constant turns over an array that should live in registers. */
+#if defined(__clang__)
+#define VEC_UNROLL _Pragma("unroll")
+#else
+#define VEC_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 enum { VEC_LANES = 8 };
 typedef __m256 Vec;
 
@@ -137,25 +144,51 @@ static inline Vec vec_swap_pairs(Vec v) {
     return _mm256_permute_ps(v, 0xb1);
 }
 
+/* The last stages of turning 8 rows: from a[i], whose half q is half i / 4 of row 4 q + i % 4, to
+ * the columns. */
+static inline void vec_turn_halves(Vec a[VEC_LANES], Vec v[VEC_LANES]) {
+    VEC_UNROLL
+    for (int g = 0; g < 8; g += 4) {
+        __m256 low01 = _mm256_unpacklo_ps(a[g], a[g + 1]);
+        __m256 high01 = _mm256_unpackhi_ps(a[g], a[g + 1]);
+        __m256 low23 = _mm256_unpacklo_ps(a[g + 2], a[g + 3]);
+        __m256 high23 = _mm256_unpackhi_ps(a[g + 2], a[g + 3]);
+        v[g] = _mm256_shuffle_ps(low01, low23, 0x44);
+        v[g + 1] = _mm256_shuffle_ps(low01, low23, 0xee);
+        v[g + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+        v[g + 3] = _mm256_shuffle_ps(high01, high23, 0xee);
+    }
+}
+
 /* The 8 x 8 matrix whose rows are v[0..7], turned. */
 static inline void vec_transpose(Vec v[VEC_LANES]) {
-    __m256 a[8], b[8];
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
-        a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    __m256 a[8];
+    VEC_UNROLL
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_permute2f128_ps(v[i], v[4 + i], 0x20);
+        a[4 + i] = _mm256_permute2f128_ps(v[i], v[4 + i], 0x31);
     }
-    /* b[4 g + c]: within each half, column c of rows 4g .. 4g+3. */
-    for (int g = 0; g < 8; g += 4) {
-        for (int c = 0; c < 2; c++) {
-            __m256d low = _mm256_castps_pd(a[g + c]), high = _mm256_castps_pd(a[g + 2 + c]);
-            b[g + 2 * c] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
-            b[g + 2 * c + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
-        }
+    vec_turn_halves(a, v);
+}
+
+/* The 8 x 8 matrix of 32-bit words at row[0..7], turned; the halves come together in loads. */
+static inline void vec_load_turned(const void *const row[VEC_LANES], Vec v[VEC_LANES]) {
+    __m256 a[8];
+    VEC_UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int r = i % 4, q = i / 4;
+        a[i] = _mm256_castps128_ps256(_mm_loadu_ps((const float *)row[r] + 4 * q));
+        a[i] = _mm256_insertf128_ps(a[i], _mm_loadu_ps((const float *)row[4 + r] + 4 * q), 1);
     }
-    for (int c = 0; c < 4; c++) {
-        v[c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x20);
-        v[4 + c] = _mm256_permute2f128_ps(b[c], b[4 + c], 0x31);
-    }
+    vec_turn_halves(a, v);
+}
+
+/* Lanes that hold two bf16 each: the one in the low half and the one in the high half. */
+static inline Vec vec_low_bf16(Vec pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
+}
+static inline Vec vec_high_bf16(Vec pairs) {
+    return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)0xffff0000u)));
 }
 
 static inline __m128i vec_load_half_n(const uint16_t *p, int64_t n) {

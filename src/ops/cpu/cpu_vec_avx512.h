@@ -10,6 +10,13 @@
 
 #define CPU_LEVEL(name) name##_avx512
 
+/* Before a loop of few and constant turns over an array that should live in registers. */
+#if defined(__clang__)
+#define VEC_UNROLL _Pragma("unroll")
+#else
+#define VEC_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 enum { VEC_LANES = 16 };
 typedef __m512 Vec;
 
@@ -130,32 +137,67 @@ static inline Vec vec_swap_pairs(Vec v) {
     return _mm512_permute_ps(v, 0xb1);
 }
 
+/* The middle stages of turning 16 rows r: from a[i], whose quarter q is quarter i / 4 of row
+ * 4 q + i % 4, to the columns. */
+static inline void vec_turn_quarters(Vec a[VEC_LANES], Vec v[VEC_LANES]) {
+    VEC_UNROLL
+    for (int g = 0; g < 16; g += 4) {
+        __m512 low01 = _mm512_unpacklo_ps(a[g], a[g + 1]);
+        __m512 high01 = _mm512_unpackhi_ps(a[g], a[g + 1]);
+        __m512 low23 = _mm512_unpacklo_ps(a[g + 2], a[g + 3]);
+        __m512 high23 = _mm512_unpackhi_ps(a[g + 2], a[g + 3]);
+        __m512d l01 = _mm512_castps_pd(low01), l23 = _mm512_castps_pd(low23);
+        __m512d h01 = _mm512_castps_pd(high01), h23 = _mm512_castps_pd(high23);
+        v[g] = _mm512_castpd_ps(_mm512_unpacklo_pd(l01, l23));
+        v[g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(l01, l23));
+        v[g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(h01, h23));
+        v[g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(h01, h23));
+    }
+}
+
 /* The 16 x 16 matrix whose rows are v[0..15], turned. */
 static inline void vec_transpose(Vec v[VEC_LANES]) {
-    __m512 a[16], b[16];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    __m512 a[16];
+    /* Quarter q of rows i, 4 + i, 8 + i, 12 + i side by side. */
+    VEC_UNROLL
+    for (int i = 0; i < 4; i++) {
+        __m512 even_low = _mm512_shuffle_f32x4(v[i], v[4 + i], 0x88);
+        __m512 odd_low = _mm512_shuffle_f32x4(v[i], v[4 + i], 0xdd);
+        __m512 even_high = _mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0x88);
+        __m512 odd_high = _mm512_shuffle_f32x4(v[8 + i], v[12 + i], 0xdd);
+        a[i] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+        a[8 + i] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+        a[4 + i] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+        a[12 + i] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
     }
-    /* b[4 g + c]: within each quarter, column c of rows 4g .. 4g+3. */
-    for (int g = 0; g < 16; g += 4) {
-        for (int c = 0; c < 2; c++) {
-            __m512d low = _mm512_castps_pd(a[g + c]), high = _mm512_castps_pd(a[g + 2 + c]);
-            b[g + 2 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            b[g + 2 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
+    vec_turn_quarters(a, v);
+}
+
+/* The 16 x 16 matrix of 32-bit words at row[0..15], turned. The quarters come together in masked
+ * loads, which leaves fewer shuffles than vec_transpose needs. */
+static inline void vec_load_turned(const void *const row[VEC_LANES], Vec v[VEC_LANES]) {
+    __m512 a[16];
+    VEC_UNROLL
+    for (int i = 0; i < 16; i++) {
+        const int r = i % 4, q = i / 4;
+        a[i] = _mm512_castps128_ps512(_mm_loadu_ps((const float *)row[r] + 4 * q));
+        a[i] = _mm512_mask_broadcast_f32x4(a[i], 0x00f0,
+                                           _mm_loadu_ps((const float *)row[4 + r] + 4 * q));
+        a[i] = _mm512_mask_broadcast_f32x4(a[i], 0x0f00,
+                                           _mm_loadu_ps((const float *)row[8 + r] + 4 * q));
+        a[i] = _mm512_mask_broadcast_f32x4(a[i], 0xf000,
+                                           _mm_loadu_ps((const float *)row[12 + r] + 4 * q));
     }
-    /* Column 4 q + c is quarter q of b[c], b[4 + c], b[8 + c], b[12 + c]. */
-    for (int c = 0; c < 4; c++) {
-        __m512 even_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88);
-        __m512 odd_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
-        __m512 even_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
-        __m512 odd_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
-        v[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
-        v[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
-        v[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
-        v[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
-    }
+    vec_turn_quarters(a, v);
+}
+
+/* Lanes that hold two bf16 each: the one in the low half and the one in the high half. */
+static inline Vec vec_low_bf16(Vec pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
+static inline Vec vec_high_bf16(Vec pairs) {
+    const __m512i high = _mm512_set1_epi32((int32_t)0xffff0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), high));
 }
 
 static inline Vec vec_load_f16(const uint16_t *p) {
