@@ -148,7 +148,7 @@ static Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int
     return weights_vector(b, at, n, bias);
 }
 
-/* Prepares a matrix. share: the part of tokens that read it, as used / of. */
+/* Prepares a matrix that `used` in `of` tokens read. */
 static Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used,
                               int32_t of) {
     TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));

@@ -161,8 +161,8 @@ static void forward_hidden_states(void **state) {
 }
 
 /* f16 keeps 11 bits of K and V, bf16 8: the logits move by less than about eight times the unit
- * roundoff (2^-11, 2^-8) as a root mean square. In a mixture some token goes to another expert: four
- * times that. */
+ * roundoff (2^-11, 2^-8) as a root mean square. In a mixture some token goes to another expert:
+ * four times that. */
 static void forward_cache_dtypes(void **state) {
     (void)state;
     static const struct {
