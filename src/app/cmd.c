@@ -17,6 +17,18 @@ static const Command CMD_TABLE[] = {
      "Norms, biases, routers and learned positions stay f32; with q4_0 the embeddings take q8_0. "
      "OUT.gguf is replaced only by a complete file.",
      cmd_convert},
+    {"tokenize", CMD_TOKENIZE, "MODEL [TEXT]", 1, 2, "print the token ids of a text",
+     "MODEL is a model, or a tokenizer without weights: a directory, tokenizer.json, "
+     "tokenizer.model, a rank file of tiktoken, a GGUF vocabulary. Without TEXT or --file the text "
+     "is read from standard input. The ids are the model's for a user's text: with what its "
+     "tokenizer adds around (--no-bos: without), and special tokens written in the text are plain "
+     "text (--special: they are the tokens).",
+     cmd_tokenize},
+    {"detokenize", CMD_DETOKENIZE, "MODEL [ID...]", 1, CONFIG_ARGS_MAX,
+     "print the text of token ids",
+     "MODEL as for tokenize. Without IDs they are read from standard input, parted by white space "
+     "or as a JSON list. Special tokens are left out unless --special is given.",
+     cmd_detokenize},
     {"bench-serve", CMD_BENCH_SERVE, "", 0, 0, "load an OpenAI server and measure its answers",
      "Sends requests at their own times, however many are still running, and reports\n"
      "time to first token, time per output token and throughput as vLLM does.",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app/config.h"
+#include "base/buf.h"
 
 /* Runs the command; what it has to say goes to standard output, progress and remarks to standard
  * error. A failure's sentence is printed by main. */
@@ -23,6 +24,10 @@ const Command *cmd_table(int32_t *n);
 Status cmd_inspect(const Config *config, Err *err);
 Status cmd_convert(const Config *config, Err *err);
 Status cmd_bench_serve(const Config *config, Err *err);
+/* Writes out to standard output and frees it. */
+Status cmd_tokenize_print(Buf *out, Err *err);
+Status cmd_tokenize(const Config *config, Err *err);
+Status cmd_detokenize(const Config *config, Err *err);
 Status cmd_completion(const Config *config, Err *err);
 Status cmd_man(const Config *config, Err *err);
 

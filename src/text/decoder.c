@@ -78,15 +78,6 @@ static void decoder_step(const DecodeStep *step, Str text, bool is_first, Buf *o
             break;
         case DECODE_REPLACE: decoder_replace(text, what, buf_str(&step->with), out); break;
         case DECODE_STRIP: decoder_strip(step, text, out); break;
-        case DECODE_WORD_SUFFIX:
-            if (what.len > 0 && text.len >= what.len &&
-                memcmp(text.ptr + text.len - what.len, what.ptr, what.len) == 0) {
-                buf_append_str(out, str_slice(text, 0, text.len - what.len));
-                buf_append_byte(out, ' ');
-            } else {
-                buf_append_str(out, text);
-            }
-            break;
     }
 }
 

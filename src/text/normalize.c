@@ -61,7 +61,9 @@ static void normalize_strip_accents(Str s, Buf *out) {
     for (size_t at = 0; at < s.len;) {
         uint32_t c;
         at += (size_t)utf8_decode(s.ptr + at, &c);
-        if (unicode_category(c) != UNICODE_MN) utf8_append(out, c);
+        UnicodeCategory category = unicode_category(c);
+        if (category != UNICODE_MN && category != UNICODE_MC && category != UNICODE_ME)
+            utf8_append(out, c);
     }
 }
 

@@ -361,10 +361,6 @@ static Status tokenizer_json_decode_fields(const json_t *item, DecodeStep *step,
             TRY(json_get_int(item, "start", 0, INT32_MAX, &step->n_left, err));
             TRY(json_get_int(item, "stop", 0, INT32_MAX, &step->n_right, err));
             break;
-        case DECODE_WORD_SUFFIX:
-            text = STR_LIT("</w>");
-            TRY(json_get_str(item, "suffix", &text, err));
-            break;
         default: return OK;
     }
     buf_append_str(&step->what, text);
@@ -396,8 +392,7 @@ Status tokenizer_json_steps_decoder(Tokenizer *t, const json_t *field, Err *err)
                  {"Metaspace", DECODE_METASPACE},
                  {"ByteFallback", DECODE_BYTE_FALLBACK},
                  {"Replace", DECODE_REPLACE},
-                 {"Strip", DECODE_STRIP},
-                 {"BPEDecoder", DECODE_WORD_SUFFIX}};
+                 {"Strip", DECODE_STRIP}};
     JsonSteps steps;
     bool fused = false;
     TRY(tokenizer_json_flatten(field, "decoders", &steps, err));

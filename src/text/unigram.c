@@ -28,16 +28,16 @@ void unigram_free(Unigram *unigram) {
 static void unigram_relax(const Unigram *unigram, UnigramNode *node, double before, double score,
                           size_t start, int32_t id) {
     double sum = before + score;
-    if (unigram->in_float && id == unigram->unknown) sum = (double)(float)sum;
+    if (unigram->in_float) sum = (double)(float)sum;
     if (node->start >= 0 && !(sum > node->score)) return;
-    node->score = unigram->in_float ? (double)(float)sum : sum;
+    node->score = sum;
     node->start = (int32_t)start;
     node->id = id;
 }
 
 static double unigram_score(const Unigram *unigram, int32_t id, size_t length) {
     if (unigram->bonus != NULL && unigram->bonus[id])
-        return (double)((float)length * (float)unigram->max_score) - 0.1;
+        return (double)(float)((double)((float)length * (float)unigram->max_score) - 0.1);
     return unigram->score[id];
 }
 
