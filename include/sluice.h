@@ -38,7 +38,7 @@ typedef enum sluice_status {
     SLUICE_ERR_NOT_FOUND,
     SLUICE_ERR_FORMAT, /* a malformed file */
     SLUICE_ERR_UNSUPPORTED,
-    SLUICE_ERR_LIMIT, /* too much now, or larger than can ever fit: the text says which */
+    SLUICE_ERR_LIMIT, /* too much now: later, or smaller */
     SLUICE_ERR_NOMEM,
     SLUICE_ERR_CANCELLED,
     SLUICE_ERR_DEVICE,
@@ -292,8 +292,8 @@ typedef struct sluice_event {
     const sluice_usage *usage; /* with the final event of a sequence */
 } sluice_event;
 
-/* Queues a request. *id is never reused. SLUICE_ERR_LIMIT: the queue is full (try later), or the
- * request can never fit (the text gives the numbers). */
+/* Queues a request. *id is never reused. SLUICE_ERR_LIMIT: the queue is full, try later.
+ * SLUICE_ERR_ARG: the request is wrong, or can never fit (the text gives the numbers). */
 SLUICE_API sluice_status sluice_submit(sluice_engine *engine, const sluice_request *request,
                                        uint64_t *id, sluice_error *err);
 /* Takes effect before the next step; unknown or finished ids are ignored. */

@@ -8,6 +8,16 @@
 #include "base/str.h"
 
 static const Command CMD_TABLE[] = {
+    {"run", CMD_RUN, "[MODEL]", 0, 1, "write with a model, or chat with it",
+     "With -p, -f or text on standard input the model continues the text; otherwise a "
+     "chat opens. MODEL is a Hugging Face directory or a GGUF file; without one the "
+     "model that ships with Sluice runs.",
+     cmd_run},
+    {"serve", CMD_SERVE, "[MODEL]", 0, 1, "answer requests over the network (OpenAI's API)",
+     "Listens at 127.0.0.1:8000 unless told otherwise. SIGTERM lets open requests end.", cmd_serve},
+    {"eval", CMD_EVAL, "[MODEL]", 0, 1, "measure a model's perplexity on a text", "", cmd_eval},
+    {"bench", CMD_BENCH, "[MODEL]", 0, 1, "measure speed beside the machine's limits", "",
+     cmd_bench},
     {"inspect", CMD_INSPECT, "[MODEL]", 0, 1, "show what a model file holds",
      "Dimensions, number formats, tokenizer and chat template of a Hugging Face directory, a "
      ".safetensors or a GGUF file. A model of an unknown family is shown as far as it goes.",
@@ -30,7 +40,7 @@ static const Command CMD_TABLE[] = {
      "or as a JSON list. Special tokens are left out unless --special is given.",
      cmd_detokenize},
     {"bench-serve", CMD_BENCH_SERVE, "", 0, 0, "load an OpenAI server and measure its answers",
-     "Sends requests at their own times, however many are still running, and reports\n"
+     "Sends requests at their own times, however many are still running, and reports "
      "time to first token, time per output token and throughput as vLLM does.",
      cmd_bench_serve},
     {"completion", CMD_COMPLETION, "SHELL", 1, 1,

@@ -22,6 +22,10 @@ typedef struct Command {
 const Command *cmd_table(int32_t *n);
 
 Status cmd_inspect(const Config *config, Err *err);
+Status cmd_run(const Config *config, Err *err);
+Status cmd_serve(const Config *config, Err *err);
+Status cmd_eval(const Config *config, Err *err);
+Status cmd_bench(const Config *config, Err *err);
 Status cmd_convert(const Config *config, Err *err);
 Status cmd_bench_serve(const Config *config, Err *err);
 /* Writes out to standard output and frees it. */

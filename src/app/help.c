@@ -55,15 +55,15 @@ static void help_print_option(FILE *out, const ConfigInfo *info) {
 void help_print_command(FILE *out, const Command *command) {
     fprintf(out, "usage: sluice %s [options] %s\n\n", command->name, command->arguments);
     fprintf(out, "%c%s.\n", toupper((unsigned char)command->summary[0]), command->summary + 1);
-    if (command->details[0] != '\0') fprintf(out, "%s\n", command->details);
+    help_wrap(out, command->details, 0, 0);
     fprintf(out, "\noptions:\n");
     for (int i = 0; i < CONFIG_COUNT; i++) {
         const ConfigInfo *info = config_info((ConfigOption)i);
         if ((info->commands & command->bit) != 0) help_print_option(out, info);
     }
     fprintf(out,
-            "\nEach option may also come from the environment (SLUICE_MAX_TOKENS=8) or the\n"
-            "configuration file (max-tokens = 8); the command line wins, then the environment.\n");
+            "\nEach option may also come from the environment (SLUICE_TOP_K=8) or a\n"
+            "configuration file (top-k = 8); the command line wins, then the environment.\n");
 }
 
 /* Roff text: a leading dot or quote and backslashes are protected. */

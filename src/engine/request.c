@@ -117,27 +117,27 @@ static int64_t request_blocks(const EngineLimits *limits, int32_t group, int64_t
 static Status request_check_fit(const sluice_request *asked, const EngineLimits *limits,
                                 int32_t n_seqs, int32_t n_output_max, Err *err) {
     if (asked->n_prompt >= (size_t)limits->max_context && asked->pooling == SLUICE_POOL_NONE) {
-        FAIL(err, ERR_LIMIT, "the prompt has %zu tokens, a context of %d leaves none to generate",
+        FAIL(err, ERR_ARG, "the prompt has %zu tokens, a context of %d leaves none to generate",
              asked->n_prompt, limits->max_context);
     }
     const int64_t total = (int64_t)asked->n_prompt + n_output_max;
     if (total > limits->max_context) {
-        FAIL(err, ERR_LIMIT, "%zu prompt tokens and max_tokens %d are %lld, the context is %d",
+        FAIL(err, ERR_ARG, "%zu prompt tokens and max_tokens %d are %lld, the context is %d",
              asked->n_prompt, n_output_max, (long long)total, limits->max_context);
     }
     if (n_seqs > limits->max_seqs) {
-        FAIL(err, ERR_LIMIT, "%d sequences were asked for, the engine runs %d at once", n_seqs,
+        FAIL(err, ERR_ARG, "%d sequences were asked for, the engine runs %d at once", n_seqs,
              limits->max_seqs);
     }
     if (asked->beam_width > 1 && n_seqs > limits->max_logits) {
-        FAIL(err, ERR_LIMIT, "a beam search of width %d does not fit a step of %d tokens", n_seqs,
+        FAIL(err, ERR_ARG, "a beam search of width %d does not fit a step of %d tokens", n_seqs,
              limits->max_logits);
     }
     const int32_t n_together = asked->beam_width > 1 ? n_seqs : 1;
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         const int64_t blocks = n_together * request_blocks(limits, g, total);
         if (blocks > (int64_t)limits->kv.n_blocks[g] + 1) {
-            FAIL(err, ERR_LIMIT, "%lld tokens take %lld KV blocks of %d tokens, the engine has %d",
+            FAIL(err, ERR_ARG, "%lld tokens take %lld KV blocks of %d tokens, the engine has %d",
                  (long long)total * n_together, (long long)blocks - 1, limits->kv.block_tokens,
                  limits->kv.n_blocks[g]);
         }
@@ -302,7 +302,7 @@ static void request_set_fields(Request *r, const sluice_request *asked, const Re
 static Status request_output_max(const sluice_request *asked, const EngineLimits *limits,
                                  int32_t *out, Err *err) {
     if (asked->n_prompt > (size_t)limits->max_context) {
-        FAIL(err, ERR_LIMIT, "the prompt has %zu tokens, the context is %d", asked->n_prompt,
+        FAIL(err, ERR_ARG, "the prompt has %zu tokens, the context is %d", asked->n_prompt,
              limits->max_context);
     }
     const int32_t left = limits->max_context - (int32_t)asked->n_prompt;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/api.h"
+#include "server/api_error.h"
 #include "server/api_openai.h"
 #include "server/server_priv.h"
 
@@ -136,6 +137,11 @@ static Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault
 }
 
 void api_chat_handle(Server *server, HttpExchange *exchange) {
+    if (!server->info.has_chat_template) {
+        api_error_reply(exchange, 400, "this model has no chat template: use /v1/completions",
+                        NULL);
+        return;
+    }
     json_t *body = api_body(server, exchange);
     if (body == NULL) return;
     ApiCall *call = api_call_open(server, exchange, &API_OPENAI_CHAT, "chatcmpl-");

@@ -509,19 +509,23 @@ void http_stop_listening(HttpServer *server) {
     if (fd != MHD_INVALID_SOCKET) close(fd);
 }
 
+void http_cut(HttpServer *server) {
+    for (int32_t fd = 0; fd < server->n_conns; fd++) {
+        pthread_mutex_lock(&server->lock);
+        HttpExchange *exchange = server->conn[fd].exchange;
+        if (exchange != NULL) http_ref(exchange);
+        pthread_mutex_unlock(&server->lock);
+        if (exchange == NULL) continue;
+        http_exchange_gone(exchange);
+        http_unref(exchange);
+    }
+}
+
 void http_close(HttpServer *server) {
     if (server->daemon != NULL) {
         http_stop_listening(server);
         /* Suspended connections must be resumed before libmicrohttpd may stop. */
-        for (int32_t fd = 0; fd < server->n_conns; fd++) {
-            pthread_mutex_lock(&server->lock);
-            HttpExchange *exchange = server->conn[fd].exchange;
-            if (exchange != NULL) http_ref(exchange);
-            pthread_mutex_unlock(&server->lock);
-            if (exchange == NULL) continue;
-            http_exchange_gone(exchange);
-            http_unref(exchange);
-        }
+        http_cut(server);
     }
     http_watch_stop(server);
     if (server->daemon != NULL) MHD_stop_daemon(server->daemon);

@@ -41,6 +41,8 @@ MUST_USE Status http_open(HttpServer **out, const HttpOptions *options, Err *err
 int32_t http_port(const HttpServer *server);
 /* No new connections from now on; those there go on. */
 void http_stop_listening(HttpServer *server);
+/* Ends every request that is open, as if its client had left. */
+void http_cut(HttpServer *server);
 /* Ends every connection. All references to exchanges must be gone, except those of the server. */
 void http_close(HttpServer *server);
 
@@ -80,5 +82,6 @@ void http_on_gone(HttpExchange *exchange, void (*gone)(void *user), void *user);
 /* Live figures. */
 typedef struct HttpStats {
     int64_t n_connections, n_connections_total, n_requests, n_refused, n_cut;
+    int64_t n_open; /* requests whose reply is not sent yet */
 } HttpStats;
 HttpStats http_stats(const HttpServer *server);

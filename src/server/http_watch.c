@@ -20,6 +20,7 @@ void http_watch(HttpServer *server, HttpExchange *exchange) {
     if (conn->exchange == NULL) {
         http_ref(exchange);
         conn->exchange = exchange;
+        server->stats.n_open++;
         struct epoll_event event = {
             .events = EPOLLRDHUP | EPOLLONESHOT,
             .data.u64 = (uint64_t)conn->generation << 32 | (uint32_t)exchange->fd};
@@ -35,6 +36,7 @@ void http_watch_drop(HttpServer *server, HttpExchange *exchange) {
     if (watched) {
         epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, exchange->fd, NULL);
         conn->exchange = NULL;
+        server->stats.n_open--;
     }
     if (conn->state != HTTP_CONN_FREE) {
         conn->state = HTTP_CONN_IDLE;

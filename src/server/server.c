@@ -131,24 +131,30 @@ void server_drain(Server *server) {
     http_stop_listening(server->http);
 }
 
-int64_t server_n_open(const Server *server) {
+static int64_t server_engine_open(const Server *server) {
     sluice_stats stats = {.size = sizeof stats};
     sluice_engine_get_stats(server->engine, &stats);
     return stats.n_running + stats.n_waiting + stats.n_swapped;
 }
 
+int64_t server_n_open(const Server *server) {
+    return MAX(server_engine_open(server), http_stats(server->http).n_open);
+}
+
 void server_close(Server *server) {
     if (server == NULL) return;
-    /* Clients that are still there are cut, which cancels what they asked. */
-    if (server->http != NULL) http_close(server->http);
+    /* Clients that are still there are cut, which cancels what they asked; their events must be
+     * taken before the last references to the exchanges are gone. */
+    if (server->http != NULL) http_cut(server->http);
     if (server->events_started) {
-        while (server_n_open(server) > 0) {
+        while (server_engine_open(server) > 0) {
             struct timespec pause = {.tv_nsec = 1000000};
             nanosleep(&pause, NULL);
         }
         atomic_store(&server->stop_events, true);
         pthread_join(server->events, NULL);
     }
+    if (server->http != NULL) http_close(server->http);
     pthread_mutex_destroy(&server->submit_lock);
     mem_free(server->model_name);
     mem_free(server);

@@ -143,14 +143,15 @@ class Run(unittest.TestCase):
         self.assertNotEqual(sluice(*draw, "--seed", "2").stdout, one)
 
     def test_stop(self):
-        text = sluice("run", "-p", "Once upon a time", "-n", "40", "--temperature", "0", "-q").stdout
+        ask = ["run", "-p", "Once upon a time", "-n", "40", "--temperature", "0", "-q"]
+        text = sluice(*ask).stdout
         stop = text[len(text) // 2:len(text) // 2 + 5]
-        cut = sluice("run", "-p", "Once upon a time", "-n", "40", "--temperature", "0", "-q", "--stop",
-                     stop).stdout
+        cut = sluice(*ask, "--stop", stop).stdout
         self.assertEqual(cut, text[:text.index(stop)])
 
     def test_logprobs(self):
-        out = sluice("run", "-p", "Once", "-n", "3", "--temperature", "0", "--logprobs", "2", "-q").stdout
+        out = sluice("run", "-p", "Once", "-n", "3", "--temperature", "0", "--logprobs", "2",
+                     "-q").stdout
         lines = out.strip().splitlines()
         self.assertEqual(len(lines), 3)
         for line in lines:
@@ -172,7 +173,8 @@ class Run(unittest.TestCase):
 
     def test_dry_run(self):
         out = sluice("run", "--dry-run", "-q").stdout
-        sizes = [int(x) for x in re.findall(r"(?m)^(?:weights|kv cache|activations|other)\s+(\d+)", out)]
+        parts = r"(?m)^(?:weights|kv cache|activations|other)\s+(\d+)"
+        sizes = [int(x) for x in re.findall(parts, out)]
         total = int(re.search(r"(?m)^total\s+(\d+)", out).group(1))
         self.assertEqual(sum(sizes), total)
 
@@ -257,12 +259,14 @@ class Chat(unittest.TestCase):
         self.terminal = Terminal("version")
 
     def test_ctrl_c_stops_the_answer_only(self):
-        self.say("/set max-tokens 0")
-        self.say("/set temperature 1")
+        self.terminal.write("/bye\r")
+        self.assertEqual(self.terminal.close(), 0)
+        self.terminal = Terminal("run", "--ignore-eos")
+        self.terminal.wait_for(r">>> ")
         self.terminal.write("Tell me a very long story about a dragon.\r")
         self.terminal.wait_for(r"dragon\.\r\n.{8}", 60)
         self.terminal.write("\x03")
-        self.terminal.wait_for(r"(?s)(\(stopped\)|>>> )")
+        self.terminal.wait_for(r"(?s)\(stopped\).*\n>>> ")
         self.assertRegex(self.say("/show"), r"model")
 
     def test_ctrl_c_empties_the_line(self):

@@ -24,6 +24,8 @@ class Server:
             if line.startswith("ready in"):
                 break
         else:
+            self.process.wait()
+            self.process.stderr.close()
             raise RuntimeError("".join(self.log))
         self.port = int(re.search(r"address\s+https?://\S*:(\d+)", "".join(self.log)).group(1))
         self.reader = threading.Thread(target=self._drain, daemon=True)

@@ -1,5 +1,5 @@
-"""test_api: the OpenAI API of a running server: shapes, streams, errors, keys, and that load does not
-change an answer."""
+"""test_api: the OpenAI API of a running server: shapes, streams, errors, keys, and that load does
+not change an answer."""
 import concurrent.futures
 import json
 import os
@@ -62,12 +62,13 @@ class Api(unittest.TestCase):
         whole = self.server.post("/v1/completions", body)
         self.assertEqual(whole["object"], "text_completion")
         events = self.server.stream("/v1/completions", body)
-        self.assertEqual("".join(e["choices"][0]["text"] for e in events), whole["choices"][0]["text"])
+        text = "".join(e["choices"][0]["text"] for e in events)
+        self.assertEqual(text, whole["choices"][0]["text"])
         ids = self.server.post("/tokenize", {"prompt": "Once upon a time"})["tokens"]
         again = self.server.post("/v1/completions", {**body, "prompt": ids})
         self.assertEqual(again["choices"][0]["text"], whole["choices"][0]["text"])
         echoed = self.server.post("/v1/completions", {**body, "echo": True})
-        self.assertEqual(echoed["choices"][0]["text"], "Once upon a time" + whole["choices"][0]["text"])
+        self.assertEqual(echoed["choices"][0]["text"], "Once upon a time" + text)
 
     def test_several_prompts_and_n(self):
         body = {"prompt": ["Once", "The king", "A dog"], **GREEDY, "n": 2}
@@ -90,14 +91,16 @@ class Api(unittest.TestCase):
             self.assertEqual(entry["top_logprobs"][0]["token"], entry["token"])
         body = {"prompt": "Once upon", **GREEDY, "logprobs": 2}
         logprobs = self.server.post("/v1/completions", body)["choices"][0]["logprobs"]
-        lengths = {len(logprobs[k]) for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
+        lists = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+        lengths = {len(logprobs[k]) for k in lists}
         self.assertEqual(lengths, {16})
 
     def test_stop_string(self):
-        text = self.server.post("/v1/completions", {"prompt": "Once", **GREEDY})["choices"][0]["text"]
+        ask = {"prompt": "Once", **GREEDY}
+        text = self.server.post("/v1/completions", ask)["choices"][0]["text"]
         stop = text[10:14]
         for body in ({"stop": stop}, {"stop": ["\x01never", stop]}):
-            choice = self.server.post("/v1/completions", {"prompt": "Once", **GREEDY, **body})["choices"][0]
+            choice = self.server.post("/v1/completions", {**ask, **body})["choices"][0]
             self.assertEqual(choice["text"], text[:text.index(stop)])
             self.assertEqual((choice["finish_reason"], choice["stop_reason"]), ("stop", stop))
 
@@ -116,7 +119,8 @@ class Api(unittest.TestCase):
         self.assertEqual(details[0]["cached_tokens"], 0)
         self.assertGreater(details[1]["cached_tokens"], again["usage"]["prompt_tokens"] - 20)
         self.assertEqual(again["choices"], first["choices"])
-        salted = self.server.post("/v1/completions", {"prompt": prompt, **GREEDY, "cache_salt": "x"})
+        salted = self.server.post("/v1/completions",
+                                  {"prompt": prompt, **GREEDY, "cache_salt": "x"})
         self.assertEqual(salted["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
 
     def test_embeddings(self):
@@ -172,21 +176,19 @@ class Api(unittest.TestCase):
                 self.error("/v1/completions", {"prompt": "x", field: value}, 400, field)
 
     def test_limits(self):
-        for n, ok in ((15, True), (16, True), (17, False)):
-            body = {"prompt": "x", "max_tokens": 1, "stop": [f"stop{i}" for i in range(n)]}
-            self.assertEqual(self.server.request("POST", "/v1/completions", body)[0], 200 if ok else 400)
-        for n, ok in ((255, True), (256, True), (257, False)):
-            body = {"prompt": "x", "max_tokens": 1, "stop": "s" * n}
-            self.assertEqual(self.server.request("POST", "/v1/completions", body)[0], 200 if ok else 400)
-        for n, ok in ((1023, True), (1024, True), (1025, False)):
-            body = {"prompt": "x", "max_tokens": 1, "logit_bias": {str(i): 0 for i in range(n)}}
-            self.assertEqual(self.server.request("POST", "/v1/completions", body)[0], 200 if ok else 400)
-        for n, ok in ((19, True), (20, True), (21, False)):
-            body = {"prompt": "x", "max_tokens": 1, "logprobs": n}
-            self.assertEqual(self.server.request("POST", "/v1/completions", body)[0], 200 if ok else 400)
-        for n, ok in ((7, True), (8, True), (9, False)):
-            body = {"prompt": "x", "max_tokens": 1, "n": n}
-            self.assertEqual(self.server.request("POST", "/v1/completions", body)[0], 200 if ok else 400)
+        """One below, at and above each limit."""
+        for limit, make in (
+                (16, lambda n: {"stop": [f"stop{i}" for i in range(n)]}),
+                (256, lambda n: {"stop": "s" * n}),
+                (1024, lambda n: {"logit_bias": {str(i): 0 for i in range(n)}}),
+                (20, lambda n: {"logprobs": n}),
+                (8, lambda n: {"n": n}),
+                (64, lambda n: {"prompt": ["x"] * n}),
+        ):
+            for n in (limit - 1, limit, limit + 1):
+                body = {"prompt": "x", "max_tokens": 1, **make(n)}
+                status = self.server.request("POST", "/v1/completions", body)[0]
+                self.assertEqual(status, 200 if n <= limit else 400, (limit, n))
 
     def test_bad_bodies(self):
         for body in ("", "{", "[]", "null", "{\"prompt\": \"\\ud800\"}", b"\xff", "{} x",
@@ -195,7 +197,8 @@ class Api(unittest.TestCase):
         self.error("/v1/completions", {}, 400, "prompt")
         for prompt in ([], "", [[]], {}, 5, [1.5], [-1], [8192], [True], [[1], "x", 5]):
             self.error("/v1/completions", {"prompt": prompt}, 400, "prompt")
-        for messages in ([], None, {}, [5], [{}], [{"role": "user"}], [{"role": "user", "content": 5}],
+        for messages in ([], None, {}, [5], [{}], [{"role": "user"}],
+                         [{"role": "user", "content": 5}],
                          [{"role": "user", "content": [{"type": "image_url"}]}]):
             self.error("/v1/chat/completions", {"messages": messages}, 400, "messages")
         self.error("/v1/completions", {"prompt": "x", "model": "other"}, 404, "model")
@@ -224,8 +227,8 @@ class Api(unittest.TestCase):
         body = json.dumps({"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": True})
         for _ in range(10):
             client = socket.create_connection(("127.0.0.1", self.server.port))
-            client.sendall(f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}"
-                           f"\r\n\r\n{body}".encode())
+            client.sendall("POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+                           f"content-length: {len(body)}\r\n\r\n{body}".encode())
             self.assertTrue(client.recv(1000))
             client.close()
         end = time.monotonic() + 2
@@ -253,8 +256,8 @@ class Keys(unittest.TestCase):
                     status, reply, data = server.request("GET", path, headers=headers)
                     self.assertEqual(status, 401, (path, headers))
                     self.assertEqual(json.loads(data)["error"]["code"], "invalid_api_key")
-            for headers in ({"authorization": "Bearer first-key"}, {"authorization": "bearer second-key"},
-                            {"x-api-key": "second-key"}):
+            for headers in ({"authorization": "Bearer first-key"},
+                            {"authorization": "bearer second-key"}, {"x-api-key": "second-key"}):
                 self.assertEqual(server.request("GET", "/v1/models", headers=headers)[0], 200)
             self.assertEqual(server.request("GET", "/health")[0], 200)
         finally:
