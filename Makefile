@@ -33,8 +33,8 @@ endif
 # Another compiler has a folder of its own; the fuzzers have only one.
 BUILD := build/$(config)$(if $(findstring clang,$(CC)),$(if $(filter fuzz,$(config)),,-clang))
 
-LIB_PKGS := jansson libpcre2-8 libutf8proc libmicrohttpd
-APP_PKGS := libedit
+LIB_PKGS := jansson libpcre2-8 libutf8proc
+APP_PKGS := libedit libmicrohttpd
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIB_PKGS) $(APP_PKGS) 2>/dev/null)
 LIB_LIBS := $(shell $(PKG_CONFIG) --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl
 APP_LIBS := $(shell $(PKG_CONFIG) --libs $(APP_PKGS) 2>/dev/null)
@@ -44,9 +44,9 @@ BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -march=x86-64-v2 -fno-math-errno -fno-trap
   -ffp-contract=off -fPIC -fvisibility=hidden -fstack-protector-strong -pthread -MMD -MP -Isrc -Iinclude
 CFLAGS_release := -O2 -g1 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-clash-protection -fcf-protection
 CFLAGS_debug := -O0 -g3 -DSLUICE_DEBUG
-CFLAGS_asan := -O1 -g -DSLUICE_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all \
+CFLAGS_asan := -O2 -g -DSLUICE_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all \
   -fno-omit-frame-pointer
-CFLAGS_tsan := -O1 -g -DSLUICE_DEBUG -fsanitize=thread
+CFLAGS_tsan := -O2 -g -DSLUICE_DEBUG -fsanitize=thread
 CFLAGS_fuzz := -O1 -g -DSLUICE_DEBUG -fsanitize=address,undefined,fuzzer-no-link \
   -fno-sanitize-recover=all
 CFLAGS_cov := -O1 -g -DSLUICE_DEBUG --coverage
@@ -67,6 +67,8 @@ TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 HEADERS := $(sort $(wildcard include/*.h src/*/*.h src/*/*/*.h tests/*.h tests/*/*.h))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
+# What libsluice is made of: the engine and what stands below it.
+PUBLIC_OBJ := $(filter-out $(BUILD)/src/server/% $(BUILD)/src/compress/%,$(LIB_OBJ))
 APP_OBJ := $(APP_SRC:%.c=$(BUILD)/%.o)
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
@@ -101,30 +103,30 @@ $(LIB_A): $(LIB_OBJ)
 	$(call say,AR)$(AR) rcs $@ $^
 
 # For others: one object in which only the public functions have names.
-$(BUILD)/libsluice.a: $(LIB_OBJ)
+$(BUILD)/libsluice.a: $(PUBLIC_OBJ)
 	@rm -f $@
 	$(call say,AR)$(CC) -r -nostdlib -o $(BUILD)/libsluice.o $^ && \
 	  $(OBJCOPY) --localize-hidden $(BUILD)/libsluice.o && \
 	  $(AR) rcs $@ $(BUILD)/libsluice.o
 
-$(BUILD)/libsluice.so.$(SOVERSION): $(LIB_OBJ) src/sluice.map
+$(BUILD)/libsluice.so.$(SOVERSION): $(PUBLIC_OBJ) src/sluice.map
 	$(call say,LD)$(CC) $(ALL_LDFLAGS) -shared -Wl,-soname,libsluice.so.$(SOVERSION) \
-	  -Wl,--version-script,src/sluice.map -o $@ $(LIB_OBJ) $(LIB_LIBS)
+	  -Wl,--version-script,src/sluice.map -o $@ $(PUBLIC_OBJ) $(LIB_LIBS)
 	@ln -sf libsluice.so.$(SOVERSION) $(BUILD)/libsluice.so
 
 $(BUILD)/sluice: $(APP_OBJ) $(LIB_A)
 	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB_A)
-	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS) -lcmocka
 
 # With config=fuzz a fuzzer; in every other config a program that runs it over a corpus.
 ifeq ($(config),fuzz)
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIB_A)
-	$(call say,LD)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
 else
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/replay.o $(LIB_A)
-	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS)
 endif
 
 .PHONY: run

@@ -34,14 +34,11 @@ FILE_LINES = (600, 1000)
 HEADER_LINES = (200, 400)
 FUNCTION_LINES = (70, 100)
 KERNEL_LINES = (100, 150)
-ARGUMENTS = (5, 7)
-KERNEL_ARGUMENTS = (7, 8)
+ARGUMENTS = 7  # only a warning
 LINE_COLUMNS = 100
 FOLDER_FILES = 25
 
 # Files that hold a second small family of functions beside their stem's.
-# Functions whose arguments a library dictates.
-FOREIGN_SIGNATURES = {("server/http", "http_access")}
 EXTRA_STEMS = {
     "base/buf": ["ints"],
     "base/mem": ["arena"],
@@ -52,6 +49,10 @@ EXTRA_STEMS = {
     "model/model_config": ["config"],
     "ops/ref/ref_linear": ["ref_weight"],
     "ops/cpu/cpu_rows": ["cpu_ops"],
+    "text/jinja": ["jrun"],
+    "text/jinja_exec": ["jinja_assign"],
+    "text/jinja_parse_stmt": ["jinja_parse"],
+    "text/jstr": ["jout"],
 }
 
 BANNED = {
@@ -177,9 +178,8 @@ def check_functions(path, code):
     in_ops = path.parts[0] == "src" and path.parts[1] == "ops"
     for name, line, lines, arguments, is_static in functions(code):
         limit(path, line, f"{name} has lines:", lines, KERNEL_LINES if in_ops else FUNCTION_LINES)
-        if (where, name) not in FOREIGN_SIGNATURES:
-            limit(path, line, f"{name} has arguments:", arguments,
-                  KERNEL_ARGUMENTS if in_ops else ARGUMENTS)
+        if arguments > ARGUMENTS:
+            warn(path, line, f"{name} has {arguments} arguments")
         if path.parts[0] != "src" or is_static or path.suffix != ".c":
             continue
         if name == "main" or (name.startswith("sluice_") and path.parts[1] == "engine"):

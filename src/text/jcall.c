@@ -104,7 +104,8 @@ Status jcall_attribute(JRun *run, JVal item, JVal attribute, JVal fallback, JVal
     }
 }
 
-/* ---- global functions -------------------------------------------------------------------------- */
+/* ---- global functions
+ * -------------------------------------------------------------------------- */
 
 static Status jcall_range(JRun *run, const JVal *arg, JVal *out) {
     int64_t v[3] = {0, 0, 1};

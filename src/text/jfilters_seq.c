@@ -1,5 +1,5 @@
-/* jfilters_seq: filters over sequences. What Jinja2 gives as a generator is one here, too: it can be
- * walked once, has no length and raises only when it is walked. */
+/* jfilters_seq: filters over sequences. What Jinja2 gives as a generator is one here, too: it
+ * can be walked once, has no length and raises only when it is walked. */
 #include "text/jfilters_priv.h"
 
 static Status jfilters_seq_fold(JRun *run, JVal v, bool case_sensitive, JVal *out) {

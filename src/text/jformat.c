@@ -154,7 +154,7 @@ static Status jformat_float(JRun *run, JVal v, const Spec *spec, JOut *out) {
         if (exponent == MAX(precision, 1) - 1 && strchr(text, 'e') == NULL &&
             strchr(text, '.') == NULL)
             snprintf(text, sizeof(text), "%.*e", MAX(precision, 1) - 1, f);
-        if (strpbrk(text, ".e") == NULL) strcat(text, ".0");
+        if (strpbrk(text, ".e") == NULL) memcpy(text + strlen(text), ".0", sizeof ".0");
         char *e = strchr(text, 'e'), *dot = strchr(text, '.');
         if (e != NULL && dot != NULL) { /* no zeros at the end of the fraction */
             char *last = e - 1;
@@ -169,7 +169,7 @@ static Status jformat_float(JRun *run, JVal v, const Spec *spec, JOut *out) {
             format[4] = type;
         }
         snprintf(text, sizeof(text) - 1, format, precision, spec->type == '%' ? f * 100 : f);
-        if (spec->type == '%') strcat(text, "%");
+        if (spec->type == '%') memcpy(text + strlen(text), "%", sizeof "%");
     }
     return jformat_number(run, spec, text, "", out);
 }
@@ -253,7 +253,8 @@ Status jformat_spec(JRun *run, JVal v, const JStr *text, JOut *out) {
     return OK;
 }
 
-/* ---- str.format ----------------------------------------------------------------------------------- */
+/* ---- str.format
+ * ----------------------------------------------------------------------------------- */
 
 typedef struct Braces {
     JRun *run;
@@ -446,7 +447,8 @@ Status jformat_brace(JRun *run, const JStr *format, const JArgs *args, JVal mapp
     return OK;
 }
 
-/* ---- the % operator -------------------------------------------------------------------------------- */
+/* ---- the % operator
+ * -------------------------------------------------------------------------------- */
 
 typedef struct Percent {
     JRun *run;

@@ -26,9 +26,9 @@ void jinja_close(Jinja *jinja);
  * text; ERR_LIMIT: a bound was passed. Any thread; the Jinja is not changed. */
 MUST_USE Status jinja_render(const Jinja *jinja, const json_t *variables, int64_t now,
                              const JinjaLimits *limits, Buf *out, Err *err);
-/* As jinja_render. trusted: more variables (they win over `variables`), or NULL. marks: gets one byte
- * per byte of out, 1 where it came out of a string of `variables`, 0 where the template or a trusted
- * variable wrote it; or NULL. */
+/* As jinja_render. trusted: more variables (they win over `variables`), or NULL. marks: gets one
+ * byte per byte of out, 1 where it came out of a string of `variables`, 0 where the template or
+ * a trusted variable wrote it; or NULL. */
 MUST_USE Status jinja_render_marked(const Jinja *jinja, const json_t *variables,
                                     const json_t *trusted, int64_t now, const JinjaLimits *limits,
                                     Buf *out, Buf *marks, Err *err);

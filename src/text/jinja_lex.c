@@ -1,5 +1,5 @@
-/* The lexer: text, tags and the tokens inside them, with Jinja2's rules for white space (trim_blocks
- * and lstrip_blocks are on). */
+/* The lexer: text, tags and the tokens inside them, with Jinja2's rules for white space
+ * (trim_blocks and lstrip_blocks are on). */
 #include <stdio.h>
 
 #include "base/str.h"
@@ -81,15 +81,16 @@ static bool jinja_lex_is(const Lexer *lexer, size_t i, const char *text) {
     return i <= lexer->n && lexer->n - i >= len && memcmp(lexer->p + i, text, len) == 0;
 }
 
-/* If a tag that holds only `word` ends here ("raw %}"), where its end mark begins; else SIZE_MAX. */
+/* If a tag that holds only `word` ends here ("raw %}"), where its end mark begins; else
+ * SIZE_MAX. */
 static size_t jinja_lex_word_tag(const Lexer *lexer, size_t i, const char *word) {
     i = jinja_lex_skip_space(lexer, i);
     if (!jinja_lex_is(lexer, i, word)) return SIZE_MAX;
     return jinja_lex_skip_space(lexer, i + strlen(word));
 }
 
-/* Behind "%}", "-%}" or "+%}" (or those of a comment) at i, with what they take away; SIZE_MAX: there
- * is no end mark here. */
+/* Behind "%}", "-%}" or "+%}" (or those of a comment) at i, with what they take away; SIZE_MAX:
+ * there is no end mark here. */
 static size_t jinja_lex_tag_end(const Lexer *lexer, size_t i, const char *mark) {
     if (jinja_lex_is(lexer, i, mark)) {
         i += 2;

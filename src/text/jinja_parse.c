@@ -1,4 +1,5 @@
-/* The expression half of the parser: Jinja2's grammar, by recursive descent with a bound on nesting. */
+/* The expression half of the parser: Jinja2's grammar, by recursive descent with a bound on
+ * nesting. */
 #include <stdio.h>
 
 #include "text/jinja_parse_priv.h"
@@ -655,7 +656,8 @@ static Status jinja_parse_concat(Parser *parser, JNode **left) {
     return OK;
 }
 
-/* Operators at least as strong as min, all of them left-associative (** as well, as Jinja2 has it). */
+/* Operators at least as strong as min, all of them left-associative (** as well, as Jinja2 has
+ * it). */
 static Status jinja_parse_binary(Parser *parser, int min, JNode **out) {
     JNode *left;
     if (min <= BIND_NOT && jinja_parse_is_name(parser->token, "not")) {

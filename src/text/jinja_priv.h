@@ -1,7 +1,8 @@
 /* jinja_priv: what the files of the template interpreter share: tokens, the syntax tree, the run.
  *
- * Lexer -> tokens -> parser -> tree -> jinja_scope (which variable a name means, as Jinja2's compiler
- * decides it) -> jinja_exec and jinja_eval, which walk the tree. Every walk counts steps and depth. */
+ * Lexer -> tokens -> parser -> tree -> jinja_scope (which variable a name means, as Jinja2's
+ * compiler decides it) -> jinja_exec and jinja_eval, which walk the tree. Every walk counts
+ * steps and depth. */
 #pragma once
 
 #include "text/jdict.h"
@@ -310,7 +311,8 @@ enum { JNUM_DOUBLE_TEXT = 400 };
 void jnum_repr(double f, char out[32]);
 MUST_USE Status jnum_binary(JRun *run, TokenType op, JVal a, JVal b, JVal *out);
 MUST_USE Status jnum_negate(JRun *run, JVal v, JVal *out);
-/* int(text, base) and float(text) of Python; false: ValueError. *overflow: an int beyond 64 bits. */
+/* int(text, base) and float(text) of Python; false: ValueError. *overflow: an int beyond 64
+ * bits. */
 bool jnum_parse_int(const JStr *s, int64_t base, int64_t *out, bool *overflow);
 bool jnum_parse_float(const JStr *s, double *out);
 /* round(x, digits) of a float. */

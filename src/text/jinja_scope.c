@@ -1,9 +1,10 @@
 /* Decides which variable every name means, as Jinja2's compiler does.
  *
- * A frame (template, loop body, macro, with, ...) is first read as a whole: names that it stores to get
- * a variable of their own, which starts as a copy of the outer one, as the context's value or as
- * undefined; names that it only reads are the outer frame's or the context's. Then the frames inside
- * it are treated. The order of the two passes shows in what templates print, so it is kept. */
+ * A frame (template, loop body, macro, with, ...) is first read as a whole: names that it stores
+ * to get a variable of their own, which starts as a copy of the outer one, as the context's
+ * value or as undefined; names that it only reads are the outer frame's or the context's. Then
+ * the frames inside it are treated. The order of the two passes shows in what templates print,
+ * so it is kept. */
 #include "base/map.h"
 #include "text/jinja_priv.h"
 
@@ -227,7 +228,8 @@ static bool jinja_scope_reads(const JNode *node, const char *name) {
     return jinja_scope_use(node, name) == USE_READ;
 }
 
-/* ---- second pass: names to slots, frames inside frames ---------------------------------------- */
+/* ---- second pass: names to slots, frames inside frames
+ * ---------------------------------------- */
 
 static Status jinja_scope_finish(Scoper *scoper, Scope *scope, Frame **out) {
     Frame *frame = arena_alloc(&scoper->jinja->arena, sizeof(*frame));

@@ -1,5 +1,5 @@
-/* jmethods: which methods a type has; those of dicts, lists, tuples, ranges and helpers. The methods of
- * strings are in jmethods_str.c. */
+/* jmethods: which methods a type has; those of dicts, lists, tuples, ranges and helpers. The
+ * methods of strings are in jmethods_str.c. */
 #include "text/jinja_priv.h"
 #include "text/jmethods_priv.h"
 

@@ -493,7 +493,8 @@ static Status jmethods_str_removesuffix(JRun *run, const JVal *arg, JVal *out) {
     return jstr_sub(run, s, 0, has ? s->len - affix->len : s->len, out);
 }
 
-/* ---- questions ---------------------------------------------------------------------------------- */
+/* ---- questions
+ * ---------------------------------------------------------------------------------- */
 
 static bool jmethods_str_category(uint32_t cp, int from, int to) {
     int c = (int)utf8proc_category((utf8proc_int32_t)cp);

@@ -1,5 +1,5 @@
-/* jnum: Python's numbers: arithmetic, reading and the shortest text. Ints have 64 bits; what would need
- * more is an error, never a wrong number. */
+/* jnum: Python's numbers: arithmetic, reading and the shortest text. Ints have 64 bits; what
+ * would need more is an error, never a wrong number. */
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>
@@ -240,7 +240,7 @@ void jnum_repr(double f, char out[32]) {
         if (strtod(text, NULL) == f) break;
     }
     char *e = strchr(text, 'e');
-    int exponent = atoi(e + 1);
+    int exponent = (int)strtol(e + 1, NULL, 10);
     char digit[20];
     int n = 0;
     for (char *p = text; p < e; p++)

@@ -55,7 +55,8 @@ TEST_IS(callable, v.tag == J_MACRO || v.tag == J_METHOD || v.tag == J_FUNC || v.
 static Status jtests_sequence(JRun *run, const JVal *arg, JVal *out) {
     (void)run;
     JTag tag = arg[0].tag;
-    /* what has both a length and items; for undefined, asking for the items raises an attribute error */
+    /* what has both a length and items; for undefined, asking for the items raises an attribute
+     * error */
     *out = jval_bool(tag == J_STR || tag == J_LIST || tag == J_TUPLE || tag == J_DICT ||
                      tag == J_RANGE || tag == J_UNDEFINED);
     return OK;

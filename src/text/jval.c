@@ -389,7 +389,8 @@ Status jval_list_new(JRun *run, size_t cap, JVal *out) {
     return OK;
 }
 
-/* A list that ends where its room is used up grows in place even if shorter lists share the room. */
+/* A list that ends where its room is used up grows in place even if shorter lists share the
+ * room. */
 Status jval_list_push(JRun *run, JList *list, JVal v) {
     if (list->tail == NULL || list->tail->used != list->n || list->n == list->tail->cap) {
         size_t cap = MAX(list->n * 2, (size_t)4);

@@ -35,8 +35,8 @@ static bool jwrap_word_punct(uint32_t cp) {
            cp == ',' || cp == '?';
 }
 
-/* Whether a hyphenated word may be broken behind the hyphen at i: two letters (or a letter, a hyphen
- * and a letter) before, and a letter, maybe a hyphen, and a letter behind. */
+/* Whether a hyphenated word may be broken behind the hyphen at i: two letters (or a letter, a
+ * hyphen and a letter) before, and a letter, maybe a hyphen, and a letter behind. */
 static bool jwrap_hyphen(const JStr *s, size_t from, size_t i) {
     if (i == from) return false;
     size_t a = jwrap_before(s, i);

@@ -429,7 +429,8 @@ static void engine_contains_nonfinite(void **state) {
         assert_int_equal(w.asked[0].n_got[0], at);
         assert_true(w.asked[1].finish[0] == SLUICE_FINISH_STOP ||
                     w.asked[1].finish[0] == SLUICE_FINISH_LENGTH);
-        /* The blocks behind the bad logits are gone; the prompt computes as if for the first time. */
+        /* The blocks behind the bad logits are gone; the prompt computes as if for the first
+         * time. */
         w.model.nonfinite_tag = 0;
         Asked *again = &w.asked[w.n_asked++];
         *again = (Asked){.n_prompt = 40, .n_max = 20, .n = 1};

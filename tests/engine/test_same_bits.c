@@ -1,9 +1,10 @@
 /* test_same_bits: a request's tokens and logprobs are a function of the request alone.
  *
- * The golden models of every family serve a set of requests (mixed lengths, samplings, seeds, shared
- * beginnings) one at a time, in one plain setting. The same set together, under other block sizes,
- * step sizes, thread counts, cold and warm caches and pools so small that sequences are preempted,
- * must give the same tokens and bitwise the same logprobs. The greedy one must be Hugging Face's. */
+ * The golden models of every family serve a set of requests (mixed lengths, samplings, seeds,
+ * shared beginnings) one at a time, in one plain setting. The same set together, under other
+ * block sizes, step sizes, thread counts, cold and warm caches and pools so small that sequences
+ * are preempted, must give the same tokens and bitwise the same logprobs. The greedy one must be
+ * Hugging Face's. */
 #include "../golden/golden.h"
 
 #include "base/rng.h"

@@ -26,6 +26,7 @@ static inline void fuzz_touch_value(const ModelFile *file, const GgufValue *v) {
     status = model_file_get_str(file, key, &s, NULL);
     (void)status;
     for (size_t b = 0; b < s.len; b++) sum += (uint8_t)s.ptr[b];
+    (void)sum;
     mem_free(key);
 }
 

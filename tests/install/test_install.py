@@ -11,10 +11,17 @@ import unittest
 BUILD = os.environ.get("SLUICE_BUILD", "build/release")
 CC = os.environ.get("CC", "gcc").split()
 CONFIG = pathlib.Path(BUILD).name.removesuffix("-clang")
+MODEL = "models/fable-28m.gguf"
+SANITIZE = {"asan": ["-fsanitize=address,undefined"], "tsan": ["-fsanitize=thread"],
+            "cov": ["--coverage"]}.get(CONFIG, [])
 
 
 def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+    """What the command prints; its errors are the failure's text."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-4000:]}")
+    return done.stdout
 
 
 def make(*arguments):
@@ -62,6 +69,24 @@ class Install(unittest.TestCase):
             if CONFIG == "release":
                 self.assertEqual(names - declared, set(), "names that sluice.h does not declare")
             self.assertIn("sluice_version", names)
+
+    def embed(self, *flags):
+        """Builds the example as a user would and runs it."""
+        program = str(self.root / "embed")
+        run(*CC, "-std=c17", "-Wall", "-Wextra", "-Werror", "examples/embed.c", "-o", program,
+            *self.pkg_config("--cflags"), "-pthread", *flags, *SANITIZE)
+        environment = dict(os.environ, LD_LIBRARY_PATH=f"{self.root}/usr/lib")
+        return run(program, MODEL, "Once upon a time", "The old house", env=environment)
+
+    def test_example(self):
+        if not pathlib.Path(MODEL).exists():
+            self.skipTest("no model")
+        shared = self.embed(*self.pkg_config("--libs"))
+        static = self.embed(str(self.root / "usr/lib/libsluice.a"),
+                            *self.pkg_config("--libs", "--static"))
+        self.assertEqual(shared.count("(32 tokens)"), 2, shared)
+        self.assertTrue(shared.startswith("Once upon a time|"))
+        self.assertEqual(shared, static)
 
     def test_soname(self):
         text = run("readelf", "-d", str(self.root / "usr/lib/libsluice.so"))

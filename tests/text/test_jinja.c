@@ -1,8 +1,8 @@
 /* test_jinja: templates render to the bytes that Python's Jinja2 gives.
  *
- * jinja_cases.json was written by tools/make_jinja_cases.py from the real Jinja2; the golden templates of
- * the shared data are read where they are there. `test_jinja --lines` renders JSON lines from stdin for
- * tools/fuzz_jinja.py. */
+ * jinja_cases.json was written by tools/make_jinja_cases.py from the real Jinja2; the golden
+ * templates of the shared data are read where they are there. `test_jinja --lines` renders JSON
+ * lines from stdin for tools/fuzz_jinja.py. */
 #include "text/jinja.h"
 
 #include <setjmp.h>
@@ -24,7 +24,8 @@ static Status render(const char *template, const json_t *variables, int64_t now,
     return status;
 }
 
-/* One JSON object per line: template, variables, now. Answers with {"out": ...} or {"error": ...}. */
+/* One JSON object per line: template, variables, now. Answers with {"out": ...} or {"error":
+ * ...}. */
 static int render_lines(void) {
     char *line = NULL;
     size_t cap = 0;

@@ -1,8 +1,8 @@
 /* cpu_linear_block_avx2: block formats times int8 activations.
  *
  * The same layout, order and bits as avx512, eight rows (half a panel) at a time. Products of u8
- * and s8 are summed in pairs to i16 (vpmaddubsw, exact: unsigned weights have at most 6 bits), a few
- * of those added in i16, then widened. 8-bit weights are taken as signed: |w| times x with w's
+ * and s8 are summed in pairs to i16 (vpmaddubsw, exact: unsigned weights have at most 6 bits), a
+ * few of those added in i16, then widened. 8-bit weights are taken as signed: |w| times x with w's
  * sign, exact since |x| <= 127. */
 #include <immintrin.h>
 

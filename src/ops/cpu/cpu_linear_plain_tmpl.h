@@ -18,8 +18,8 @@
  *   PLAIN_ACC_MAX                        accumulators of the largest of these
  *
  * and PlainV, 16 floats, with plain_v_zero, plain_v_fma(a, b, c) = a * b + c, plain_v_store(p, v),
- * plain_v_halves(v) = lanes 0..7 + lanes 8..15, and the loads plain_f32, plain_f16 and plain_bf16 as
- * PlainLoad says. */
+ * plain_v_halves(v) = lanes 0..7 + lanes 8..15, and the loads plain_f32, plain_f16 and
+ * plain_bf16 as PlainLoad says. */
 #pragma once
 
 #include "ops/cpu/cpu_linear_priv.h"
