@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "model/weights_priv.h"
 
 /* Device memory that holds a vector or a transposed matrix. */
 typedef struct WeightsBlock {
@@ -11,27 +12,6 @@ typedef struct WeightsBlock {
     void *data;
     size_t bytes;
 } WeightsBlock;
-
-/* What the binding of one model works with. */
-typedef struct WeightsBinder {
-    Weights *out;
-    const ModelFile *file;
-    const ModelConfig *config;
-    const ArchNames *names;
-    const char *prefix;
-    bool transposed; /* matrices are stored [in, out] */
-    const Ops *ops;
-    OpCtx *ctx;
-    Progress *progress;
-    Err *err;
-} WeightsBinder;
-
-/* A name in the model: role, layer and expert (0 where there is none). */
-typedef struct WeightsAt {
-    ArchTensor role;
-    int32_t layer, expert;
-    bool bias;
-} WeightsAt;
 
 enum { WEIGHTS_ALTERNATIVES = 4 };
 
@@ -61,15 +41,14 @@ static bool weights_find(const WeightsBinder *b, WeightsAt at, Tensor *t,
     return false;
 }
 
-static bool weights_has(const WeightsBinder *b, ArchTensor role, int32_t layer) {
+bool weights_has(const WeightsBinder *b, ArchTensor role, int32_t layer) {
     char name[ARCH_NAME_BYTES];
     Tensor t;
     return weights_find(b, (WeightsAt){.role = role, .layer = layer}, &t, name);
 }
 
-/* Finds a tensor and checks its shape: [n0], [n0, n1] or [n0, n1, n2], 0 where there is none. */
-static Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, int64_t n1, int64_t n2,
-                          Tensor *out) {
+Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, int64_t n1, int64_t n2,
+                   Tensor *out) {
     char name[ARCH_NAME_BYTES], text[TENSOR_TEXT_BYTES];
     const int64_t want[3] = {n0, n1, n2};
     int32_t n_dims = n2 > 0 ? 3 : n1 > 0 ? 2 : 1;
@@ -139,8 +118,8 @@ static Status weights_vector(WeightsBinder *b, WeightsAt at, int64_t n, const fl
     return status;
 }
 
-static Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
-                           const float **weight, const float **bias) {
+Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
+                    const float **weight, const float **bias) {
     WeightsAt at = {.role = role, .layer = layer};
     TRY(weights_vector(b, at, n, weight));
     if (b->config->norm != NORM_LAYER || bias == NULL) return OK;
@@ -148,9 +127,7 @@ static Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int
     return weights_vector(b, at, n, bias);
 }
 
-/* Prepares a matrix that `used` in `of` tokens read. */
-static Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used,
-                              int32_t of) {
+Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used, int32_t of) {
     TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
     int64_t bytes = out->owned != NULL ? (int64_t)out->owned_bytes : tensor_bytes(t);
     b->out->owned_bytes += out->owned != NULL ? (int64_t)out->owned_bytes : 0;
@@ -181,162 +158,23 @@ static Status weights_transpose(WeightsBinder *b, Tensor *t) {
     return status;
 }
 
-/* A matrix [n, k], the file's own [k, n] where it is transposed. */
-static Status weights_matrix_get(WeightsBinder *b, WeightsAt at, int64_t n, int64_t k, Tensor *t) {
+Status weights_matrix_get(WeightsBinder *b, WeightsAt at, int64_t n, int64_t k, Tensor *t) {
     if (!b->transposed) return weights_get(b, at, n, k, 0, t);
     TRY(weights_get(b, at, k, n, 0, t));
     return weights_transpose(b, t);
 }
 
-static Status weights_matrix(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, int64_t k,
-                             Weight *out) {
+Status weights_matrix(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, int64_t k,
+                      Weight *out) {
     Tensor t;
     TRY(weights_matrix_get(b, (WeightsAt){.role = role, .layer = layer}, n, k, &t));
     return weights_prepare(b, &t, out, 1, 1);
 }
 
-static Status weights_bias(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, bool wanted,
-                           const float **out) {
+Status weights_bias(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, bool wanted,
+                    const float **out) {
     if (!wanted) return OK;
     return weights_vector(b, (WeightsAt){.role = role, .layer = layer, .bias = true}, n, out);
-}
-
-/* q, k and v: three matrices, or the rows of one. */
-static Status weights_qkv(WeightsBinder *b, int32_t layer, LayerWeights *w) {
-    const ModelConfig *c = b->config;
-    int64_t nq = (int64_t)c->n_heads * c->head_dim, nkv = (int64_t)c->n_kv_heads * c->head_dim;
-    if ((*b->names)[ARCH_Q] != NULL && !weights_has(b, ARCH_QKV, layer)) {
-        TRY(weights_matrix(b, ARCH_Q, layer, nq, c->dim, &w->q));
-        TRY(weights_matrix(b, ARCH_K, layer, nkv, c->dim, &w->k));
-        TRY(weights_matrix(b, ARCH_V, layer, nkv, c->dim, &w->v));
-        TRY(weights_bias(b, ARCH_Q, layer, nq, c->qkv_bias, &w->q_bias));
-        TRY(weights_bias(b, ARCH_K, layer, nkv, c->qkv_bias, &w->k_bias));
-        return weights_bias(b, ARCH_V, layer, nkv, c->qkv_bias, &w->v_bias);
-    }
-    Tensor t;
-    TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_QKV, .layer = layer}, nq + 2 * nkv, c->dim,
-                           &t));
-    Tensor q = tensor_rows(&t, 0, nq), k = tensor_rows(&t, nq, nkv);
-    Tensor v = tensor_rows(&t, nq + nkv, nkv);
-    TRY(weights_prepare(b, &q, &w->q, 1, 1));
-    TRY(weights_prepare(b, &k, &w->k, 1, 1));
-    TRY(weights_prepare(b, &v, &w->v, 1, 1));
-    const float *bias = NULL;
-    TRY(weights_bias(b, ARCH_QKV, layer, nq + 2 * nkv, c->qkv_bias, &bias));
-    if (bias == NULL) return OK;
-    w->q_bias = bias;
-    w->k_bias = bias + nq;
-    w->v_bias = bias + nq + nkv;
-    return OK;
-}
-
-static Status weights_attn(WeightsBinder *b, int32_t layer, LayerWeights *w) {
-    const ModelConfig *c = b->config;
-    TRY(weights_norm(b, ARCH_ATTN_NORM, layer, c->dim, &w->attn_norm, &w->attn_norm_bias));
-    TRY(weights_qkv(b, layer, w));
-    if (c->qk_norm) {
-        TRY(weights_norm(b, ARCH_Q_NORM, layer, c->head_dim, &w->q_norm, NULL));
-        TRY(weights_norm(b, ARCH_K_NORM, layer, c->head_dim, &w->k_norm, NULL));
-    }
-    TRY(weights_matrix(b, ARCH_O, layer, c->dim, (int64_t)c->n_heads * c->head_dim, &w->o));
-    TRY(weights_bias(b, ARCH_O, layer, c->dim, c->out_bias, &w->o_bias));
-    if (!c->post_norms) return OK;
-    return weights_norm(b, ARCH_POST_ATTN_NORM, layer, c->dim, &w->post_attn_norm, NULL);
-}
-
-/* gate and up: two matrices, the rows of one, or up alone. */
-static Status weights_ffn(WeightsBinder *b, int32_t layer, LayerWeights *w) {
-    const ModelConfig *c = b->config;
-    bool fused =
-        c->ffn_gated && (*b->names)[ARCH_GATE_UP] != NULL && !weights_has(b, ARCH_GATE, layer);
-    if (fused) {
-        Tensor t;
-        TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_GATE_UP, .layer = layer},
-                               2 * (int64_t)c->ff_dim, c->dim, &t));
-        Tensor gate = tensor_rows(&t, 0, c->ff_dim), up = tensor_rows(&t, c->ff_dim, c->ff_dim);
-        TRY(weights_prepare(b, &gate, &w->gate, 1, 1));
-        TRY(weights_prepare(b, &up, &w->up, 1, 1));
-    } else {
-        if (c->ffn_gated) {
-            TRY(weights_matrix(b, ARCH_GATE, layer, c->ff_dim, c->dim, &w->gate));
-            TRY(weights_bias(b, ARCH_GATE, layer, c->ff_dim, c->ffn_bias, &w->gate_bias));
-        }
-        TRY(weights_matrix(b, ARCH_UP, layer, c->ff_dim, c->dim, &w->up));
-        TRY(weights_bias(b, ARCH_UP, layer, c->ff_dim, c->ffn_bias, &w->up_bias));
-    }
-    TRY(weights_matrix(b, ARCH_DOWN, layer, c->dim, c->ff_dim, &w->down));
-    return weights_bias(b, ARCH_DOWN, layer, c->dim, c->ffn_bias, &w->down_bias);
-}
-
-/* Expert e of a stacked tensor, n rows from row_first of its [rows, k]. */
-static Tensor weights_slice(const Tensor *stack, int64_t expert, int64_t row_first, int64_t n) {
-    Tensor one =
-        tensor_2d(stack->data, stack->dtype, stack->shape[0] * stack->shape[1], stack->shape[2]);
-    return tensor_rows(&one, expert * stack->shape[1] + row_first, n);
-}
-
-/* The three matrices of an expert, as they stand in the file. */
-static Status weights_expert_get(WeightsBinder *b, int32_t layer, int32_t expert,
-                                 const Tensor stacks[3], Tensor out[3]) {
-    const ModelConfig *c = b->config;
-    int64_t ff = c->expert_ff_dim;
-    if (stacks[2].data == NULL) {
-        WeightsAt at = {.role = ARCH_EXPERT_GATE, .layer = layer, .expert = expert};
-        TRY(weights_get(b, at, ff, c->dim, 0, &out[0]));
-        at.role = ARCH_EXPERT_UP;
-        TRY(weights_get(b, at, ff, c->dim, 0, &out[1]));
-        at.role = ARCH_EXPERT_DOWN;
-        return weights_get(b, at, c->dim, ff, 0, &out[2]);
-    }
-    bool fused = stacks[1].data == NULL; /* gate and up in the first */
-    out[0] = weights_slice(&stacks[0], expert, 0, ff);
-    out[1] = weights_slice(&stacks[fused ? 0 : 1], expert, fused ? ff : 0, ff);
-    out[2] = weights_slice(&stacks[2], expert, 0, c->dim);
-    return OK;
-}
-
-static Status weights_stacks(WeightsBinder *b, int32_t layer, Tensor stacks[3]) {
-    const ModelConfig *c = b->config;
-    int64_t ff = c->expert_ff_dim;
-    WeightsAt at = {.layer = layer, .role = ARCH_EXPERTS_GATE_UP};
-    if (weights_has(b, ARCH_EXPERTS_GATE_UP, layer)) {
-        TRY(weights_get(b, at, c->n_experts, 2 * ff, c->dim, &stacks[0]));
-    } else if (weights_has(b, ARCH_EXPERTS_GATE, layer)) {
-        at.role = ARCH_EXPERTS_GATE;
-        TRY(weights_get(b, at, c->n_experts, ff, c->dim, &stacks[0]));
-        at.role = ARCH_EXPERTS_UP;
-        TRY(weights_get(b, at, c->n_experts, ff, c->dim, &stacks[1]));
-    } else {
-        return OK; /* one tensor per expert */
-    }
-    at.role = ARCH_EXPERTS_DOWN;
-    return weights_get(b, at, c->n_experts, c->dim, ff, &stacks[2]);
-}
-
-static Status weights_moe(WeightsBinder *b, int32_t layer, LayerWeights *w) {
-    const ModelConfig *c = b->config;
-    Tensor stacks[3] = {{0}}, part[3];
-    TRY(weights_matrix(b, ARCH_ROUTER, layer, c->n_experts, c->dim, &w->router));
-    w->expert_gate = mem_alloc((size_t)c->n_experts * sizeof(Weight));
-    w->expert_up = mem_alloc((size_t)c->n_experts * sizeof(Weight));
-    w->expert_down = mem_alloc((size_t)c->n_experts * sizeof(Weight));
-    TRY(weights_stacks(b, layer, stacks));
-    for (int32_t e = 0; e < c->n_experts; e++) {
-        TRY(weights_expert_get(b, layer, e, stacks, part));
-        TRY(weights_prepare(b, &part[0], &w->expert_gate[e], c->n_experts_used, c->n_experts));
-        TRY(weights_prepare(b, &part[1], &w->expert_up[e], c->n_experts_used, c->n_experts));
-        TRY(weights_prepare(b, &part[2], &w->expert_down[e], c->n_experts_used, c->n_experts));
-    }
-    return OK;
-}
-
-static Status weights_layer(WeightsBinder *b, int32_t layer, LayerWeights *w) {
-    const ModelConfig *c = b->config;
-    TRY(weights_attn(b, layer, w));
-    TRY(weights_norm(b, ARCH_FFN_NORM, layer, c->dim, &w->ffn_norm, &w->ffn_norm_bias));
-    TRY(c->layer_moe[layer] ? weights_moe(b, layer, w) : weights_ffn(b, layer, w));
-    if (!c->post_norms) return OK;
-    return weights_norm(b, ARCH_POST_FFN_NORM, layer, c->dim, &w->post_ffn_norm, NULL);
 }
 
 /* A table that ops->embed gathers rows of: the file's bytes, on the device. */
@@ -394,7 +232,7 @@ static Status weights_bind_all(WeightsBinder *b) {
     b->out->layer = mem_alloc((size_t)c->n_layers * sizeof(LayerWeights));
     b->out->n_layers = c->n_layers;
     b->out->n_experts = c->n_experts;
-    for (int32_t i = 0; i < c->n_layers; i++) TRY(weights_layer(b, i, &b->out->layer[i]));
+    for (int32_t i = 0; i < c->n_layers; i++) TRY(weights_layer_bind(b, i, &b->out->layer[i]));
     return OK;
 }
 
