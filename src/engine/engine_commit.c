@@ -58,12 +58,13 @@ static void engine_commit_note(Seq *seq, const EngineNews *news) {
 static void engine_commit_say(Engine *e, Seq *seq, const EngineNews *news) {
     Request *r = seq->request;
     const bool done = news->finish != SLUICE_FINISH_NONE && r->n_done == r->n_return;
+    const bool polled = r->on_event == NULL;
     mailbox_lock(&e->mail);
     engine_commit_note(seq, news);
     if (done) mailbox_finish(&e->mail, r);
-    if (r->on_event == NULL) mailbox_tell(&e->mail, seq);
+    if (polled) mailbox_tell(&e->mail, seq);
     mailbox_unlock(&e->mail);
-    if (r->on_event == NULL) return;
+    if (polled) return; /* when done, the request may be freed by now */
     sluice_event event;
     request_take_event(seq, &event);
     r->on_event(r->user, &event);
