@@ -115,7 +115,7 @@ typedef struct RequestRules {
     uint64_t salt_seed; /* of this process, so that nobody can aim at a collision */
 } RequestRules;
 
-/* Checks and copies. ERR_ARG: a field is off; ERR_LIMIT: it could never run here, with the numbers;
+/* Checks and copies. ERR_ARG: a field is off, or it could never run here, with the numbers;
  * ERR_NOMEM. Free with request_free. */
 MUST_USE Status request_make(Request **out, const sluice_request *asked, const RequestRules *rules,
                              Err *err);
