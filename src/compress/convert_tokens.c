@@ -33,23 +33,38 @@ static bool convert_vocab_is_pieces(const ConvertVocab *v) {
     return v->pre == NULL;
 }
 
-/* The patterns that split a text before the merges, and llama.cpp's names for them. */
+#define CONVERT_GPT2_SPLIT \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define CONVERT_WORDS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+#define CONVERT_TAIL  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define CONVERT_UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define CONVERT_LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
+#define CONVERT_LEAD  "[^\\r\\n\\p{L}\\p{N}]?"
+
+/* How a text is treated before the merges. */
+typedef struct ConvertSplit {
+    const char *pattern;
+    bool digits;        /* each digit alone, before the pattern */
+    bool nfc;           /* composed first */
+    bool ignore_merges; /* a piece that is a token needs no merges */
+} ConvertSplit;
+
+/* llama.cpp's names for them; a name stands for all four fields. */
 static const struct {
-    const char *pre, *pattern;
+    const char *pre;
+    ConvertSplit split;
 } CONVERT_PRE[] = {
-    {"gpt-2", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
-    {"qwen2",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
-     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-    {"llama-bpe",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {"gpt-2", {CONVERT_GPT2_SPLIT, false, false, false}},
+    {"smollm", {CONVERT_GPT2_SPLIT, true, false, false}},
+    {"qwen2", {CONVERT_WORDS "\\p{N}" CONVERT_TAIL, false, true, false}},
+    {"stablelm2", {CONVERT_WORDS "\\p{N}" CONVERT_TAIL, false, false, false}},
+    {"llama-bpe", {CONVERT_WORDS "\\p{N}{1,3}" CONVERT_TAIL, false, false, true}},
+    {"smaug-bpe", {CONVERT_WORDS "\\p{N}{1,3}" CONVERT_TAIL, false, false, false}},
     {"tekken",
-     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
-     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
-     "\\p{N}| "
-     "?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+     {CONVERT_LEAD CONVERT_UPPER "*" CONVERT_LOWER "+|" CONVERT_LEAD CONVERT_UPPER "+" CONVERT_LOWER
+                                 "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|"
+                                 "\\s+(?!\\S)|\\s+",
+      false, false, true}},
 };
 
 /* The object itself, or the members of a Sequence, one after the other; NULL at the end. */
@@ -64,23 +79,39 @@ static bool convert_type_is(const json_t *object, const char *type) {
     return text != NULL && strcmp(text, type) == 0;
 }
 
-static Status convert_find_pre(ConvertVocab *v, Err *err) {
+static ConvertSplit convert_split(const ConvertVocab *v) {
     const json_t *whole = json_object_get(v->json, "pre_tokenizer"), *part;
-    const char *pattern = NULL;
+    const json_t *model = json_object_get(v->json, "model");
+    ConvertSplit split = {.ignore_merges = json_is_true(json_object_get(model, "ignore_merges"))};
     for (size_t i = 0; (part = convert_member(whole, "pretokenizers", i)) != NULL; i++) {
         const json_t *given = json_object_get(part, "pattern");
-        if (convert_type_is(part, "Split"))
-            pattern = json_string_value(json_object_get(given, "Regex"));
-        else if (convert_type_is(part, "ByteLevel") && pattern == NULL &&
+        if (convert_type_is(part, "Digits"))
+            split.digits = json_is_true(json_object_get(part, "individual_digits"));
+        else if (convert_type_is(part, "Split"))
+            split.pattern = json_string_value(json_object_get(given, "Regex"));
+        else if (convert_type_is(part, "ByteLevel") && split.pattern == NULL &&
                  !json_is_false(json_object_get(part, "use_regex")))
-            pattern = CONVERT_PRE[0].pattern;
+            split.pattern = CONVERT_GPT2_SPLIT;
     }
-    for (size_t i = 0; pattern != NULL && i < ARRAY_LEN(CONVERT_PRE); i++)
-        if (strcmp(pattern, CONVERT_PRE[i].pattern) == 0) v->pre = CONVERT_PRE[i].pre;
+    whole = json_object_get(v->json, "normalizer");
+    for (size_t i = 0; (part = convert_member(whole, "normalizers", i)) != NULL; i++)
+        split.nfc = split.nfc || convert_type_is(part, "NFC");
+    return split;
+}
+
+static Status convert_find_pre(ConvertVocab *v, Err *err) {
+    ConvertSplit split = convert_split(v);
+    for (size_t i = 0; split.pattern != NULL && i < ARRAY_LEN(CONVERT_PRE); i++) {
+        const ConvertSplit *known = &CONVERT_PRE[i].split;
+        if (strcmp(split.pattern, known->pattern) == 0 && split.digits == known->digits &&
+            split.nfc == known->nfc && split.ignore_merges == known->ignore_merges)
+            v->pre = CONVERT_PRE[i].pre;
+    }
     if (v->pre == NULL)
         FAIL(err, ERR_UNSUPPORTED,
-             "tokenizer.json: GGUF has no name for the split pattern '%.200s'",
-             pattern != NULL ? pattern : "(none)");
+             "tokenizer.json: GGUF has no name for the split pattern '%.200s'%s%s%s",
+             split.pattern != NULL ? split.pattern : "(none)", split.digits ? ", digits alone" : "",
+             split.nfc ? ", NFC" : "", split.ignore_merges ? ", ignore_merges" : "");
     return OK;
 }
 

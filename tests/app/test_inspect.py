@@ -1,5 +1,5 @@
-"""test_inspect: inspect and convert as programs: what they print, that JSON is JSON, that failures say
-what failed with an exit status and leave nothing behind."""
+"""test_inspect: inspect and convert as programs: what they print, that JSON is JSON, that failures
+say what failed with an exit status and leave nothing behind."""
 import json
 import os
 import shutil

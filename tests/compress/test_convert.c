@@ -225,6 +225,45 @@ static void convert_refusals(void **state) {
     testing_temp_remove(dir);
 }
 
+/* The name under which GGUF knows how a text is split. */
+static void convert_pre(void **state) {
+    (void)state;
+#define SPLIT_QWEN                                                                               \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"                 \
+    "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|" \
+    "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}}"
+    static const char *const bytes = "{\"type\":\"ByteLevel\",\"use_regex\":true}";
+    static const struct {
+        const char *parts, *normalizer, *pre;
+    } rows[] = {
+        {SPLIT_QWEN ",{\"type\":\"ByteLevel\",\"use_regex\":false}", "null", "stablelm2"},
+        {SPLIT_QWEN, "{\"type\":\"NFC\"}", "qwen2"},
+        {SPLIT_QWEN, "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}", "qwen2"},
+        {NULL, "null", "gpt-2"},
+        {"{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\"}", "null",
+         "smollm"},
+    };
+#undef SPLIT_QWEN
+    char *dir;
+    int32_t vocab;
+    convert_prepare(&dir, &vocab);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        Buf extra = {0};
+        Err err = {0};
+        buf_append_format(&extra,
+                          "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[%s]},"
+                          "\"normalizer\":%s",
+                          rows[i].parts != NULL ? rows[i].parts : bytes, rows[i].normalizer);
+        convert_put_tokenizer(dir, vocab, extra.data);
+        ModelFile *file = convert_and_open(dir, DTYPE_F16, &err);
+        if (file == NULL) fail_msg("%s: %s", rows[i].pre, err.text);
+        assert_true(str_is(convert_get_str(file, "tokenizer.ggml.pre"), rows[i].pre));
+        model_file_close(file);
+        buf_free(&extra);
+    }
+    testing_temp_remove(dir);
+}
+
 /* Weights of NaN fit f16, but no scale; nothing is left behind. */
 static void convert_not_finite(void **state) {
     (void)state;
@@ -284,7 +323,8 @@ static void convert_pieces(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(convert_families),      cmocka_unit_test(convert_types),
-        cmocka_unit_test(convert_tokenizer_bpe), cmocka_unit_test(convert_refusals),
-        cmocka_unit_test(convert_not_finite),    cmocka_unit_test(convert_pieces)};
+        cmocka_unit_test(convert_tokenizer_bpe), cmocka_unit_test(convert_pre),
+        cmocka_unit_test(convert_refusals),      cmocka_unit_test(convert_not_finite),
+        cmocka_unit_test(convert_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

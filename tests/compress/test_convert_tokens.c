@@ -13,6 +13,7 @@ static const char *const convert_texts[] = {
     "\xc3\x9c"
     "ber caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x8e\x89 \xd9\xa1\xd9\xa2",
     "a\r\nb\r\n\r\nc",
+    "cafe\xcc\x81 nai\xcc\x88ve", /* not composed */
     "not \xff\xfe utf-8",
     "<|im_start|>user\nhi<|im_end|></s>",
 };

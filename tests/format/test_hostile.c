@@ -1,6 +1,6 @@
 /* test_hostile: malformed files made by hand, one lie each, with the part of the sentence that
  * names it. Among them the known holes of other readers: counts and sizes that overflow when
- * multiplied or rounded up, tensors past the end of the file, wrong element types, nested arrays. */
+ * multiplied or rounded up, tensors past the end of the file, wrong types, nested arrays. */
 #include "format/model_file_priv.h"
 #include "samples.h"
 
