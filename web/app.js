@@ -196,7 +196,8 @@ async function answer() {
   if (text) {
     messages.push({role: "assistant", content: text});
     const seconds = (performance.now() - first) / 1000;
-    const rate = usage && seconds > 0 ? `${(usage.completion_tokens / seconds).toFixed(1)} tokens/s · ` : "";
+    const tokens = usage ? usage.completion_tokens - 1 : 0; // the first has no time before it
+    const rate = tokens > 0 && seconds > 0 ? `${(tokens / seconds).toFixed(1)} tokens/s · ` : "";
     addTools(article, text, `${rate}first token after ${Math.round(first - start)} ms`);
   }
 }

@@ -72,6 +72,6 @@ void api_admin_page(Server *server, HttpExchange *exchange) {
     Buf body = {0};
     buf_append_str(&body, content);
     http_reply_header(exchange, "content-security-policy",
-                      "default-src 'self'; style-src 'self'; script-src 'self'");
+                      "default-src 'self'; img-src 'self' data:");
     http_reply(exchange, 200, type, &body);
 }
