@@ -2,9 +2,13 @@
  * token and logit for logit (their references were computed in float64), as Hugging Face directory
  * and as GGUF; the validation loss of the fable models.
  *
+ * Quantized to Q8_0 and Q4_0, logits are the same bits for any chunking and threads as well.
+ *
  * The loss over all 64 windows takes minutes; SLUICE_EVAL_WINDOWS=64 asks for it. By default 4
  * windows are held against the number that PyTorch computed for them. */
 #include "../golden/golden.h"
+
+#include "compress/convert.h"
 
 /* Prompt and continuation of a golden.json, the logits of the first 64 positions. */
 static void shared_stories(const char *folder, const char *model, OpsLevel level) {
@@ -120,6 +124,61 @@ static void shared_fable(void **state) {
     buf_free(&data);
 }
 
+enum { SHARED_BITS_TOKENS = 120 };
+
+static void shared_bits_run(const char *path, OpsLevel level, int32_t chunk, int32_t n_threads,
+                            float *out) {
+    GoldenModel m;
+    Err err = {0};
+    const float *logits = NULL;
+    int32_t ids[SHARED_BITS_TOKENS];
+    golden_open_model(&m, path, level, n_threads);
+    int32_t vocab = model_config(m.model)->vocab;
+    for (int32_t i = 0; i < SHARED_BITS_TOKENS; i++) ids[i] = (i * 7919 + 11) % vocab;
+    Single *single = golden_single(&m, &(SingleOptions){.context_max = 128,
+                                                        .n_logits_max = SHARED_BITS_TOKENS,
+                                                        .chunk = chunk,
+                                                        .kv_dtype = DTYPE_BF16});
+    ASSERT_OK(single_feed(single, ids, SHARED_BITS_TOKENS, SHARED_BITS_TOKENS, &logits, &err), err);
+    memcpy(out, logits, SHARED_BITS_TOKENS * (size_t)vocab * sizeof(float));
+    single_close(single);
+    golden_close_model(&m);
+}
+
+/* A fable model as a GGUF file of a block format at a fast level. */
+static void shared_bits_quantized(const char *name, DType type, OpsLevel level) {
+    Err err = {0};
+    ConvertReport report;
+    ConvertOptions options = {.type = type, .quiet = true};
+    char *source = testing_shared(name), *dir = testing_temp_dir(),
+         *path = file_join(dir, "q.gguf");
+    size_t n = SHARED_BITS_TOKENS * (size_t)8192;
+    float *want = mem_alloc(n * sizeof *want), *got = mem_alloc(n * sizeof *got);
+    ASSERT_OK(convert_to_gguf(source, path, &options, &report, &err), err);
+    shared_bits_run(path, level, SHARED_BITS_TOKENS, 1, want);
+    const int32_t chunks[] = {1, 7, 64, SHARED_BITS_TOKENS};
+    for (size_t i = 0; i < ARRAY_LEN(chunks); i++) {
+        shared_bits_run(path, level, chunks[i], 2, got);
+        if (memcmp(want, got, n * sizeof *want) != 0)
+            fail_msg("%s as %s: other bits in chunks of %d", name, dtype_info(type)->name,
+                     chunks[i]);
+    }
+    mem_free(want);
+    mem_free(got);
+    mem_free(path);
+    mem_free(source);
+    testing_temp_remove(dir);
+}
+
+static void shared_bits(void **state) {
+    OpsLevel level = (OpsLevel)(intptr_t)*state;
+    if (!ops_cpu_has(level)) skip();
+    shared_bits_quantized("models/fable-3m", DTYPE_Q8_0, level);
+    shared_bits_quantized("models/fable-3m", DTYPE_Q4_0, level);
+    shared_bits_quantized("models/fable-moe-23m", DTYPE_Q8_0, level);
+    shared_bits_quantized("models/fable-moe-23m", DTYPE_Q4_0, level);
+}
+
 int main(void) {
     static SharedFable fables[] = {{"fable-28m", 3.357, 2.13731},
                                    {"fable-3m", 3.589, 2.55739},
@@ -133,6 +192,8 @@ int main(void) {
         LEVELS(shared_stories260k),
         LEVELS(shared_stories260k_gguf),
         LEVELS(shared_babyllama),
+        {"shared_bits_avx2", shared_bits, NULL, NULL, (void *)(intptr_t)OPS_AVX2},
+        {"shared_bits_avx512", shared_bits, NULL, NULL, (void *)(intptr_t)OPS_AVX512},
         cmocka_unit_test_prestate(shared_fable, &fables[0]),
         cmocka_unit_test_prestate(shared_fable, &fables[1]),
         cmocka_unit_test_prestate(shared_fable, &fables[2]),
