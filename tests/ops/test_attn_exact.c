@@ -74,8 +74,8 @@ static void exact_neighbours(void **state) {
     }
 }
 
-/* Chunks of 1, 7, 64 and all queries. While a chunk runs, the later tokens' keys and values are NaN,
- * then infinite: a causal query must not feel them. */
+/* Chunks of 1, 7, 64 and all queries. While a chunk runs, the later tokens' keys and values are
+ * usually not there yet (NaN), sometimes they are. */
 static void exact_chunks(void **state) {
     const Ops *ops = ops_testing_level(state);
     static const int32_t chunks[] = {1, 7, 64};
