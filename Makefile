@@ -72,6 +72,7 @@ PUBLIC_OBJ := $(filter-out $(BUILD)/src/server/% $(BUILD)/src/compress/%,$(LIB_O
 APP_OBJ := $(APP_SRC:%.c=$(BUILD)/%.o)
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c))
 LIB_A := $(BUILD)/libsluice-internal.a
 
 # V=1 shows the commands.
@@ -119,6 +120,15 @@ $(BUILD)/sluice: $(APP_OBJ) $(LIB_A)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB_A)
 	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS) -lcmocka
+
+# Programs that measure one part; they use what the tests share.
+$(BUILD)/bench/%.o: BASE_CFLAGS += -Itests
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB_A)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
+
+.PHONY: benches
+benches: $(BENCHES) ## build the programs of bench/
 
 # With config=fuzz a fuzzer; in every other config a program that runs it over a corpus.
 ifeq ($(config),fuzz)

@@ -186,8 +186,7 @@ static void linear_same_bits(void **state) {
     }
 }
 
-/* Every level of this machine gives the same bits: a row's products do not depend on the
- * machine. */
+/* Both levels give the same bits: a row's products do not depend on the processor. */
 static void linear_levels_agree(void **state) {
     enum { N = 61, TOKENS = 13 };
     (void)state;

@@ -11,7 +11,7 @@ static const OpsLimits LIMITS = {.n_tokens_max = 700,
 
 typedef struct MoeFixture {
     const Ops *ops;
-    int32_t n_experts, n_used;
+    int32_t n_experts;
     int64_t dim, ff;
     Tensor file[3][16];
     Weight weight[3][16]; /* gate, up, down */
@@ -58,19 +58,27 @@ static void moe_choose(int64_t n_tokens, int32_t n_experts, int32_t n_used, int3
     }
 }
 
-static void moe_run(MoeFixture *f, OpCtx *ctx, ActKind act, float *x, int64_t x_stride,
-                    int64_t n_tokens, int32_t n_used, const int32_t *expert, const float *weight,
-                    float *out, bool accumulate) {
-    MoeArgs args = {.x = strided_2d(x, n_tokens, f->dim, x_stride),
+/* The tokens of one call. */
+typedef struct MoeTokens {
+    float *x;
+    int64_t x_stride, n;
+    int32_t n_used;
+    const int32_t *expert;
+    const float *weight;
+} MoeTokens;
+
+static void moe_run(MoeFixture *f, OpCtx *ctx, ActKind act, const MoeTokens *t, float *out,
+                    bool accumulate) {
+    MoeArgs args = {.x = strided_2d(t->x, t->n, f->dim, t->x_stride),
                     .gate = f->weight[0],
                     .up = f->weight[1],
                     .down = f->weight[2],
                     .act = act,
                     .n_experts = f->n_experts,
-                    .n_used = n_used,
-                    .expert = expert,
-                    .weight = weight,
-                    .out = tensor_2d(out, DTYPE_F32, n_tokens, f->dim),
+                    .n_used = t->n_used,
+                    .expert = t->expert,
+                    .weight = t->weight,
+                    .out = tensor_2d(out, DTYPE_F32, t->n, f->dim),
                     .accumulate = accumulate};
     f->ops->moe(ctx, &args);
 }
@@ -107,10 +115,9 @@ static void moe_matches_ref(void **state) {
         float *out = random_new(n, 2, 1), *want = copy_new(out, n);
         int32_t *expert = mem_alloc((size_t)n_pairs * sizeof *expert);
         moe_choose(c->n_tokens, c->n_experts, c->n_used, expert, weight);
-        moe_run(f, &ctx, acts[i % 4], x, stride, c->n_tokens, c->n_used, expert, weight, out,
-                i % 2);
-        moe_run(r, &ref_ctx, acts[i % 4], x, stride, c->n_tokens, c->n_used, expert, weight, want,
-                i % 2);
+        MoeTokens t = {x, stride, c->n_tokens, c->n_used, expert, weight};
+        moe_run(f, &ctx, acts[i % 4], &t, out, i % 2);
+        moe_run(r, &ref_ctx, acts[i % 4], &t, want, i % 2);
         ASSERT_ERROR_BELOW(testing_nmse(out, want, (size_t)n), c->bound);
         guard_free(x, c->n_tokens * stride), guard_free(weight, n_pairs);
         guard_free(out, n), guard_free(want, n);
@@ -133,13 +140,15 @@ static void moe_same_bits(void **state) {
         float *alone = guard_new(TOKENS * DIM), *batch = guard_new(TOKENS * DIM);
         int32_t expert[TOKENS * USED];
         moe_choose(TOKENS, EXPERTS, USED, expert, weight);
-        for (int32_t t = 0; t < TOKENS; t++)
-            moe_run(f, &one, ACT_SILU, x + t * DIM, DIM, 1, USED, expert + t * USED,
-                    weight + t * USED, alone + t * DIM, false);
+        for (int32_t t = 0; t < TOKENS; t++) {
+            MoeTokens one_token = {x + t * DIM, DIM, 1, USED, expert + t * USED, weight + t * USED};
+            moe_run(f, &one, ACT_SILU, &one_token, alone + t * DIM, false);
+        }
         for (int32_t n = 2; n <= TOKENS; n += n < 12 ? 1 : 29) {
             int32_t first = (TOKENS - n) / 2;
-            moe_run(f, n % 2 ? &one : &two, ACT_SILU, x + first * DIM, DIM, n, USED,
-                    expert + first * USED, weight + first * USED, batch, false);
+            MoeTokens some = {x + first * DIM,      DIM, n, USED, expert + first * USED,
+                              weight + first * USED};
+            moe_run(f, n % 2 ? &one : &two, ACT_SILU, &some, batch, false);
             assert_true(same_bits(batch, alone + first * DIM, n * DIM));
         }
         guard_free(x, TOKENS * DIM), guard_free(alone, TOKENS * DIM);

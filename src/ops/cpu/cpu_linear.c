@@ -2,16 +2,16 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-const LinearKernels CPU_LINEAR_AVX2 = {cpu_linear_quantize_avx2, cpu_linear_block_avx2,
+const LinearKernels CPU_LINEAR_AVX2 = {cpu_linear_block_avx2_quantize, cpu_linear_block_avx2,
                                        cpu_linear_plain_avx2};
-const LinearKernels CPU_LINEAR_AVX512 = {cpu_linear_quantize_avx512, cpu_linear_block_avx512,
+const LinearKernels CPU_LINEAR_AVX512 = {cpu_linear_block_avx512_quantize, cpu_linear_block_avx512,
                                          cpu_linear_plain_avx512};
 
 enum {
     LINEAR_UNIT_BYTES = 640 << 10, /* of expanded weights: a part of L2 that leaves room for x */
     LINEAR_ALONE_BYTES = 48 << 10, /* weights, times tiles, below which waking threads costs more */
     LINEAR_TASKS_PER_THREAD = 4,
-    LINEAR_CHUNK_TOKENS = 48 /* the least, and a whole number of tiles of 8 and of 6 */
+    LINEAR_CHUNK_TOKENS = 48 /* the least, and a whole number of tiles of 12 and of 6 */
 };
 
 const LinearFormat *cpu_linear_format(const Weight *w) {
@@ -173,7 +173,7 @@ static const LinearQuant *cpu_linear_quant_of(LinearInput *input, const LinearFo
 }
 
 static size_t cpu_linear_tiles_bytes(int64_t n_tokens) {
-    return ops_scratch_round((size_t)(n_tokens / LINEAR_TILE_TOKENS + 3) * sizeof(LinearTile));
+    return ops_scratch_round((size_t)(n_tokens / LINEAR_TILE_TOKENS + 4) * sizeof(LinearTile));
 }
 
 static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArgs *args) {

@@ -5,7 +5,7 @@
  * tree. Weights are converted exactly, so where and when that happens cannot change a bit, and both
  * levels have the same bits (avx2 keeps 16 lanes in two registers).
  *
- * Few tokens: rows of the file side by side, converted in registers; memory-bound. More: 32 rows
+ * Up to PLAIN_DIRECT_TOKENS: rows of the file side by side, converted in registers. More: 32 rows
  * are converted to f32 in L2 once and read by tiles of PLAIN_TILE_TOKENS x PLAIN_TILE_ROWS. k is
  * walked in blocks of 512 so that a tile's activations and weights come from L1; accumulators wait
  * in memory between blocks.
@@ -13,20 +13,21 @@
  * The includer defines the tile:
  *
  *   PLAIN_TILE_TOKENS, PLAIN_TILE_ROWS   of many tokens
- *   PLAIN_FEW_TOKENS                     2 or 4: the most tokens of a tile of few
+ *   PLAIN_FEW_TOKENS                     2 or 4: the tile of the tokens that are left
  *   PLAIN_WIDE_ROWS                      rows side by side of one token
  *   PLAIN_ACC_MAX                        accumulators of the largest of these
  *
  * and PlainV, 16 floats, with plain_v_zero, plain_v_fma(a, b, c) = a * b + c, plain_v_store(p, v),
- * plain_v_halves(v) = lanes 0..7 + lanes 8..15, and the loads plain_f32, plain_f16 and
- * plain_bf16 as PlainLoad says. */
+ * plain_v_halves(v) = lanes 0..7 + lanes 8..15, and the loads plain_f32, plain_f16 and plain_bf16
+ * as PlainLoad says. */
 #pragma once
 
 #include "ops/cpu/cpu_linear_priv.h"
 
 enum { PLAIN_LANES = 16, PLAIN_BLOCK_K = 512, PLAIN_PREFETCH_BYTES = 2048 };
+enum { PLAIN_DIRECT_TOKENS = 48 };
 
-#define PLAIN_INLINE static inline __attribute__((always_inline))
+#define PLAIN_INLINE inline __attribute__((always_inline))
 
 /* Weights w[i] .. w[i + n - 1] as f32, zeros after them; n is 1..16, and the constant 16 when they
  * are all there. */
@@ -43,8 +44,8 @@ typedef struct PlainTile {
     PlainV *acc;   /* [n_tokens][n_rows], read and written */
 } PlainTile;
 
-PLAIN_INLINE void plain_step(const PlainTile *tile, PlainLoad *load, int n_tokens, int n_rows,
-                             int64_t i, int n, PlainV *acc) {
+static PLAIN_INLINE void plain_step(const PlainTile *tile, PlainLoad *load, int n_tokens,
+                                    int n_rows, int64_t i, int n, PlainV *acc) {
     PlainV w[PLAIN_WIDE_ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < n_rows; r++) w[r] = load(tile->w + r * tile->w_stride, i, n);
@@ -58,8 +59,8 @@ PLAIN_INLINE void plain_step(const PlainTile *tile, PlainLoad *load, int n_token
 }
 
 /* load, bytes, n_tokens and n_rows are constants. */
-PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int bytes, int n_tokens,
-                             int n_rows) {
+static PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int bytes, int n_tokens,
+                                    int n_rows) {
     PlainV acc[PLAIN_ACC_MAX];
     int64_t i = 0;
 #pragma GCC unroll 24
@@ -81,30 +82,29 @@ PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int bytes, 
     for (int a = 0; a < n_tokens * n_rows; a++) tile->acc[a] = acc[a];
 }
 
-/* The shapes of few tokens. */
-PLAIN_INLINE void plain_shapes(const PlainTile *tile, PlainLoad *load, int bytes, int32_t n_tokens,
-                               int32_t n_rows) {
+/* n_rows, a constant, is one or PLAIN_TILE_ROWS. */
+static PLAIN_INLINE void plain_rows(const PlainTile *tile, PlainLoad *load, int bytes,
+                                    int32_t n_tokens, int n_rows) {
+    switch (n_tokens) {
+        case 1: plain_walk(tile, load, bytes, 1, n_rows); break;
+        case 2: plain_walk(tile, load, bytes, 2, n_rows); break;
+        case PLAIN_TILE_TOKENS: plain_walk(tile, load, bytes, PLAIN_TILE_TOKENS, n_rows); break;
+        default: plain_walk(tile, load, bytes, PLAIN_FEW_TOKENS, n_rows); break;
+    }
+}
+
+static PLAIN_INLINE void plain_shapes(const PlainTile *tile, PlainLoad *load, int bytes,
+                                      int32_t n_tokens, int32_t n_rows) {
     if (n_rows == PLAIN_WIDE_ROWS)
         plain_walk(tile, load, bytes, 1, PLAIN_WIDE_ROWS);
     else if (n_rows == PLAIN_TILE_ROWS)
-        switch (n_tokens) {
-            case 1: plain_walk(tile, load, bytes, 1, PLAIN_TILE_ROWS); break;
-            case 2: plain_walk(tile, load, bytes, 2, PLAIN_TILE_ROWS); break;
-            default: plain_walk(tile, load, bytes, PLAIN_FEW_TOKENS, PLAIN_TILE_ROWS); break;
-        }
+        plain_rows(tile, load, bytes, n_tokens, PLAIN_TILE_ROWS);
     else
-        switch (n_tokens) {
-            case 1: plain_walk(tile, load, bytes, 1, 1); break;
-            case 2: plain_walk(tile, load, bytes, 2, 1); break;
-            default: plain_walk(tile, load, bytes, PLAIN_FEW_TOKENS, 1); break;
-        }
+        plain_rows(tile, load, bytes, n_tokens, 1);
 }
 
 static void plain_tile_f32(const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
-    if (n_tokens == PLAIN_TILE_TOKENS)
-        plain_walk(tile, plain_f32, 4, PLAIN_TILE_TOKENS, PLAIN_TILE_ROWS);
-    else
-        plain_shapes(tile, plain_f32, 4, n_tokens, n_rows);
+    plain_shapes(tile, plain_f32, 4, n_tokens, n_rows);
 }
 
 static void plain_tile_f16(const PlainTile *tile, int32_t n_tokens, int32_t n_rows) {
@@ -150,6 +150,11 @@ static void plain_zero(PlainV *acc, int32_t n) {
     for (int32_t a = 0; a < n; a++) acc[a] = plain_v_zero();
 }
 
+static int32_t plain_tile_tokens(int64_t tokens_left) {
+    if (tokens_left >= PLAIN_TILE_TOKENS) return PLAIN_TILE_TOKENS;
+    return MIN(cpu_linear_tile(tokens_left), PLAIN_FEW_TOKENS);
+}
+
 /* n_tokens tokens times n_rows rows in the file's place; while one tile's rows end, the next's
  * first bytes are asked for. */
 static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_tokens, int64_t row,
@@ -181,7 +186,7 @@ static void plain_direct(const LinearUnit *unit) {
         int32_t n_rows = left >= PLAIN_TILE_ROWS ? PLAIN_TILE_ROWS : 1;
         if (unit->n_tokens == 1 && left >= PLAIN_WIDE_ROWS) n_rows = PLAIN_WIDE_ROWS;
         for (int64_t token = 0; token < unit->n_tokens;) {
-            int32_t n = MIN(cpu_linear_tile(unit->n_tokens - token), PLAIN_FEW_TOKENS);
+            int32_t n = plain_tile_tokens(unit->n_tokens - token);
             plain_direct_tile(unit, token, n, row, n_rows);
             token += n;
         }
@@ -189,7 +194,7 @@ static void plain_direct(const LinearUnit *unit) {
     }
 }
 
-PLAIN_INLINE PlainV plain_any(DType dtype, const void *w, int64_t i, int n) {
+static PLAIN_INLINE PlainV plain_any(DType dtype, const void *w, int64_t i, int n) {
     switch (dtype) {
         case DTYPE_F32: return plain_f32(w, i, n);
         case DTYPE_F16: return plain_f16(w, i, n);
@@ -220,9 +225,7 @@ static void plain_many(const LinearUnit *unit) {
     float *expanded = (float *)(acc + LINEAR_PLAIN_ROWS * PLAIN_TILE_TOKENS);
     plain_expand(unit, n_rows, expanded);
     for (int64_t token = 0; token < unit->n_tokens;) {
-        int64_t left = unit->n_tokens - token;
-        int32_t n = left >= PLAIN_TILE_TOKENS ? PLAIN_TILE_TOKENS
-                                              : MIN(cpu_linear_tile(left), PLAIN_FEW_TOKENS);
+        int32_t n = plain_tile_tokens(unit->n_tokens - token);
         PlainTile tile = {.x_stride = unit->x_stride,
                           .w = (const uint8_t *)expanded,
                           .w_stride = PLAIN_BLOCK_K * 4};
@@ -245,7 +248,7 @@ static void plain_many(const LinearUnit *unit) {
 }
 
 static void plain_unit(const LinearUnit *unit) {
-    if (unit->n_tokens < PLAIN_TILE_TOKENS)
+    if (unit->n_tokens <= PLAIN_DIRECT_TOKENS)
         plain_direct(unit);
     else
         plain_many(unit);

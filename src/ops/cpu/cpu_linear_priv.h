@@ -53,12 +53,16 @@ typedef struct LinearQuant {
 } LinearQuant;
 _Static_assert(sizeof(LinearQuant) == 48, "LinearQuant");
 
-/* Tokens are quantized in tiles of 8, then 4, 2, 1 for the rest: group-major in a tile, so that a
- * tile is read in one run. The tile of token t starts at t * n_groups whatever its size. */
-enum { LINEAR_TILE_TOKENS = 8 };
+/* Tokens are quantized in tiles of 12, then 8, 4, 2, 1 for the rest: group-major in a tile, so that
+ * a tile is read in one run. The tile of token t starts at t * n_groups whatever its size. */
+enum { LINEAR_TILE_TOKENS = 12 };
 
 static inline int32_t cpu_linear_tile(int64_t tokens_left) {
-    return tokens_left >= 8 ? 8 : tokens_left >= 4 ? 4 : tokens_left >= 2 ? 2 : 1;
+    return tokens_left >= 12  ? 12
+           : tokens_left >= 8 ? 8
+           : tokens_left >= 4 ? 4
+           : tokens_left >= 2 ? 2
+                              : 1;
 }
 
 /* Of 32 activations whose largest magnitude has these bits; inverse 0: all q are 0. Below 2^-120
@@ -122,7 +126,7 @@ enum { LINEAR_EXPANDED_BYTES_MAX = 64 * 12 };
 
 /* A level. */
 typedef struct LinearKernels {
-    /* Quantizes n_tokens <= 8 rows of k elements to one tile. */
+    /* Quantizes n_tokens <= 12 rows of k elements to one tile. */
     void (*quantize)(const LinearFormat *format, const float *const *x, int32_t n_tokens, int64_t k,
                      LinearQuant *out);
     void (*block)(const LinearUnit *unit); /* block formats, panels */
@@ -132,12 +136,12 @@ typedef struct LinearKernels {
 /* Rows of a plain unit, at most, and its accumulators: 6 tokens x 32 rows x a vector. */
 enum { LINEAR_PLAIN_ROWS = 32, LINEAR_ACC_BYTES = 6 * LINEAR_PLAIN_ROWS * 64 };
 
-void cpu_linear_quantize_avx2(const LinearFormat *format, const float *const *x, int32_t n_tokens,
-                              int64_t k, LinearQuant *out);
+void cpu_linear_block_avx2_quantize(const LinearFormat *format, const float *const *x,
+                                    int32_t n_tokens, int64_t k, LinearQuant *out);
 void cpu_linear_block_avx2(const LinearUnit *unit);
 void cpu_linear_plain_avx2(const LinearUnit *unit);
-void cpu_linear_quantize_avx512(const LinearFormat *format, const float *const *x, int32_t n_tokens,
-                                int64_t k, LinearQuant *out);
+void cpu_linear_block_avx512_quantize(const LinearFormat *format, const float *const *x,
+                                      int32_t n_tokens, int64_t k, LinearQuant *out);
 void cpu_linear_block_avx512(const LinearUnit *unit);
 void cpu_linear_plain_avx512(const LinearUnit *unit);
 extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512;
@@ -158,8 +162,7 @@ typedef struct LinearTile {
 /* The tiles of n_tokens rows from `first`, appended at tiles; returns how many. */
 int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, LinearTile *tiles);
 
-/* One matrix product of a run. Only unit's dtype .. accumulate are read: the whole of the
- * matrix. */
+/* One matrix product of a run; unit describes the whole of it. The rest is cpu_linear_run's. */
 typedef struct LinearPlan {
     LinearUnit unit;
     int64_t unit_rows, n_units, chunk_tokens, n_chunks;

@@ -41,7 +41,7 @@ static int64_t cpu_moe_pass_tokens(int64_t n_tokens, int32_t n_used) {
 static void cpu_moe_take(MoePass *p, OpsScratch *scratch, int64_t n_tokens, int32_t n_used,
                          int64_t n_experts, int32_t n_threads) {
     int64_t n_pairs = n_tokens * n_used, n_touched = MIN(n_pairs, n_experts);
-    int64_t n_tiles = n_pairs / LINEAR_TILE_TOKENS + 3 * n_touched;
+    int64_t n_tiles = n_pairs / LINEAR_TILE_TOKENS + 4 * n_touched;
     p->touched = ops_scratch_take(scratch, (size_t)n_experts * sizeof *p->touched);
     p->start = ops_scratch_take(scratch, (size_t)(n_experts + 1) * sizeof *p->start);
     p->pair_token = ops_scratch_take(scratch, (size_t)n_pairs * sizeof *p->pair_token);

@@ -21,36 +21,36 @@ typedef struct UnpackGroup {
     UnpackF scale[2], min[2];
 } UnpackGroup;
 
-#define UNPACK_INLINE static inline __attribute__((always_inline))
+#define UNPACK_INLINE inline __attribute__((always_inline))
 
 static UnpackF unpack_f16(const void *p);
 static UnpackU unpack_table(const uint8_t table[16], UnpackU index);
 
-UNPACK_INLINE UnpackU unpack_word(const uint8_t *group, int i, int half) {
+static UNPACK_INLINE UnpackU unpack_word(const uint8_t *group, int i, int half) {
     UnpackU v;
     memcpy(&v, group + i * 64 + half * 32, sizeof v);
     return v;
 }
 
-UNPACK_INLINE UnpackF unpack_half(const uint8_t *group, int n_words, int i, int half) {
+static UNPACK_INLINE UnpackF unpack_half(const uint8_t *group, int n_words, int i, int half) {
     return unpack_f16(group + n_words * 64 + i * 32 + half * 16);
 }
 
-UNPACK_INLINE UnpackF unpack_float(UnpackU v) {
+static UNPACK_INLINE UnpackF unpack_float(UnpackU v) {
     return __builtin_convertvector((UnpackI)v, UnpackF);
 }
 
 /* v moved so that bit `from` of each byte comes to bit `to`; the caller masks. */
-UNPACK_INLINE UnpackU unpack_move(UnpackU v, int from, int to) {
+static UNPACK_INLINE UnpackU unpack_move(UnpackU v, int from, int to) {
     return from <= to ? v << (to - from) : v >> (from - to);
 }
 
-UNPACK_INLINE UnpackU unpack_bytes(uint8_t byte) {
+static UNPACK_INLINE UnpackU unpack_bytes(uint8_t byte) {
     return (UnpackU){0} + byte * 0x01010101u;
 }
 
 /* The nibbles of QUANT's 32-element groups from words first .. first + 3. */
-UNPACK_INLINE void unpack_nibbles(const uint8_t *group, int first, int half, UnpackU u[8]) {
+static UNPACK_INLINE void unpack_nibbles(const uint8_t *group, int first, int half, UnpackU u[8]) {
     const UnpackU mask = unpack_bytes(15);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
@@ -61,8 +61,8 @@ UNPACK_INLINE void unpack_nibbles(const uint8_t *group, int first, int half, Unp
 }
 
 /* The nibbles of Q4_K and Q5_K: subgroups 2 p and 2 p + 1 share 8 words. */
-UNPACK_INLINE void unpack_nibbles_k(const uint8_t *group, int first, int s, int half,
-                                    UnpackU u[8]) {
+static UNPACK_INLINE void unpack_nibbles_k(const uint8_t *group, int first, int s, int half,
+                                           UnpackU u[8]) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         UnpackU v = unpack_word(group, first + s / 2 * 8 + i, half);
@@ -70,13 +70,13 @@ UNPACK_INLINE void unpack_nibbles_k(const uint8_t *group, int first, int s, int 
     }
 }
 
-UNPACK_INLINE void unpack_q4_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q4_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
     out->scale[0] = unpack_half(group, 4, 0, half);
 }
 
-UNPACK_INLINE void unpack_q4_1(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q4_1(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
     out->scale[0] = unpack_half(group, 4, 0, half);
@@ -84,27 +84,27 @@ UNPACK_INLINE void unpack_q4_1(const uint8_t *group, int s, int half, UnpackGrou
 }
 
 /* Words: qh spread over bytes, then the nibbles. */
-UNPACK_INLINE void unpack_fives(const uint8_t *group, int half, UnpackU u[8]) {
+static UNPACK_INLINE void unpack_fives(const uint8_t *group, int half, UnpackU u[8]) {
     UnpackU high = unpack_word(group, 0, half);
     unpack_nibbles(group, 1, half, u);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) u[i] |= unpack_move(high, i, 4) & unpack_bytes(16);
 }
 
-UNPACK_INLINE void unpack_q5_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q5_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_fives(group, half, out->u);
     out->scale[0] = unpack_half(group, 5, 0, half);
 }
 
-UNPACK_INLINE void unpack_q5_1(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q5_1(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_fives(group, half, out->u);
     out->scale[0] = unpack_half(group, 5, 0, half);
     out->min[0] = unpack_half(group, 5, 1, half);
 }
 
-UNPACK_INLINE void unpack_q8_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q8_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) out->u[i] = unpack_word(group, i, half);
@@ -112,7 +112,7 @@ UNPACK_INLINE void unpack_q8_0(const uint8_t *group, int s, int half, UnpackGrou
 }
 
 /* Words: 4 of scales, 16 of quants. */
-UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         UnpackU v = unpack_word(group, 4 + s / 4 * 8 + i, half);
@@ -128,7 +128,7 @@ UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, UnpackGrou
 }
 
 /* Words: 8 of hmask, 16 of quants, 3 of scales. */
-UNPACK_INLINE void unpack_q3_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q3_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
         UnpackU low = unpack_word(group, 8 + s / 4 * 8 + i, half) >> (2 * (s % 4));
@@ -146,8 +146,8 @@ UNPACK_INLINE void unpack_q3_k(const uint8_t *group, int s, int half, UnpackGrou
 }
 
 /* The three words of scales of Q4_K and Q5_K come first. */
-UNPACK_INLINE void unpack_scale_min_k(const uint8_t *group, int n_words, int s, int half,
-                                      UnpackGroup *out) {
+static UNPACK_INLINE void unpack_scale_min_k(const uint8_t *group, int n_words, int s, int half,
+                                             UnpackGroup *out) {
     UnpackU a = unpack_word(group, 0, half) >> (8 * (s % 4));
     UnpackU b = unpack_word(group, 1, half) >> (8 * (s % 4)), scale = a & 63, min = b & 63;
     if (s >= 4) {
@@ -159,13 +159,13 @@ UNPACK_INLINE void unpack_scale_min_k(const uint8_t *group, int n_words, int s, 
     out->min[0] = -unpack_half(group, n_words, 1, half) * unpack_float(min);
 }
 
-UNPACK_INLINE void unpack_q4_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q4_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     unpack_nibbles_k(group, 3, s, half, out->u);
     unpack_scale_min_k(group, 35, s, half, out);
 }
 
 /* Words: 3 of scales, 8 of high bits, 32 of nibbles. */
-UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     unpack_nibbles_k(group, 11, s, half, out->u);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
@@ -174,7 +174,7 @@ UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, UnpackGrou
 }
 
 /* Words: 32 of low bits, 16 of high bits, 4 of scales. */
-UNPACK_INLINE void unpack_q6_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_q6_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     int h = s / 4, c = s % 4;
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
@@ -197,7 +197,7 @@ static const uint8_t UNPACK_IQ4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
 static const uint8_t UNPACK_FP4[16] = {16, 17, 18, 19, 20, 22, 24, 28,
                                        16, 15, 14, 13, 12, 10, 8,  4};
 
-UNPACK_INLINE void unpack_iq4_nl(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_iq4_nl(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
 #pragma GCC unroll 8
@@ -206,7 +206,7 @@ UNPACK_INLINE void unpack_iq4_nl(const uint8_t *group, int s, int half, UnpackGr
 }
 
 /* Words: scales_l, 32 of nibbles; halves: d, scales_h. */
-UNPACK_INLINE void unpack_iq4_xs(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_iq4_xs(const uint8_t *group, int s, int half, UnpackGroup *out) {
     unpack_nibbles(group, 1 + 4 * s, half, out->u);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) out->u[i] = unpack_table(UNPACK_IQ4, out->u[i]);
@@ -218,7 +218,7 @@ UNPACK_INLINE void unpack_iq4_xs(const uint8_t *group, int s, int half, UnpackGr
     out->scale[0] = unpack_half(group, 33, 0, half) * unpack_float((low | high << 4) - 32);
 }
 
-UNPACK_INLINE void unpack_mxfp4(const uint8_t *group, int s, int half, UnpackGroup *out) {
+static UNPACK_INLINE void unpack_mxfp4(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
 #pragma GCC unroll 8

@@ -1,0 +1,332 @@
+/* cpu_linear_block_tmpl: block formats times int8 activations; one source, two levels.
+ *
+ * One token: the unit's panels side by side, unpacked in registers; memory-bound. Up to
+ * BLOCK_FEW_TOKENS: 64 elements of a panel at a time are expanded to bytes and f32 scales in L1
+ * and multiplied with all tokens, accumulators waiting in L1. In both, panels take turns after 32
+ * or 64 elements: four steady streams. A whole group of 256 at a time reads in bursts, which was 20
+ * to 30 % slower from memory. More tokens: the unit's panels are expanded once in L2 and read by
+ * every tile of tokens. All three run block_step over the same groups in the same order, so their
+ * bits are the same; and so are those of the levels, whose f32 operations are the same too.
+ *
+ * The includer defines UNPACK_LANES and the rest of cpu_unpack_tmpl.h, includes this, and defines
+ *
+ *   BLOCK_TILE_TOKENS   tokens of the largest tile in registers: 12 or 4
+ *   block_step          acc[t] += the 32 products of each row (lane) with token t: in f32, dot and
+ *                       scale as one FMA, then the minimum as another: see avx512's */
+#pragma once
+
+#include "ops/cpu/cpu_linear_priv.h"
+#include "ops/cpu/cpu_unpack_tmpl.h"
+
+/* 3 KiB ahead: docs/kernels.md. */
+enum {
+    BLOCK_PREFETCH_BYTES = 3072,
+    BLOCK_FEW_TOKENS = 32,
+    BLOCK_FEW_SUBGROUPS = 2,
+    BLOCK_HALVES = 16 / UNPACK_LANES
+};
+
+/* What the inner loop is compiled for. */
+typedef struct BlockShape {
+    bool min, scale_16, wide; /* wide: 8-bit weights */
+} BlockShape;
+
+typedef void BlockUnpack(const uint8_t *group, int s, int half, UnpackGroup *out);
+/* acc: 16 sums of each panel's rows, or of each token. */
+typedef float BlockAcc[PACK_ROWS];
+
+static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
+                                     BlockShape shape, UnpackF *acc);
+
+static UNPACK_INLINE BlockShape block_shape(const LinearFormat *f) {
+    return (BlockShape){f->has_min, f->has_scale_16, f->bits == 8};
+}
+
+/* Part i of n of the group's bytes at `ahead` from it: spread over the work, since a burst of
+ * requests fills the core's line buffers and stalls it. */
+static UNPACK_INLINE void block_prefetch(const uint8_t *group, int64_t ahead, const LinearFormat *f,
+                                         int i, int n) {
+    int64_t n_lines = DIV_UP(f->group_bytes * PACK_ROWS, CACHE_LINE);
+#pragma GCC unroll 64
+    for (int64_t line = n_lines * i / n; line < n_lines * (i + 1) / n; line++)
+        __builtin_prefetch(group + ahead + line * CACHE_LINE);
+}
+
+/* Where the bytes to ask for stand from group g: a panel's last BLOCK_PREFETCH_BYTES ask for the
+ * start of the next unit's panel. */
+static UNPACK_INLINE int64_t block_ahead(const LinearUnit *unit, const LinearFormat *f, int64_t g) {
+    int64_t group_bytes = f->group_bytes * PACK_ROWS, n_groups = unit->k / (32 * f->n_subgroups);
+    int64_t n_ahead = MIN(DIV_UP(BLOCK_PREFETCH_BYTES, group_bytes), n_groups);
+    int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
+    return n_ahead * group_bytes + (g + n_ahead >= n_groups ? (n_panels - 1) * unit->w_stride : 0);
+}
+
+/* 16 finished sums to rows row .. row + 15 (those there are) of token t. */
+static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const BlockAcc sum) {
+    int64_t n = MIN(unit->n_rows - row, (int64_t)PACK_ROWS);
+    float *out = unit->out + t * unit->out_stride + row;
+    for (int64_t r = 0; r < n; r++) {
+        float v = sum[r];
+        if (unit->bias != NULL) v += unit->bias[row + r];
+        out[r] = unit->accumulate ? out[r] + v : v;
+    }
+}
+
+static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
+                                    const LinearFormat *f) {
+    const int64_t group_bytes = f->group_bytes * PACK_ROWS;
+    int64_t n_groups = unit->k / (32 * f->n_subgroups), n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
+    UnpackF acc[LINEAR_PANELS * BLOCK_HALVES] = {{0}};
+    for (int64_t g = 0; g < n_groups; g++) {
+        const LinearQuant *q = unit->q + g * f->n_subgroups;
+        const uint8_t *first = unit->w + g * group_bytes;
+        int64_t ahead = block_ahead(unit, f, g);
+        /* Panels take turns after every subgroup: steady streams, not bursts. */
+#pragma GCC unroll 8
+        for (int s = 0; s < f->n_subgroups; s++) {
+            const uint8_t *group = first;
+            for (int64_t p = 0; p < n_panels; p++, group += unit->w_stride) {
+                block_prefetch(group, ahead, f, s, f->n_subgroups);
+                /* Else gcc keeps the address of every four bytes of q, on the stack. */
+                __asm__ volatile("" : "+r"(q));
+#pragma GCC unroll 2
+                for (int half = 0; half < BLOCK_HALVES; half++) {
+                    UnpackGroup w;
+                    unpack(group, s, half, &w);
+                    block_step(&w, q + s, 1, block_shape(f), &acc[p * BLOCK_HALVES + half]);
+                }
+            }
+        }
+    }
+    for (int64_t p = 0; p < n_panels; p++) {
+        BlockAcc sum;
+        memcpy(sum, &acc[p * BLOCK_HALVES], sizeof sum);
+        block_store(unit, 0, p * PACK_ROWS, sum);
+    }
+}
+
+/* The expanded form (cpu_linear_priv.h) of subgroup s, a constant, of a group. */
+static UNPACK_INLINE void block_expand_one(const uint8_t *group, int s, int64_t ahead,
+                                           BlockUnpack *unpack, const LinearFormat *f,
+                                           uint8_t *out) {
+    const int n_scales = f->has_scale_16 ? 2 : 1;
+    block_prefetch(group, ahead, f, s, f->n_subgroups);
+#pragma GCC unroll 2
+    for (int half = 0; half < BLOCK_HALVES; half++, out += 32) {
+        UnpackGroup w;
+        unpack(group, s, half, &w);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) memcpy(out + 64 * i, &w.u[i], sizeof w.u[i]);
+#pragma GCC unroll 2
+        for (int i = 0; i < n_scales; i++) {
+            memcpy(out + 64 * (8 + i), &w.scale[i], sizeof w.scale[i]);
+            if (f->has_min) memcpy(out + 64 * (8 + n_scales + i), &w.min[i], sizeof w.min[i]);
+        }
+    }
+}
+
+/* Of the n subgroups of a panel from the first-th. */
+static UNPACK_INLINE void block_expand(const uint8_t *panel, int64_t first, int64_t n,
+                                       int64_t ahead, BlockUnpack *unpack, const LinearFormat *f,
+                                       uint8_t *out) {
+    for (int64_t i = first; i < first + n; i++, out += cpu_linear_expanded_bytes(f)) {
+        const uint8_t *group = panel + i / f->n_subgroups * f->group_bytes * PACK_ROWS;
+        switch (i % f->n_subgroups) {
+            case 0: block_expand_one(group, 0, ahead, unpack, f, out); break;
+            case 1: block_expand_one(group, 1, ahead, unpack, f, out); break;
+            case 2: block_expand_one(group, 2, ahead, unpack, f, out); break;
+            case 3: block_expand_one(group, 3, ahead, unpack, f, out); break;
+            case 4: block_expand_one(group, 4, ahead, unpack, f, out); break;
+            case 5: block_expand_one(group, 5, ahead, unpack, f, out); break;
+            case 6: block_expand_one(group, 6, ahead, unpack, f, out); break;
+            case 7: block_expand_one(group, 7, ahead, unpack, f, out); break;
+        }
+    }
+}
+
+/* acc[t] += n_tokens (a constant) tokens at q, of a tile of tile_tokens, times n subgroups of an
+ * expanded panel. */
+static UNPACK_INLINE void block_tile(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                                     int32_t tile_tokens, int n_tokens, BlockShape shape,
+                                     BlockAcc *acc) {
+    const LinearFormat f = {.has_min = shape.min, .has_scale_16 = shape.scale_16};
+    int n_scales = shape.scale_16 ? 2 : 1;
+    for (int half = 0; half < BLOCK_HALVES; half++) {
+        UnpackF sum[BLOCK_TILE_TOKENS];
+#pragma GCC unroll 12
+        for (int t = 0; t < n_tokens; t++) memcpy(&sum[t], acc[t] + half * 8, sizeof sum[t]);
+        const uint8_t *from = expanded + half * 32;
+        const LinearQuant *x = q;
+        for (int64_t g = 0; g < n; g++) {
+            UnpackGroup w;
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) memcpy(&w.u[i], from + 64 * i, sizeof w.u[i]);
+#pragma GCC unroll 2
+            for (int i = 0; i < n_scales; i++) {
+                memcpy(&w.scale[i], from + 64 * (8 + i), sizeof w.scale[i]);
+                if (shape.min) memcpy(&w.min[i], from + 64 * (8 + n_scales + i), sizeof w.min[i]);
+            }
+            block_step(&w, x, n_tokens, shape, sum);
+            from += cpu_linear_expanded_bytes(&f);
+            x += tile_tokens;
+        }
+#pragma GCC unroll 12
+        for (int t = 0; t < n_tokens; t++) memcpy(acc[t] + half * 8, &sum[t], sizeof sum[t]);
+    }
+}
+
+/* A whole tile of n_tokens tokens. */
+typedef void BlockTiles(const uint8_t *expanded, int64_t n, const LinearQuant *q, int32_t n_tokens,
+                        BlockAcc *acc);
+
+/* With two integer sums a token, half as many tokens fill the registers. */
+static UNPACK_INLINE void block_tiles(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                                      int32_t n_tokens, BlockShape shape, BlockAcc *acc) {
+    const int most = BLOCK_TILE_TOKENS / (shape.scale_16 && BLOCK_TILE_TOKENS == 12 ? 2 : 1);
+    if (n_tokens % most == 0) {
+        for (int32_t t = 0; t < n_tokens; t += most)
+            block_tile(expanded, n, q + t, n_tokens, most, shape, acc + t);
+        return;
+    }
+    switch (n_tokens) {
+        case 8:
+            for (int32_t t = 0; t<8; t += most> 8 ? 8 : 4)
+                block_tile(expanded, n, q + t, 8, most > 8 ? 8 : 4, shape, acc + t);
+            break;
+        case 4: block_tile(expanded, n, q, 4, 4, shape, acc); break;
+        case 2: block_tile(expanded, n, q, 2, 2, shape, acc); break;
+        default: block_tile(expanded, n, q, 1, 1, shape, acc); break;
+    }
+}
+
+static void block_tiles_narrow(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                               int32_t n_tokens, BlockAcc *acc) {
+    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = false}, acc);
+}
+
+static void block_tiles_wide(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                             int32_t n_tokens, BlockAcc *acc) {
+    block_tiles(expanded, n, q, n_tokens, (BlockShape){.wide = true}, acc);
+}
+
+static void block_tiles_min(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                            int32_t n_tokens, BlockAcc *acc) {
+    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = true}, acc);
+}
+
+static void block_tiles_16(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                           int32_t n_tokens, BlockAcc *acc) {
+    block_tiles(expanded, n, q, n_tokens, (BlockShape){.scale_16 = true}, acc);
+}
+
+static void block_tiles_16_min(const uint8_t *expanded, int64_t n, const LinearQuant *q,
+                               int32_t n_tokens, BlockAcc *acc) {
+    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = true, .scale_16 = true}, acc);
+}
+
+static BlockTiles *block_tiles_of(const LinearFormat *f) {
+    if (f->has_scale_16) return f->has_min ? block_tiles_16_min : block_tiles_16;
+    if (f->has_min) return block_tiles_min;
+    return f->bits == 8 ? block_tiles_wide : block_tiles_narrow;
+}
+
+/* Of one format. */
+typedef struct BlockKernels {
+    void (*one)(const LinearUnit *unit);
+    void (*expand)(const uint8_t *panel, int64_t first, int64_t n, int64_t ahead, uint8_t *out);
+} BlockKernels;
+
+static void block_few(const LinearUnit *unit, const LinearFormat *f, const BlockKernels *kernels) {
+    _Alignas(CACHE_LINE) uint8_t expanded[BLOCK_FEW_SUBGROUPS * LINEAR_EXPANDED_BYTES_MAX];
+    _Alignas(CACHE_LINE) BlockAcc acc[LINEAR_PANELS][BLOCK_FEW_TOKENS];
+    BlockTiles *tiles = block_tiles_of(f);
+    int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS), n_subgroups = unit->k / 32;
+    for (int64_t p = 0; p < n_panels; p++)
+        memset(acc[p], 0, (size_t)unit->n_tokens * sizeof acc[p][0]);
+    for (int64_t s = 0, n; s < n_subgroups; s += n) {
+        n = MIN(n_subgroups - s, (int64_t)BLOCK_FEW_SUBGROUPS);
+        int64_t ahead = block_ahead(unit, f, s / f->n_subgroups);
+        for (int64_t p = 0; p < n_panels; p++) {
+            kernels->expand(unit->w + p * unit->w_stride, s, n, ahead, expanded);
+            for (int64_t t = 0; t < unit->n_tokens;) {
+                int32_t n_tokens = cpu_linear_tile(unit->n_tokens - t);
+                const LinearQuant *q = unit->q + t * n_subgroups + s * n_tokens;
+                tiles(expanded, n, q, n_tokens, &acc[p][t]);
+                t += n_tokens;
+            }
+        }
+    }
+    for (int64_t p = 0; p < n_panels; p++)
+        for (int64_t t = 0; t < unit->n_tokens; t++) block_store(unit, t, p * PACK_ROWS, acc[p][t]);
+}
+
+/* A tile of tokens stays near while panels change. */
+static void block_many(const LinearUnit *unit, const LinearFormat *f, const BlockKernels *kernels) {
+    BlockTiles *tiles = block_tiles_of(f);
+    int64_t n_groups = unit->k / 32, panel_bytes = n_groups * cpu_linear_expanded_bytes(f);
+    for (int64_t p = 0; p * PACK_ROWS < unit->n_rows; p++)
+        kernels->expand(unit->w + p * unit->w_stride, 0, n_groups, BLOCK_PREFETCH_BYTES,
+                        (uint8_t *)unit->scratch + p * panel_bytes);
+    for (int64_t token = 0; token < unit->n_tokens;) {
+        int32_t n = cpu_linear_tile(unit->n_tokens - token);
+        const LinearQuant *q = unit->q + token * n_groups;
+        const uint8_t *expanded = unit->scratch;
+        for (int64_t row = 0; row < unit->n_rows; row += PACK_ROWS, expanded += panel_bytes) {
+            _Alignas(CACHE_LINE) BlockAcc acc[LINEAR_TILE_TOKENS] = {{0}};
+            tiles(expanded, n_groups, q, n, acc);
+            for (int32_t t = 0; t < n; t++) block_store(unit, token + t, row, acc[t]);
+        }
+        token += n;
+    }
+}
+
+#define BLOCK_KERNELS(name, dtype)                                                                 \
+    static void block_one_##name(const LinearUnit *unit) {                                         \
+        block_one(unit, unpack_##name, &LINEAR_FORMAT[dtype]);                                     \
+    }                                                                                              \
+    static void block_expand_##name(const uint8_t *panel, int64_t first, int64_t n, int64_t ahead, \
+                                    uint8_t *out) {                                                \
+        block_expand(panel, first, n, ahead, unpack_##name, &LINEAR_FORMAT[dtype], out);           \
+    }
+
+BLOCK_KERNELS(q4_0, DTYPE_Q4_0)
+BLOCK_KERNELS(q4_1, DTYPE_Q4_1)
+BLOCK_KERNELS(q5_0, DTYPE_Q5_0)
+BLOCK_KERNELS(q5_1, DTYPE_Q5_1)
+BLOCK_KERNELS(q8_0, DTYPE_Q8_0)
+BLOCK_KERNELS(q2_k, DTYPE_Q2_K)
+BLOCK_KERNELS(q3_k, DTYPE_Q3_K)
+BLOCK_KERNELS(q4_k, DTYPE_Q4_K)
+BLOCK_KERNELS(q5_k, DTYPE_Q5_K)
+BLOCK_KERNELS(q6_k, DTYPE_Q6_K)
+BLOCK_KERNELS(iq4_nl, DTYPE_IQ4_NL)
+BLOCK_KERNELS(iq4_xs, DTYPE_IQ4_XS)
+BLOCK_KERNELS(mxfp4, DTYPE_MXFP4)
+#undef BLOCK_KERNELS
+
+static const BlockKernels BLOCK_KERNELS[DTYPE_COUNT] = {
+    [DTYPE_Q4_0] = {block_one_q4_0, block_expand_q4_0},
+    [DTYPE_Q4_1] = {block_one_q4_1, block_expand_q4_1},
+    [DTYPE_Q5_0] = {block_one_q5_0, block_expand_q5_0},
+    [DTYPE_Q5_1] = {block_one_q5_1, block_expand_q5_1},
+    [DTYPE_Q8_0] = {block_one_q8_0, block_expand_q8_0},
+    [DTYPE_Q2_K] = {block_one_q2_k, block_expand_q2_k},
+    [DTYPE_Q3_K] = {block_one_q3_k, block_expand_q3_k},
+    [DTYPE_Q4_K] = {block_one_q4_k, block_expand_q4_k},
+    [DTYPE_Q5_K] = {block_one_q5_k, block_expand_q5_k},
+    [DTYPE_Q6_K] = {block_one_q6_k, block_expand_q6_k},
+    [DTYPE_IQ4_NL] = {block_one_iq4_nl, block_expand_iq4_nl},
+    [DTYPE_IQ4_XS] = {block_one_iq4_xs, block_expand_iq4_xs},
+    [DTYPE_MXFP4] = {block_one_mxfp4, block_expand_mxfp4},
+};
+
+static void block_unit(const LinearUnit *unit) {
+    const BlockKernels *kernels = &BLOCK_KERNELS[unit->dtype];
+    const LinearFormat *f = &LINEAR_FORMAT[unit->dtype];
+    if (unit->n_tokens == 1)
+        kernels->one(unit);
+    else if (unit->n_tokens <= BLOCK_FEW_TOKENS)
+        block_few(unit, f, kernels);
+    else
+        block_many(unit, f, kernels);
+}
