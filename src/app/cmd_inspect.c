@@ -6,6 +6,7 @@
 #include "app/cmd.h"
 #include "app/inspect.h"
 #include "base/mem.h"
+#include "sluice.h"
 
 /* One line per dtype. */
 static void inspect_print_types(const Inspect *in) {
@@ -129,27 +130,76 @@ static void inspect_print_summary(const Inspect *in) {
         printf("%-14s no template\n", "chat");
 }
 
+static Status inspect_fail(const sluice_error *error, Err *err) {
+    return err_set(err, (Status)error->status, "%s", error->text);
+}
+
+/* What running the model with these options would allocate. */
+static Status inspect_plan(const Config *config, const char *path, sluice_engine_plan *plan,
+                           Err *err) {
+    sluice_error error = {0};
+    sluice_model *model = NULL;
+    sluice_model_options model_options = SLUICE_MODEL_OPTIONS_INIT;
+    model_options.n_threads = (int32_t)config->threads;
+    model_options.level = config->level;
+    model_options.quiet = true;
+    if (sluice_model_open(&model, path, &model_options, &error) != SLUICE_OK)
+        return inspect_fail(&error, err);
+    sluice_engine_options options = SLUICE_ENGINE_OPTIONS_INIT;
+    options.max_context = (int32_t)config->context;
+    options.block_tokens = (int32_t)config->block_tokens;
+    options.kv_dtype = config->kv_dtype;
+    plan->size = sizeof *plan;
+    sluice_status status = sluice_engine_dry_run(model, &options, plan, &error);
+    sluice_model_close(model);
+    return status == SLUICE_OK ? OK : inspect_fail(&error, err);
+}
+
+static void inspect_print_plan(const sluice_engine_plan *plan) {
+    char text[INSPECT_TEXT_BYTES];
+    printf("\n%-14s %12s\n", "would allocate", "size");
+    printf("%-14s %12s\n", "weights", inspect_bytes(text, plan->weight_bytes));
+    printf("%-14s %12s  %" PRId64 " tokens in %d blocks of %d, %s\n", "KV cache",
+           inspect_bytes(text, plan->kv_bytes), plan->kv_tokens, plan->n_blocks, plan->block_tokens,
+           plan->kv_dtype);
+    printf("%-14s %12s  for steps of %d tokens\n", "activations",
+           inspect_bytes(text, plan->activation_bytes), plan->max_step_tokens);
+    printf("%-14s %12s  %d sequences at once, %d queued\n", "other",
+           inspect_bytes(text, plan->other_bytes), plan->max_seqs, plan->max_queue);
+    printf("%-14s %12s\n", "in all", inspect_bytes(text, plan->total_bytes));
+}
+
+static Status inspect_print(const Inspect *in, const Config *config, Err *err) {
+    sluice_engine_plan plan = {0};
+    if (config->dry_run) TRY(inspect_plan(config, model_file_path(in->file), &plan, err));
+    if (config->json)
+        return inspect_print_json(in, config->dry_run ? &plan : NULL, config->tensors,
+                                  config->metadata, err);
+    inspect_print_summary(in);
+    inspect_print_types(in);
+    if (config->dry_run) inspect_print_plan(&plan);
+    if (config->tensors) inspect_print_tensors(in);
+    if (config->metadata) inspect_print_metadata(in);
+    if (!in->has_config) fprintf(stderr, "\nnot runnable: %s\n", in->config_err.text);
+    return OK;
+}
+
+static Status inspect_print_template(const Inspect *in, Err *err) {
+    if (in->chat.len == 0)
+        FAIL(err, ERR_NOT_FOUND, "'%s' has no chat template", model_file_path(in->file));
+    printf("%.*s\n", STR_ARG(in->chat));
+    return OK;
+}
+
 Status cmd_inspect(const Config *config, Err *err) {
     char *path;
     TRY(cmd_model_path(config, &path, err));
     Inspect in;
     Status status = inspect_open(&in, path, err);
     mem_free(path);
-    if (status == OK && config->json) {
-        status = inspect_print_json(&in, config->tensors, config->metadata, err);
-    } else if (status == OK && config->show_template) {
-        if (in.chat.len == 0)
-            status =
-                err_set(err, ERR_NOT_FOUND, "'%s' has no chat template", model_file_path(in.file));
-        else
-            printf("%.*s\n", STR_ARG(in.chat));
-    } else if (status == OK) {
-        inspect_print_summary(&in);
-        inspect_print_types(&in);
-        if (config->tensors) inspect_print_tensors(&in);
-        if (config->metadata) inspect_print_metadata(&in);
-        if (!in.has_config) fprintf(stderr, "\nnot runnable: %s\n", in.config_err.text);
-    }
+    if (status == OK)
+        status = config->show_template ? inspect_print_template(&in, err)
+                                       : inspect_print(&in, config, err);
     inspect_close(&in);
     return status;
 }

@@ -268,7 +268,19 @@ static json_t *inspect_json_types(const Inspect *in) {
     return object;
 }
 
-Status inspect_print_json(const Inspect *in, bool tensors, bool metadata, Err *err) {
+static json_t *inspect_json_plan(const sluice_engine_plan *plan) {
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:s}", "weight_bytes",
+                     (json_int_t)plan->weight_bytes, "kv_bytes", (json_int_t)plan->kv_bytes,
+                     "activation_bytes", (json_int_t)plan->activation_bytes, "other_bytes",
+                     (json_int_t)plan->other_bytes, "total_bytes", (json_int_t)plan->total_bytes,
+                     "kv_tokens", (json_int_t)plan->kv_tokens, "block_tokens", plan->block_tokens,
+                     "n_blocks", plan->n_blocks, "max_seqs", plan->max_seqs, "max_step_tokens",
+                     plan->max_step_tokens, "max_context", plan->max_context, "kv_dtype",
+                     plan->kv_dtype);
+}
+
+Status inspect_print_json(const Inspect *in, const sluice_engine_plan *plan, bool tensors,
+                          bool metadata, Err *err) {
     static const char *const formats[] = {
         [MODEL_HF_DIR] = "hf", [MODEL_SAFETENSORS] = "safetensors", [MODEL_GGUF] = "gguf"};
     json_t *json = json_pack(
@@ -282,6 +294,7 @@ Status inspect_print_json(const Inspect *in, bool tensors, bool metadata, Err *e
         json_object_set_new(json, "config", inspect_json_config(&in->config));
     else
         json_object_set_new(json, "config_error", json_string(in->config_err.text));
+    if (plan != NULL) json_object_set_new(json, "plan", inspect_json_plan(plan));
     if (tensors) json_object_set_new(json, "tensor_list", inspect_json_tensors(in->file));
     if (metadata) json_object_set_new(json, "metadata", inspect_json_metadata(in->file));
     char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(12));

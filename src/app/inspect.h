@@ -3,6 +3,7 @@
 
 #include "format/model_file.h"
 #include "model/model_config.h"
+#include "sluice.h"
 
 /* The tensors of one dtype together. */
 typedef struct InspectType {
@@ -32,5 +33,6 @@ const char *inspect_count(char buf[INSPECT_TEXT_BYTES], int64_t n);
 
 /* GGUF's values, or config.json and its like. */
 void inspect_print_metadata(const Inspect *in);
-/* Everything as one JSON object. */
-MUST_USE Status inspect_print_json(const Inspect *in, bool tensors, bool metadata, Err *err);
+/* Everything as one JSON object, with the lists that are asked for. plan may be NULL. */
+MUST_USE Status inspect_print_json(const Inspect *in, const sluice_engine_plan *plan, bool tensors,
+                                   bool metadata, Err *err);

@@ -49,6 +49,20 @@ class Inspect(unittest.TestCase):
         self.assertEqual(got["metadata"]["llama.block_count"], 8)
         self.assertEqual(got["metadata"]["tokenizer.ggml.tokens"]["length"], 8192)
 
+    def test_dry_run(self):
+        code, out, err = run("inspect", MODEL, "--dry-run", "--context", "256")
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("would allocate", out)
+        plan = json.loads(run("inspect", MODEL, "--dry-run", "--json", "--kv-dtype", "f32")[1])
+        plan = plan["plan"]
+        self.assertEqual(plan["total_bytes"], sum(plan[part + "_bytes"] for part in
+                                                  ("weight", "kv", "activation", "other")))
+        # f32 K and V of 4 heads of 64 in 8 layers
+        self.assertEqual(plan["kv_bytes"] // plan["kv_tokens"], 2 * 4 * 64 * 8 * 4)
+        code, _, err = run("inspect", MODEL, "--dry-run", "--kv-dtype", "i8")
+        self.assertNotEqual(code, 0)
+        self.assertIn("kv_dtype", err)
+
     def test_each_family(self):
         for family in sorted(os.listdir("tests/golden")):
             if not os.path.isdir("tests/golden/" + family):
