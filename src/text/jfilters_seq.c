@@ -29,8 +29,7 @@ static bool jfilters_seq_reversible(JVal v) {
 
 static Status jfilters_seq_last(JRun *run, const JVal *arg, JVal *out) {
     int64_t n;
-    if (arg[0].tag == J_UNDEFINED) return jval_undefined_fail(run, arg[0]);
-    if (!jfilters_seq_reversible(arg[0]))
+    if (arg[0].tag != J_UNDEFINED && !jfilters_seq_reversible(arg[0]))
         return jrun_raise(run, "TypeError", "'%s' object is not reversible",
                           jval_type_name(arg[0]));
     TRY(jval_len(run, arg[0], &n));
@@ -54,7 +53,6 @@ static Status jfilters_seq_reverse(JRun *run, const JVal *arg, JVal *out) {
         JSlice slice = {jval_none(), jval_none(), jval_int(-1)};
         return jattr_slice(run, v, &slice, out);
     }
-    if (v.tag == J_UNDEFINED) return jval_undefined_fail(run, v);
     if (!jval_is_iterable(v))
         return jrun_raise(run, "FilterArgumentError", "argument must be iterable");
     JVal list;

@@ -150,6 +150,15 @@ static Status jinja_exec_set_block(JRun *run, const JNode *node) {
     return node->flag2 ? jinja_exec_export(run, node->a) : OK;
 }
 
+/* Output that is not made a string first must be one. */
+static Status jinja_exec_write(JRun *run, JVal v) {
+    if (v.tag != J_STR)
+        return jrun_raise(run, "TypeError", "sequence item 0: expected str instance, %s found",
+                          jval_type_name(v));
+    jtext_put(run->out, v);
+    return OK;
+}
+
 static Status jinja_exec_filter_block(JRun *run, const JNode *node) {
     JVal v;
     jinja_exec_enter(run, node->frame);
@@ -157,7 +166,7 @@ static Status jinja_exec_filter_block(JRun *run, const JNode *node) {
     if (run->jump != 0) return OK;
     if (run->autoescape) TRY(jhtml_markup(run, v, &v));
     TRY(jinja_exec_filters(run, node->a, v, &v));
-    jtext_put(run->out, v);
+    TRY(jinja_exec_write(run, v));
     jinja_exec_leave(run, node->frame);
     return OK;
 }
@@ -414,9 +423,7 @@ static Status jinja_exec_call_block(JRun *run, const JNode *node) {
         run->caller = caller;
         TRY(jinja_eval(run, node->a, &result));
     }
-    if (run->autoescape) TRY(jhtml_escape(run, result, &result));
-    jtext_put(run->out, result);
-    return OK;
+    return jinja_exec_write(run, result);
 }
 
 static Status jinja_exec_if(JRun *run, const JNode *node) {

@@ -12,7 +12,9 @@ Status jiter_open(JRun *run, JVal v, JIter *out) {
 static Status jiter_char(JRun *run, JIter *iter, JVal *out) {
     size_t from = iter->pos;
     jstr_next(iter->source.s, &iter->pos);
-    return jstr_sub(run, iter->source.s, from, iter->pos, out);
+    TRY(jstr_sub(run, iter->source.s, from, iter->pos, out));
+    out->s->markup = false; /* the characters of a Markup are plain strings */
+    return OK;
 }
 
 static Status jiter_view(JRun *run, JIter *iter, JVal *out) {

@@ -97,19 +97,19 @@ static Status jtests_in(JRun *run, const JVal *arg, JVal *out) {
     return OK;
 }
 
-static Status jtests_name_known(const JVal *arg, const JSig *(*find)(const JStr *), JVal *out) {
+static Status jtests_name_known(JRun *run, const JVal *arg, const JSig *(*find)(const JStr *), JVal *out) {
+    uint64_t hash;
+    TRY(jval_hash(run, arg[0], &hash)); /* it is looked up in a dict */
     *out = jval_bool(arg[0].tag == J_STR && find(arg[0].s) != NULL);
     return OK;
 }
 
 static Status jtests_filter(JRun *run, const JVal *arg, JVal *out) {
-    (void)run;
-    return jtests_name_known(arg, jfilters_find, out);
+    return jtests_name_known(run, arg, jfilters_find, out);
 }
 
 static Status jtests_test(JRun *run, const JVal *arg, JVal *out) {
-    (void)run;
-    return jtests_name_known(arg, jtests_find, out);
+    return jtests_name_known(run, arg, jtests_find, out);
 }
 
 static Status jtests_eq(JRun *run, const JVal *arg, JVal *out) {
