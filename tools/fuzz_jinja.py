@@ -193,7 +193,7 @@ def main():
             print("the program died on", repr(template))
             return 1
         got = json.loads(line)
-        if "not supported" in got.get("error", "") or got.get("status") == 6:
+        if "is not supported" in got.get("error", "") or got.get("status") == 6:
             reason = got["error"].split(": ", 1)[1]
             refused[reason] = refused.get(reason, 0) + 1
             continue

@@ -39,6 +39,13 @@ static const Command CMD_TABLE[] = {
      "MODEL as for tokenize. Without IDs they are read from standard input, parted by white space "
      "or as a JSON list. Special tokens are left out unless --special is given.",
      cmd_detokenize},
+    {"render", CMD_RENDER, "[MODEL|TEMPLATE.jinja]", 0, 1,
+     "print a conversation as the chat template renders it",
+     "The file of --messages holds an object with messages and any other variable of the template: "
+     "tools, add_generation_prompt (true when it is not there), bos_token, eos_token; and now, "
+     "which "
+     "fixes the clock. An exception that the template raises is a failure with its text.",
+     cmd_render},
     {"bench-serve", CMD_BENCH_SERVE, "", 0, 0, "load an OpenAI server and measure its answers",
      "Sends requests at their own times, however many are still running, and reports "
      "time to first token, time per output token and throughput as vLLM does.",

@@ -26,6 +26,7 @@ Status cmd_run(const Config *config, Err *err);
 Status cmd_serve(const Config *config, Err *err);
 Status cmd_eval(const Config *config, Err *err);
 Status cmd_bench(const Config *config, Err *err);
+Status cmd_render(const Config *config, Err *err);
 Status cmd_convert(const Config *config, Err *err);
 Status cmd_bench_serve(const Config *config, Err *err);
 /* Writes out to standard output and frees it. */

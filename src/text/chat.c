@@ -1,120 +1,142 @@
 #include "text/chat.h"
 
+#include <stdlib.h>
+
 #include "base/file.h"
 #include "base/mem.h"
 
-enum { CHAT_TEMPLATE_BYTES_MAX = 1 << 20, CHAT_NAMES = 5 };
-
-/* Variables that templates expect, with the fields of tokenizer_config.json and of GGUF. */
-static const char *const CHAT_TOKENS[CHAT_NAMES][2] = {
-    {"bos_token", "tokenizer.ggml.bos_token_id"},
-    {"eos_token", "tokenizer.ggml.eos_token_id"},
-    {"unk_token", "tokenizer.ggml.unknown_token_id"},
-    {"pad_token", "tokenizer.ggml.padding_token_id"},
-    {"sep_token", "tokenizer.ggml.seperator_token_id"}, /* spelled like that in the format */
-};
+enum { CHAT_TEMPLATE_BYTES_MAX = 4 << 20 };
 
 struct Chat {
-    const Tokenizer *tokenizer;
-    Buf source;      /* of the default template */
-    Jinja *jinja;    /* the default template */
-    Jinja *tool_use; /* for requests with tools, or NULL: the default */
-    json_t *trusted; /* bos_token and the like */
-    Ints special;    /* ids whose text must not come out of a request */
+    Jinja *main, *tool_use; /* tool_use: for requests with tools, or NULL */
+    Buf main_source, tool_source;
+    const Tokenizer *tokenizer; /* borrowed; NULL: only chat_render */
+    json_t *tokens;             /* bos_token and its kin, by name */
+    Str *special;               /* texts of special tokens, borrowed, longest first */
+    size_t n_special;
+    bool starts_special[256]; /* by first byte */
 };
 
-/* ---- opening ---- */
+static const char *const CHAT_TOKEN_NAMES[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                               "pad_token", "cls_token", "mask_token"};
 
-/* A token in tokenizer_config.json: its text, or an object that holds it. */
-static json_t *chat_config_token(const json_t *config, const char *key) {
-    json_t *token = json_object_get(config, key);
-    return json_is_object(token) ? json_object_get(token, "content") : token;
-}
-
-static Status chat_add_tokens(Chat *chat, const ModelFile *file, Err *err) {
-    const json_t *config = model_file_tokenizer_config(file);
-    for (int i = 0; i < CHAT_NAMES; i++) {
-        const char *name = CHAT_TOKENS[i][0];
-        json_t *text = chat_config_token(config, name);
-        if (json_is_string(text)) {
-            json_object_set(chat->trusted, name, text);
-            continue;
-        }
-        if (model_file_format(file) != MODEL_GGUF) continue;
-        int64_t id = -1;
-        TRY(model_file_get_int(file, CHAT_TOKENS[i][1], 0, UINT32_MAX, &id, err));
-        if (id < 0 || id >= tokenizer_vocab(chat->tokenizer)) continue;
-        Str token = tokenizer_text(chat->tokenizer, (int32_t)id);
-        json_object_set_new(chat->trusted, name, json_stringn(token.ptr, token.len));
+/* A token of tokenizer_config.json: its text, or an object that holds it. */
+static void chat_add_config_tokens(Chat *chat, const json_t *config) {
+    for (size_t i = 0; i < ARRAY_LEN(CHAT_TOKEN_NAMES); i++) {
+        json_t *value = json_object_get(config, CHAT_TOKEN_NAMES[i]);
+        if (json_is_object(value)) value = json_object_get(value, "content");
+        if (json_is_string(value)) json_object_set(chat->tokens, CHAT_TOKEN_NAMES[i], value);
     }
-    return OK;
 }
 
-static Status chat_add_template(Chat *chat, Str name, Str source, Err *err) {
-    if (str_is(name, "tool_use")) return jinja_open(&chat->tool_use, source, err);
-    if (!str_is(name, "default")) return OK;
-    buf_append_str(&chat->source, source);
-    return jinja_open(&chat->jinja, source, err);
+static void chat_add_token(Chat *chat, const char *name, int64_t id) {
+    if (id < 0 || id >= tokenizer_vocab(chat->tokenizer) ||
+        json_object_get(chat->tokens, name) != NULL)
+        return;
+    Str text = tokenizer_text(chat->tokenizer, (int32_t)id);
+    json_t *value = json_stringn(text.ptr, text.len);
+    if (value != NULL) json_object_set_new(chat->tokens, name, value);
 }
 
-/* tokenizer_config.json: one template, or a list of named ones. */
-static Status chat_open_config(Chat *chat, const json_t *config, Err *err) {
-    const json_t *found = json_object_get(config, "chat_template");
-    if (json_is_string(found)) {
-        Str source = {json_string_value(found), json_string_length(found)};
-        return chat_add_template(chat, STR_LIT("default"), source, err);
+/* The templates of tokenizer_config.json: one, or a list of named ones. */
+static void chat_find_in_config(Chat *chat, const json_t *config) {
+    json_t *value = json_object_get(config, "chat_template"), *entry;
+    if (json_is_string(value)) buf_append_text(&chat->main_source, json_string_value(value));
+    size_t i;
+    json_array_foreach(value, i, entry) {
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        const char *text = json_string_value(json_object_get(entry, "template"));
+        if (name == NULL || text == NULL) continue;
+        Buf *to = strcmp(name, "default") == 0    ? &chat->main_source
+                  : strcmp(name, "tool_use") == 0 ? &chat->tool_source
+                                                  : NULL;
+        if (to != NULL && to->len == 0) buf_append_text(to, text);
     }
-    for (size_t i = 0; i < json_array_size(found); i++) {
-        const json_t *entry = json_array_get(found, i);
-        Str name = {0}, source = {0};
-        TRY(json_get_str(entry, "name", &name, err));
-        TRY(json_get_str(entry, "template", &source, err));
-        bool again = (str_is(name, "default") && chat->jinja != NULL) ||
-                     (str_is(name, "tool_use") && chat->tool_use != NULL);
-        if (again) FAIL(err, ERR_FORMAT, "two chat templates are named '%.*s'", STR_ARG(name));
-        TRY(chat_add_template(chat, name, source, err));
-    }
-    return OK;
 }
 
-static Status chat_open_gguf(Chat *chat, const ModelFile *file, Err *err) {
-    Str source = {0}, tools = {0};
-    TRY(model_file_get_str(file, "tokenizer.chat_template", &source, err));
-    TRY(model_file_get_str(file, "tokenizer.chat_template.tool_use", &tools, err));
-    if (source.len > 0) TRY(chat_add_template(chat, STR_LIT("default"), source, err));
-    if (tools.len > 0) TRY(chat_add_template(chat, STR_LIT("tool_use"), tools, err));
+static Status chat_find_in_dir(Chat *chat, const ModelFile *file, Err *err) {
+    static const char *const names[] = {"chat_template.jinja",
+                                        "additional_chat_templates/tool_use.jinja"};
+    Buf *const to[] = {&chat->main_source, &chat->tool_source};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = file_join(model_file_dir(file), names[i]);
+        Status status = OK;
+        if (file_exists(path)) status = file_read(to[i], path, CHAT_TEMPLATE_BYTES_MAX, err);
+        mem_free(path);
+        TRY(status);
+    }
     return OK;
 }
 
 static Status chat_find(Chat *chat, const ModelFile *file, Err *err) {
-    if (model_file_format(file) == MODEL_GGUF) return chat_open_gguf(chat, file, err);
-    const char *dir = model_file_dir(file);
-    char *path = dir == NULL ? NULL : file_join(dir, "chat_template.jinja");
-    Status status;
-    if (path != NULL && file_exists(path)) {
-        Buf source = {0};
-        status = file_read(&source, path, CHAT_TEMPLATE_BYTES_MAX, err);
-        if (status == OK)
-            status = chat_add_template(chat, STR_LIT("default"), buf_str(&source), err);
-        buf_free(&source);
-    } else {
-        status = chat_open_config(chat, model_file_tokenizer_config(file), err);
+    Str text = {0};
+    if (model_file_dir(file) != NULL) TRY(chat_find_in_dir(chat, file, err));
+    const json_t *config = model_file_tokenizer_config(file);
+    if (config != NULL) {
+        chat_add_config_tokens(chat, config);
+        if (chat->main_source.len == 0) chat_find_in_config(chat, config);
     }
-    mem_free(path);
-    return status;
+    if (model_file_format(file) == MODEL_GGUF) {
+        TRY(model_file_get_str(file, "tokenizer.chat_template", &text, err));
+        buf_append_str(&chat->main_source, text);
+        text = (Str){0};
+        TRY(model_file_get_str(file, "tokenizer.chat_template.tool_use", &text, err));
+        buf_append_str(&chat->tool_source, text);
+    }
+    if (chat->main_source.failed || chat->tool_source.failed)
+        FAIL(err, ERR_NOMEM, "no memory for the chat template of %s", model_file_path(file));
+    if (chat->main_source.len == 0)
+        FAIL(err, ERR_NOT_FOUND, "the model '%s' has no chat template", model_file_path(file));
+    return OK;
+}
+
+static int chat_longer_first(const void *a, const void *b) {
+    size_t m = ((const Str *)a)->len, n = ((const Str *)b)->len;
+    return (m < n) - (m > n);
+}
+
+/* The texts that parse_special would turn into special tokens. */
+static Status chat_collect_special(Chat *chat, Err *err) {
+    int32_t vocab = tokenizer_vocab(chat->tokenizer);
+    chat->special = mem_try_alloc((size_t)vocab + 1, sizeof(Str));
+    if (chat->special == NULL) FAIL(err, ERR_NOMEM, "no memory for the special tokens");
+    for (int32_t id = 0; id < vocab; id++) {
+        Str text = tokenizer_text(chat->tokenizer, id);
+        if (text.len == 0 || !tokenizer_is_special(chat->tokenizer, id)) continue;
+        chat->special[chat->n_special++] = text;
+        chat->starts_special[(unsigned char)text.ptr[0]] = true;
+    }
+    qsort(chat->special, chat->n_special, sizeof(Str), chat_longer_first);
+    return OK;
+}
+
+static Status chat_add_file_tokens(Chat *chat, const ModelFile *file, Err *err) {
+    static const char *const names[][2] = {
+        {"unk_token", "tokenizer.ggml.unknown_token_id"},
+        {"pad_token", "tokenizer.ggml.padding_token_id"},
+        {"sep_token", "tokenizer.ggml.seperator_token_id"}, /* spelled like that in the format */
+    };
+    for (size_t i = 0; model_file_format(file) == MODEL_GGUF && i < ARRAY_LEN(names); i++) {
+        int64_t id = -1;
+        TRY(model_file_get_int(file, names[i][1], 0, UINT32_MAX, &id, err));
+        chat_add_token(chat, names[i][0], id);
+    }
+    chat_add_token(chat, "bos_token", tokenizer_bos(chat->tokenizer));
+    chat_add_token(chat, "eos_token", tokenizer_eos(chat->tokenizer));
+    return OK;
 }
 
 Status chat_open(Chat **out, const ModelFile *file, const Tokenizer *tokenizer, Err *err) {
-    Chat *chat = mem_alloc(sizeof *chat);
+    Chat *chat = mem_alloc(sizeof(*chat));
     chat->tokenizer = tokenizer;
-    chat->trusted = json_object();
-    for (int32_t id = 0; id < tokenizer_vocab(tokenizer); id++)
-        if (tokenizer_is_special(tokenizer, id)) ints_push(&chat->special, id);
+    chat->tokens = json_object();
+    CHECK(chat->tokens != NULL);
     Status status = chat_find(chat, file, err);
-    if (status == OK) status = chat_add_tokens(chat, file, err);
-    if (status == OK && chat->jinja == NULL)
-        status = err_set(err, ERR_NOT_FOUND, "the model '%s' has no chat template",
-                         model_file_path(file));
+    if (status == OK) status = jinja_open(&chat->main, buf_str(&chat->main_source), err);
+    if (status == OK && chat->tool_source.len > 0)
+        status = jinja_open(&chat->tool_use, buf_str(&chat->tool_source), err);
+    if (status == OK && tokenizer != NULL) status = chat_collect_special(chat, err);
+    if (status == OK && tokenizer != NULL) status = chat_add_file_tokens(chat, file, err);
     if (status != OK) {
         chat_close(chat);
         return status;
@@ -125,31 +147,34 @@ Status chat_open(Chat **out, const ModelFile *file, const Tokenizer *tokenizer, 
 
 void chat_close(Chat *chat) {
     if (chat == NULL) return;
-    if (chat->jinja != NULL) jinja_close(chat->jinja);
-    if (chat->tool_use != NULL) jinja_close(chat->tool_use);
-    json_decref(chat->trusted);
-    buf_free(&chat->source);
-    ints_free(&chat->special);
+    jinja_close(chat->main);
+    jinja_close(chat->tool_use);
+    buf_free(&chat->main_source);
+    buf_free(&chat->tool_source);
+    json_decref(chat->tokens);
+    mem_free(chat->special);
     mem_free(chat);
 }
 
 Str chat_source(const Chat *chat) {
-    return buf_str(&chat->source);
+    return buf_str(&chat->main_source);
 }
 
-/* ---- rendering ---- */
-
-/* The trusted variables that the request does not set itself. */
+/* What the template gets besides the request: the tokens, and defaults for what the request does not
+ * say. Hugging Face passes tools and documents as none where there are none. */
 static json_t *chat_trusted(const Chat *chat, const json_t *request) {
-    json_t *trusted = json_copy(chat->trusted);
-    const char *key;
-    json_t *value;
-    void *next;
-    json_object_foreach_safe(trusted, next, key, value) {
-        if (json_object_get(request, key) != NULL) json_object_del(trusted, key);
+    json_t *trusted = json_object(), *value;
+    if (trusted == NULL) return NULL;
+    const char *name;
+    json_object_foreach(chat->tokens, name, value) {
+        if (json_object_get(request, name) == NULL) json_object_set(trusted, name, value);
     }
     if (json_object_get(request, "add_generation_prompt") == NULL)
         json_object_set_new(trusted, "add_generation_prompt", json_true());
+    if (json_object_get(request, "tools") == NULL)
+        json_object_set_new(trusted, "tools", json_null());
+    if (json_object_get(request, "documents") == NULL)
+        json_object_set_new(trusted, "documents", json_null());
     return trusted;
 }
 
@@ -157,11 +182,12 @@ static Status chat_render_marked(const Chat *chat, const json_t *request, int64_
                                  Buf *marks, Err *err) {
     if (!json_is_array(json_object_get(request, "messages")))
         FAIL(err, ERR_ARG, "the chat has no list of messages");
-    bool tools = json_array_size(json_object_get(request, "tools")) > 0;
-    const Jinja *jinja = tools && chat->tool_use != NULL ? chat->tool_use : chat->jinja;
+    bool with_tools =
+        json_array_size(json_object_get(request, "tools")) > 0 && chat->tool_use != NULL;
     json_t *trusted = chat_trusted(chat, request);
-    Status status =
-        jinja_render_marked(jinja, request, trusted, now, &JINJA_LIMITS_DEFAULT, out, marks, err);
+    if (trusted == NULL) FAIL(err, ERR_NOMEM, "no memory for a chat request");
+    Status status = jinja_render_marked(with_tools ? chat->tool_use : chat->main, request, trusted,
+                                        now, NULL, out, marks, err);
     json_decref(trusted);
     return status;
 }
@@ -170,40 +196,76 @@ Status chat_render(const Chat *chat, const json_t *request, int64_t now, Buf *ou
     return chat_render_marked(chat, request, now, out, NULL, err);
 }
 
-/* ---- to tokens ---- */
+/* The longest special token's text at the beginning of rest; 0: none. */
+static size_t chat_special_at(const Chat *chat, Str rest) {
+    if (!chat->starts_special[(unsigned char)rest.ptr[0]]) return 0;
+    for (size_t i = 0; i < chat->n_special; i++) {
+        Str s = chat->special[i];
+        if (s.len <= rest.len && memcmp(s.ptr, rest.ptr, s.len) == 0) return s.len;
+    }
+    return 0;
+}
 
-/* Marks with 2 the second character of each special token's text that is not all the template's own:
- * cut there, neither part is that token. */
-static void chat_mark_cuts(const Chat *chat, Str text, Buf *marks) {
-    if (marks->len == 0 || memchr(marks->data, 1, marks->len) == NULL) return;
-    for (size_t i = 0; i < chat->special.len; i++) {
-        Str special = tokenizer_text(chat->tokenizer, chat->special.data[i]);
-        size_t cut = 1; /* bytes of the first character */
-        while (cut < special.len && ((uint8_t)special.ptr[cut] & 0xc0) == 0x80) cut++;
-        if (cut >= special.len) continue;
-        size_t at = str_find(text, special, 0);
-        for (; at != SIZE_MAX; at = str_find(text, special, at + 1)) {
-            bool foreign = false;
-            for (size_t k = at; k < at + special.len; k++) foreign |= marks->data[k] != 0;
-            if (foreign) marks->data[at + cut] = 2;
+/* A part of a chat. SentencePiece puts a blank before a text's beginning: a part in the middle is
+ * encoded behind a newline, whose tokens are taken off again. */
+static Status chat_encode_part(const Chat *chat, Str part, bool special, bool first, Ints *out,
+                               Err *err) {
+    EncodeOptions options = {.parse_special = special};
+    if (part.len == 0) return OK;
+    if (first || strcmp(tokenizer_kind(chat->tokenizer), "bpe") == 0)
+        return tokenizer_encode(chat->tokenizer, part, options, out, err);
+    Ints line = {0}, both = {0};
+    Buf text = {0};
+    buf_append_byte(&text, '\n');
+    buf_append_str(&text, part);
+    Status status = text.failed ? err_set(err, ERR_NOMEM, "no memory to encode a chat") : OK;
+    if (status == OK)
+        status = tokenizer_encode(chat->tokenizer, STR_LIT("\n"), options, &line, err);
+    if (status == OK)
+        status = tokenizer_encode(chat->tokenizer, buf_str(&text), options, &both, err);
+    if (status == OK) {
+        bool behind = both.len >= line.len &&
+                      memcmp(both.data, line.data, line.len * sizeof(*line.data)) == 0;
+        if (behind) {
+            ints_append(out, both.data + line.len, both.len - line.len);
+        } else {
+            status = tokenizer_encode(chat->tokenizer, part, options, out, err);
         }
     }
+    buf_free(&text);
+    ints_free(&line);
+    ints_free(&both);
+    return status;
+}
+
+/* A special token's text is the template's own when it begins and ends in what the template wrote
+ * ("<|" + role + "|>" is); any other is text. The chat is only cut around those, because a cut
+ * changes how the text around it merges into tokens. */
+static Status chat_encode_text(const Chat *chat, Str text, const char *mark, Ints *out, Err *err) {
+    size_t from = 0;
+    for (size_t i = 0; i < text.len;) {
+        size_t len = chat_special_at(chat, str_slice(text, i, text.len));
+        if (len == 0) {
+            i++;
+            continue;
+        }
+        if (mark[i] != 0 || mark[i + len - 1] != 0) {
+            TRY(chat_encode_part(chat, str_slice(text, from, i), true, from == 0, out, err));
+            TRY(chat_encode_part(chat, str_slice(text, i, i + len), false, i == 0, out, err));
+            from = i + len;
+        }
+        i += len;
+    }
+    return chat_encode_part(chat, str_slice(text, from, text.len), true, from == 0, out, err);
 }
 
 Status chat_encode(const Chat *chat, const json_t *request, int64_t now, Ints *out, Err *err) {
-    Buf rendered = {0}, marks = {0};
-    Status status = chat_render_marked(chat, request, now, &rendered, &marks, err);
-    Str text = buf_str(&rendered);
-    if (status == OK) chat_mark_cuts(chat, text, &marks);
-    EncodeOptions options = {.parse_special = true};
-    for (size_t from = 0; status == OK && from < text.len;) {
-        const char *cut =
-            from + 1 < text.len ? memchr(marks.data + from + 1, 2, text.len - from - 1) : NULL;
-        size_t to = cut != NULL ? (size_t)(cut - marks.data) : text.len;
-        status = tokenizer_encode(chat->tokenizer, str_slice(text, from, to), options, out, err);
-        from = to;
-    }
-    buf_free(&rendered);
+    CHECK(chat->tokenizer != NULL);
+    Buf text = {0}, marks = {0};
+    Status status = chat_render_marked(chat, request, now, &text, &marks, err);
+    if (status == OK) status = chat_encode_text(chat, buf_str(&text), marks.data, out, err);
+    if (status == OK && out->failed) status = err_set(err, ERR_NOMEM, "no memory to encode a chat");
+    buf_free(&text);
     buf_free(&marks);
     return status;
 }

@@ -145,11 +145,57 @@ static Status jinja_eval_compare(JRun *run, const JNode *node, JVal *out) {
     return OK;
 }
 
-static Status jinja_eval_slice(JRun *run, const JNode *node, JVal object, JVal *out) {
+static bool jinja_eval_is_const(const JNode *node);
+
+static bool jinja_eval_const_list(JNode *const *node, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!jinja_eval_is_const(node[i])) return false;
+    return true;
+}
+
+/* Whether Jinja2 computes the expression while it compiles. */
+static bool jinja_eval_is_const(const JNode *node) {
+    if (node == NULL) return true;
+    if (node->kind == N_NAME || node->kind == N_CALL) return false;
+    if (node->kind == N_FILTER || node->kind == N_TEST) {
+        const JSig *sig = node->callee;
+        if (sig == NULL || (sig->var != NULL && strcmp(sig->name, "format") != 0)) return false;
+    }
+    const ArgsNode *args = node->args;
+    if (args != NULL &&
+        !(jinja_eval_const_list(args->arg, args->n) &&
+          jinja_eval_const_list(args->kw, args->n_kw) && jinja_eval_is_const(args->dyn_args) &&
+          jinja_eval_is_const(args->dyn_kwargs)))
+        return false;
+    return jinja_eval_is_const(node->a) && jinja_eval_is_const(node->b) &&
+           jinja_eval_is_const(node->c) && jinja_eval_const_list(node->item, node->n) &&
+           (node->kind != N_DICT || jinja_eval_const_list(node->item2, node->n));
+}
+
+/* A slice of a constant that has none is undefined, of anything else an error: constants take another
+ * road through Jinja2. */
+static bool jinja_eval_slice_fails(JVal object, const JSlice *slice) {
+    bool seq = object.tag == J_STR || object.tag == J_LIST || object.tag == J_TUPLE ||
+               object.tag == J_RANGE;
+    const JVal part[] = {slice->start, slice->stop, slice->step};
+    for (size_t i = 0; i < ARRAY_LEN(part); i++)
+        if (seq && part[i].tag != J_NONE && !jval_is_int(part[i])) return true;
+    return !seq && object.tag != J_UNDEFINED;
+}
+
+static Status jinja_eval_slice(JRun *run, const JNode *base, const JNode *node, JVal object,
+                               JVal *out) {
     JSlice slice = {jval_none(), jval_none(), jval_none()};
     if (node->a != NULL) TRY(jinja_eval(run, node->a, &slice.start));
     if (node->b != NULL) TRY(jinja_eval(run, node->b, &slice.stop));
     if (node->c != NULL) TRY(jinja_eval(run, node->c, &slice.step));
+    if (jinja_eval_slice_fails(object, &slice) && jinja_eval_is_const(base) &&
+        jinja_eval_is_const(node)) {
+        JSlice *name = jrun_alloc(run, 1, sizeof(*name));
+        if (name == NULL) return jrun_no_memory(run);
+        *name = slice;
+        return jval_undefined_new(run, object, (JVal){.tag = J_SLICE, .slice = name}, out);
+    }
     return jattr_slice(run, object, &slice, out);
 }
 
@@ -158,7 +204,7 @@ static Status jinja_eval_item(JRun *run, const JNode *node, JVal *out) {
     TRY(jinja_eval(run, node->a, &object));
     run->line = node->line;
     if (node->kind == N_GETATTR) return jattr_get(run, object, node->name, out);
-    if (node->b->kind == N_SLICE) return jinja_eval_slice(run, node->b, object, out);
+    if (node->b->kind == N_SLICE) return jinja_eval_slice(run, node->a, node->b, object, out);
     TRY(jinja_eval(run, node->b, &key));
     run->line = node->line;
     return jattr_item(run, object, key, out);
