@@ -35,10 +35,7 @@ Status jmethods_str_do_split_words(JRun *run, const JStr *s, int64_t max, JVal *
         if (i >= s->len) return OK;
         size_t from = i;
         if (max >= 0 && n >= max) {
-            size_t to = s->len;
-            while (to > from && jmethods_str_space_at(s, jmethods_str_before(s, to), &next))
-                to = jmethods_str_before(s, to);
-            return jmethods_str_push(run, *out, s, from, to);
+            return jmethods_str_push(run, *out, s, from, s->len);
         }
         while (i < s->len && !jmethods_str_space_at(s, i, &next)) i = next;
         TRY(jmethods_str_push(run, *out, s, from, i));
@@ -54,9 +51,7 @@ static Status jmethods_str_rsplit_words(JRun *run, const JStr *s, int64_t max, J
         if (to == 0) return OK;
         size_t from = to;
         if (max >= 0 && n >= max) {
-            size_t start = 0;
-            while (start < to && jmethods_str_space_at(s, start, &next)) start = next;
-            return jmethods_str_push(run, *out, s, start, to);
+            return jmethods_str_push(run, *out, s, 0, to);
         }
         while (from > 0 && !jmethods_str_space_at(s, jmethods_str_before(s, from), &next))
             from = jmethods_str_before(s, from);
