@@ -2,11 +2,10 @@
 
 #include <stdlib.h>
 
-#include "base/hash.h"
 #include "base/mem.h"
 
 /* Up to this many symbols the pairs are simply searched for the best; words rarely have more. */
-enum { BPE_SHORT = 40 };
+enum { BPE_SHORT = 40, BPE_AHEAD = 16 };
 
 typedef struct BpeSymbol {
     int32_t id; /* -1: merged into the one before */
@@ -18,17 +17,6 @@ typedef struct BpeEntry {
     int32_t next; /* entry of the same rank, or the next free one; -1: none */
 } BpeEntry;
 
-Status bpe_reserve(BpeTable *table, size_t n, Err *err) {
-    size_t n_slots = 16;
-    if (n > (size_t)INT32_MAX) FAIL(err, ERR_LIMIT, "tokenizer: %zu merges", n);
-    while (n_slots / 3 * 2 <= n) n_slots *= 2;
-    table->slots = mem_try_alloc(n_slots, sizeof *table->slots);
-    if (table->slots == NULL) FAIL(err, ERR_NOMEM, "tokenizer: no memory for %zu merges", n);
-    table->n_slots = n_slots;
-    for (size_t i = 0; i < n_slots; i++) table->slots[i].pair = UINT64_MAX;
-    return OK;
-}
-
 static BpeMerge *bpe_slot(const BpeTable *table, uint64_t pair) {
     size_t mask = table->n_slots - 1;
     size_t i = (size_t)(pair * UINT64_C(0x9e3779b97f4a7c15) >> 24) & mask;
@@ -36,15 +24,32 @@ static BpeMerge *bpe_slot(const BpeTable *table, uint64_t pair) {
     return &table->slots[i];
 }
 
-void bpe_add(BpeTable *table, int32_t left, int32_t right, uint32_t rank, int32_t id) {
+/* At most two thirds full. */
+bool bpe_reserve(BpeTable *table, size_t n) {
+    size_t n_slots = MAX(table->n_slots, (size_t)16);
+    if (n > (size_t)INT32_MAX) return false;
+    while (n_slots / 3 * 2 <= n) n_slots *= 2;
+    if (n_slots == table->n_slots) return true;
+    BpeTable next = {.n_slots = n_slots, .n_used = table->n_used, .rank_end = table->rank_end};
+    next.slots = mem_try_alloc(n_slots, sizeof *next.slots);
+    if (next.slots == NULL) return false;
+    for (size_t i = 0; i < n_slots; i++) next.slots[i].pair = UINT64_MAX;
+    for (size_t i = 0; i < table->n_slots; i++)
+        if (table->slots[i].pair != UINT64_MAX)
+            *bpe_slot(&next, table->slots[i].pair) = table->slots[i];
+    mem_free(table->slots);
+    *table = next;
+    return true;
+}
+
+bool bpe_add(BpeTable *table, int32_t left, int32_t right, uint32_t rank, int32_t id) {
+    if (!bpe_reserve(table, table->n_used + 1)) return false;
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     BpeMerge *slot = bpe_slot(table, pair);
-    if (slot->pair == UINT64_MAX) {
-        table->n_used++;
-        CHECK(table->n_used < table->n_slots);
-    }
+    table->n_used += slot->pair == UINT64_MAX;
     *slot = (BpeMerge){pair, rank, id};
     table->rank_end = MAX(table->rank_end, rank + 1);
+    return true;
 }
 
 const BpeMerge *bpe_find(const BpeTable *table, int32_t left, int32_t right) {
@@ -236,6 +241,15 @@ static void bpe_apply(BpeWork *work, uint32_t rank, int32_t position) {
     bpe_offer(work, position);
 }
 
+/* The symbols of a long word do not fit the caches; those of the next merges are fetched ahead. */
+static void bpe_prefetch(const BpeWork *work, size_t i) {
+    const BpeScratch *s = work->scratch;
+    const BpeSymbol *near = &s->symbols[s->positions[i + BPE_AHEAD / 2]];
+    __builtin_prefetch(&s->symbols[s->positions[i + BPE_AHEAD]]);
+    if (near->next >= 0) __builtin_prefetch(&s->symbols[near->next]);
+    if (near->prev >= 0) __builtin_prefetch(&s->symbols[near->prev]);
+}
+
 static void bpe_work(BpeWork *work) {
     while (work->n_ranks > 0 && !work->failed) {
         uint32_t rank = bpe_ranks_pop(work);
@@ -248,6 +262,7 @@ static void bpe_work(BpeWork *work) {
                 key = bpe_heap_pop(work);
             else
                 i++;
+            if (i + BPE_AHEAD < n) bpe_prefetch(work, i);
             bpe_apply(work, (uint32_t)(key >> 32), (int32_t)(uint32_t)key);
         }
     }

@@ -5,7 +5,6 @@
 #pragma once
 
 #include "base/buf.h"
-#include "base/status.h"
 
 typedef struct BpeMerge {
     uint64_t pair; /* left << 32 | right; UINT64_MAX: empty slot */
@@ -21,10 +20,10 @@ typedef struct BpeTable {
     uint32_t rank_end; /* one more than the highest rank */
 } BpeTable;
 
-/* Room for n merges. */
-MUST_USE Status bpe_reserve(BpeTable *table, size_t n, Err *err);
-/* Adds a merge (there is room for it); the same pair again overwrites. */
-void bpe_add(BpeTable *table, int32_t left, int32_t right, uint32_t rank, int32_t id);
+/* Room for n merges; false when memory is short. */
+MUST_USE bool bpe_reserve(BpeTable *table, size_t n);
+/* Adds a merge; the same pair again overwrites. False when memory is short. */
+MUST_USE bool bpe_add(BpeTable *table, int32_t left, int32_t right, uint32_t rank, int32_t id);
 /* NULL: the two never merge. */
 const BpeMerge *bpe_find(const BpeTable *table, int32_t left, int32_t right);
 void bpe_free(BpeTable *table);

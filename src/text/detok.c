@@ -13,14 +13,18 @@ void detok_free(Detok *detok) {
     *detok = (Detok){0};
 }
 
-/* The earliest stop string in the held text; of those that begin there the first given. */
+/* The stop string that is complete first, of two that end together the one that begins first: so the
+ * outcome does not depend on how the text is cut in tokens. */
 static int32_t detok_find_stop(const Detok *detok, size_t *at) {
     int32_t found = -1;
+    size_t found_end = SIZE_MAX;
     Str held = buf_str(&detok->held);
-    *at = SIZE_MAX;
     for (int32_t i = 0; i < detok->n_stops; i++) {
         size_t hit = str_find(held, detok->stop[i], 0);
-        if (hit < *at) {
+        if (hit == SIZE_MAX) continue;
+        size_t end = hit + detok->stop[i].len;
+        if (end < found_end || (end == found_end && hit < *at)) {
+            found_end = end;
             *at = hit;
             found = i;
         }
@@ -58,7 +62,7 @@ static void detok_give(Detok *detok, size_t n, Buf *out) {
 }
 
 int32_t detok_feed(Detok *detok, int32_t id, Buf *out) {
-    size_t at, before = detok->held.len;
+    size_t at = 0, before = detok->held.len;
     tokenizer_piece_at(detok->tokenizer, id, detok->with_special, detok->first, &detok->held);
     /* The first token of a text may be one space only: it goes, and the next is first no more. */
     if (detok->held.len > before ||

@@ -119,8 +119,9 @@ Status tokenizer_build_merge(Tokenizer *t, Str left, Str right, uint32_t rank, E
         FAIL(err, ERR_FORMAT,
              "tokenizer: merge %u makes '%.*s%.*s', which is not in the vocabulary", (unsigned)rank,
              STR_ARG(left), STR_ARG(right));
-    if ((t->flags[merged] & TOKEN_SPECIAL) == 0)
-        bpe_add(&t->bpe, (int32_t)a, (int32_t)b, rank, (int32_t)merged);
+    if ((t->flags[merged] & TOKEN_SPECIAL) == 0 &&
+        !bpe_add(&t->bpe, (int32_t)a, (int32_t)b, rank, (int32_t)merged))
+        FAIL(err, ERR_NOMEM, "tokenizer: no memory for its merges");
     return OK;
 }
 
@@ -180,6 +181,7 @@ Status tokenizer_build_unigram(Tokenizer *t, Err *err) {
     u->unknown = t->unknown;
     u->max_score = high;
     u->unknown_score = (isinf(low) ? 0 : low) - 10; /* kUnkPenalty of both references */
+    if (u->in_float) u->unknown_score = (double)(float)u->unknown_score;
     Status status = trie_open(&u->trie, entries, n, err);
     mem_free(entries);
     return status;
@@ -236,32 +238,34 @@ static void tokenizer_build_splits(Tokenizer *t, int32_t id, uint32_t rank, Err 
     bool of_bytes = t->raw_bytes;
     for (size_t at = 1; at < text.len; at++) {
         if (!of_bytes && ((uint8_t)text.ptr[at] & 0xc0) == 0x80) continue;
-        uint32_t known;
-        Str left = str_slice(text, 0, at), right = str_slice(text, at, text.len);
-        /* Look before making stand-ins: most splits are not of two symbols. */
-        bool left_char = !of_bytes && (size_t)utf8_lead_bytes(left.ptr[0]) == left.len;
-        bool right_char = !of_bytes && (size_t)utf8_lead_bytes(right.ptr[0]) == right.len;
-        if (!left_char && !map_find(&t->vocab, left, &known)) continue;
-        if (!right_char && !map_find(&t->vocab, right, &known)) continue;
-        int32_t a = tokenizer_build_side(t, left, of_bytes, err);
-        int32_t b = tokenizer_build_side(t, right, of_bytes, err);
-        if (a >= 0 && b >= 0) bpe_add(&t->bpe, a, b, rank, id);
+        Str side[2] = {str_slice(text, 0, at), str_slice(text, at, text.len)};
+        int32_t symbol[2] = {-1, -1};
+        bool lone[2], known = true;
+        /* What must be a piece first: most splits are not of two symbols, and only those that are
+         * make stand-ins. */
+        for (int32_t k = 0; k < 2; k++) {
+            lone[k] = !of_bytes && (size_t)utf8_lead_bytes(side[k].ptr[0]) == side[k].len;
+            if (!lone[k] && known) symbol[k] = tokenizer_build_side(t, side[k], of_bytes, err);
+            known = known && (lone[k] || symbol[k] >= 0);
+        }
+        for (int32_t k = 0; k < 2 && known; k++)
+            if (lone[k]) symbol[k] = tokenizer_build_side(t, side[k], of_bytes, err);
+        if (known && symbol[0] >= 0 && symbol[1] >= 0 &&
+            !bpe_add(&t->bpe, symbol[0], symbol[1], rank, id))
+            (void)err_set(err, ERR_NOMEM, "tokenizer: no memory for its merges");
     }
 }
 
 static Status tokenizer_build_merge_pieces(Tokenizer *t, const BuildPiece *piece, size_t n,
                                            Err *err) {
-    size_t splits = 0;
     for (size_t i = 0; i < n; i++) {
-        Str text = t->text[piece[i].id];
         /* Each split looks both halves up: the square of the length bounds the work. */
-        if (text.len > 2048)
+        size_t len = t->text[piece[i].id].len;
+        if (len > 2048)
             FAIL(err, ERR_LIMIT, "tokenizer: piece %d has %zu bytes, the limit is 2048",
-                 piece[i].id, text.len);
-        for (size_t at = 1; at < text.len; at++)
-            splits += t->raw_bytes || ((uint8_t)text.ptr[at] & 0xc0) != 0x80;
+                 piece[i].id, len);
     }
-    TRY(bpe_reserve(&t->bpe, splits, err));
+    if (!bpe_reserve(&t->bpe, n)) FAIL(err, ERR_NOMEM, "tokenizer: no memory for %zu merges", n);
     uint32_t rank = 0;
     for (size_t i = 0; i < n; i++) {
         if (i > 0 && piece[i].score != piece[i - 1].score) rank++;

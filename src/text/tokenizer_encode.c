@@ -134,7 +134,7 @@ static void tokenizer_encode_merged(Encode *e) {
 static void tokenizer_encode_bpe_word(Encode *e, Str word) {
     const Tokenizer *t = e->t;
     uint32_t id;
-    if (t->ignore_merges && map_find(t->raw_bytes ? &t->raw : &t->vocab, word, &id) &&
+    if (t->ignore_merges && map_find(t->raw.n_used > 0 ? &t->raw : &t->vocab, word, &id) &&
         (t->flags[id] & TOKEN_SPECIAL) == 0) {
         ints_push(e->out, (int32_t)id);
         return;

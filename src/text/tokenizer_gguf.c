@@ -74,7 +74,8 @@ static Status tokenizer_gguf_merges(Tokenizer *t, const ModelFile *file, Err *er
     TRY(tokenizer_gguf_array(file, "tokenizer.ggml.merges", true, &merges, err));
     if (merges->array_len > 0 && merges->array_type != GGUF_STRING)
         FAIL(err, ERR_FORMAT, "GGUF: tokenizer.ggml.merges is no list of texts");
-    TRY(bpe_reserve(&t->bpe, (size_t)merges->array_len, err));
+    if (!bpe_reserve(&t->bpe, (size_t)merges->array_len))
+        FAIL(err, ERR_NOMEM, "tokenizer: no memory for its merges");
     for (uint64_t i = 0; i < merges->array_len; i++) {
         Str merge = gguf_array_str(merges, i);
         size_t space = str_find(merge, STR_LIT(" "), 1);

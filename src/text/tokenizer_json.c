@@ -98,7 +98,8 @@ static Status tokenizer_json_merges(Tokenizer *t, const json_t *model, Err *err)
     const json_t *merges = json_object_get(model, "merges"), *item;
     size_t i;
     if (!json_is_array(merges)) FAIL(err, ERR_FORMAT, "tokenizer.json: model.merges is not a list");
-    TRY(bpe_reserve(&t->bpe, json_array_size(merges), err));
+    if (!bpe_reserve(&t->bpe, json_array_size(merges)))
+        FAIL(err, ERR_NOMEM, "tokenizer: no memory for its merges");
     json_array_foreach(merges, i, item) TRY(tokenizer_json_merge(t, item, i, err));
     return OK;
 }
@@ -159,16 +160,21 @@ static Status tokenizer_json_read(Tokenizer *t, const json_t *root, Err *err) {
     return tokenizer_json_steps_decoder(t, json_object_get(root, "decoder"), err);
 }
 
-Status tokenizer_json_open(Tokenizer **out, const char *path, Err *err) {
-    json_t *root = NULL;
-    TRY(json_parse_file(&root, path, err));
+Status tokenizer_json_open_tree(Tokenizer **out, const json_t *root, Err *err) {
     Tokenizer *t = tokenizer_build(TOKENIZER_BPE);
     Status status = tokenizer_json_read(t, root, err);
-    json_decref(root);
     if (status != OK) {
         tokenizer_close(t);
         return status;
     }
     *out = t;
     return OK;
+}
+
+Status tokenizer_json_open(Tokenizer **out, const char *path, Err *err) {
+    json_t *root = NULL;
+    TRY(json_parse_file(&root, path, err));
+    Status status = tokenizer_json_open_tree(out, root, err);
+    json_decref(root);
+    return status;
 }

@@ -208,7 +208,8 @@ static Status tokenizer_json_pretok_fields(const json_t *item, Str type, PretokS
     if (str_is(type, "Whitespace")) {
         step->invert = true;
         step->behavior = PRETOK_REMOVED;
-        return pattern_open(&step->pattern, STR_LIT("\\w+|[^\\w\\s]+"), err);
+        return pattern_open(&step->pattern,
+                            STR_LIT("[\\w\\u200c\\u200d]+|[^\\w\\u200c\\u200d\\s]+"), err);
     }
     if (str_is(type, "CharDelimiterSplit")) {
         TRY(json_get_str(item, "delimiter", &delimiter, err));

@@ -28,7 +28,7 @@ static Status tokenizer_pair_vocab(Tokenizer *t, const char *path, Err *err) {
 static Status tokenizer_pair_lines(Tokenizer *t, Str text, Err *err) {
     size_t n = 1;
     for (size_t i = 0; i < text.len; i++) n += text.ptr[i] == '\n';
-    TRY(bpe_reserve(&t->bpe, n, err));
+    if (!bpe_reserve(&t->bpe, n)) FAIL(err, ERR_NOMEM, "tokenizer: no memory for its merges");
     uint32_t rank = 0;
     while (text.len > 0) {
         size_t end = MIN(str_find(text, STR_LIT("\n"), 0), text.len);

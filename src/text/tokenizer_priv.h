@@ -54,7 +54,8 @@ struct Tokenizer {
     BpeTable bpe;
     bool raw_bytes;       /* byte-level BPE: words are bytes, without the detour over characters */
     int32_t byte_id[256]; /* raw_bytes: the bytes' own tokens; else those of byte fallback; or -1 */
-    Map raw;              /* raw_bytes and ignore_merges: bytes of a token -> id */
+    Map raw;              /* raw_bytes and ignore_merges: bytes of a token -> id; empty when
+                             vocab has bytes anyway (rank files) */
     bool byte_fallback;   /* and all 256 are there */
     bool fuse_unknown, ignore_merges;
     bool spm; /* SentencePiece's own rules for unknown characters */
@@ -112,7 +113,8 @@ void tokenizer_piece_at(const Tokenizer *t, int32_t id, bool with_special, bool 
 
 /* --- the readers --- */
 
-/* The text of a tokenizer.json. */
+/* A parsed tokenizer.json, or the file. */
+MUST_USE Status tokenizer_json_open_tree(Tokenizer **out, const json_t *root, Err *err);
 MUST_USE Status tokenizer_json_open(Tokenizer **out, const char *path, Err *err);
 /* A SentencePiece model (protobuf). */
 MUST_USE Status tokenizer_spm_open(Tokenizer **out, Str data, Err *err);

@@ -150,12 +150,8 @@ static Status tokenizer_tiktoken_read(Tokenizer *t, Str data, Err *err) {
     }
     float *score = mem_try_alloc((size_t)t->n_vocab, sizeof *score);
     if (score == NULL) FAIL(err, ERR_NOMEM, "rank file: no memory for %d tokens", t->n_vocab);
-    for (int32_t id = 0; id < t->n_vocab; id++) { /* exact in float: ids are below 2^22 */
-        score[id] = (float)-id;
-        bool used = (t->flags[id] & TOKEN_USED) != 0;
-        if (used && !map_put(&t->raw, t->text[id], (uint32_t)id))
-            (void)err_set(err, ERR_NOMEM, "rank file: no memory");
-    }
+    /* Exact in float: ids are below 2^22. */
+    for (int32_t id = 0; id < t->n_vocab; id++) score[id] = (float)-id;
     Status status = tokenizer_build_merges(t, score, err);
     mem_free(score);
     TRY(status);
