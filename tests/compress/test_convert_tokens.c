@@ -10,8 +10,7 @@ static const char *const convert_texts[] = {
     "Once upon a time",
     "  two spaces\n\n\tand a tab ",
     "It's 1234 o'clock, they'LL say.",
-    "\xc3\x9c"
-    "ber caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x8e\x89 \xd9\xa1\xd9\xa2",
+    "\303\234ber caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x8e\x89 \xd9\xa1\xd9\xa2",
     "a\r\nb\r\n\r\nc",
     "cafe\xcc\x81 nai\xcc\x88ve", /* not composed */
     "not \xff\xfe utf-8",
