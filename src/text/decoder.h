@@ -8,7 +8,7 @@ typedef enum DecodeKind {
     DECODE_METASPACE,     /* what -> space; in the first token, when strip_first, -> nothing */
     DECODE_BYTE_FALLBACK, /* "<0xNN>" -> the byte */
     DECODE_REPLACE,       /* what -> with */
-    DECODE_STRIP         /* up to n_left of what at a token's beginning, n_right at its end */
+    DECODE_STRIP          /* up to n_left of what at a token's beginning, n_right at its end */
 } DecodeKind;
 
 typedef struct DecodeStep {
