@@ -58,9 +58,11 @@ static Status config_gguf_need(GgufReader *r, const char *name, int64_t max, int
     return OK;
 }
 
+/* A number in range; absent keeps *out, whatever it is. */
 static Status config_gguf_number(GgufReader *r, const char *name, double min, double max,
                                  double *out) {
     const char *key = config_gguf_key(r, name);
+    if (model_file_value(r->file, key) == NULL) return OK;
     TRY(model_file_get_number(r->file, key, out, r->err));
     if (!(*out >= min && *out <= max))
         FAIL(r->err, ERR_FORMAT, "gguf: %s is %g, wanted %g to %g", key, *out, min, max);
