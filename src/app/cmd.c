@@ -50,6 +50,10 @@ static const Command CMD_TABLE[] = {
      "Sends requests at their own times, however many are still running, and reports "
      "time to first token, time per output token and throughput as vLLM does.",
      cmd_bench_serve},
+    {"simulate", CMD_SIMULATE, "", 0, 0, "play a load on machines that are not there",
+     "Runs the real scheduler and KV cache with a clock driven by a cost model: how fast, "
+     "how full, and with --replicas 0, how many machines a load needs.",
+     cmd_simulate},
     {"completion", CMD_COMPLETION, "SHELL", 1, 1,
      "print the completion script of bash, zsh or fish", "", cmd_completion},
     {"man", CMD_MAN, "", 0, 0, "print the manual page, for man -l -", "", cmd_man},

@@ -33,6 +33,7 @@ Status cmd_bench_serve(const Config *config, Err *err);
 Status cmd_tokenize_print(Buf *out, Err *err);
 Status cmd_tokenize(const Config *config, Err *err);
 Status cmd_detokenize(const Config *config, Err *err);
+Status cmd_simulate(const Config *config, Err *err);
 Status cmd_completion(const Config *config, Err *err);
 Status cmd_man(const Config *config, Err *err);
 

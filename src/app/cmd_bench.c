@@ -47,6 +47,13 @@ static Status cmd_bench_decode(Bench *bench, const int32_t *token, int32_t n, Er
     return OK;
 }
 
+/* Keys and values of one token, in the dtype of the cache. */
+static int64_t cmd_bench_kv_bytes(const Bench *bench) {
+    const ModelConfig *m = model_config(bench->compute.model);
+    int64_t n = 2ll * m->n_layers * m->n_kv_heads * m->head_dim;
+    return n * dtype_info(bench->compute.kv_dtype)->group_bytes;
+}
+
 /* Bytes and operations of one run: prefill reads the weights once per chunk, decode once per
  * token; both read the keys and values of the tokens before. Two operations per active parameter
  * and token, and 4 * n_heads * head_dim per token, layer and earlier token for attention. */
@@ -56,7 +63,7 @@ static void cmd_bench_cost(const Bench *bench, int32_t n, bool decode, double *b
     int64_t chunk = bench->config->chunk > 0 ? bench->config->chunk : 512;
     double passes = decode ? n : (double)DIV_UP(n, chunk);
     double pairs = 0.5 * n * (n + 1.0);
-    double kv_bytes = 2.0 * m->n_layers * m->n_kv_heads * m->head_dim * 2;
+    double kv_bytes = (double)cmd_bench_kv_bytes(bench);
     *bytes = passes * (double)bench->bytes.per_token + (decode ? pairs * kv_bytes : 0);
     double embedding = (double)m->vocab * m->dim;
     /* Logits are made once per prefill, and the input embedding is a look-up. */
@@ -162,10 +169,10 @@ static void cmd_bench_print_json(const Bench *bench, const char *name) {
                             "flops_per_s", row->flops_per_s));
     }
     json_t *report =
-        json_pack("{s:s,s:s,s:I,s:I,s:s,s:i,s:f,s:f,s:o}", "model", name, "dtype",
+        json_pack("{s:s,s:s,s:I,s:I,s:I,s:s,s:i,s:f,s:f,s:o}", "model", name, "dtype",
                   dtype_info(model_config(bench->compute.model)->weight_dtype)->name, "bytes",
                   (json_int_t)bench->bytes.stored, "params", (json_int_t)bench->bytes.n_params,
-                  "level", bench->compute.ops->level, "threads",
+                  "kv_bytes_per_token", (json_int_t)cmd_bench_kv_bytes(bench), "level", bench->compute.ops->level, "threads",
                   (int)pool_threads(bench->compute.pool), "read_limit_bytes_per_s",
                   bench->read_limit, "f32_limit_flops_per_s", bench->flop_limit, "tests", rows);
     json_dumpf(report, stdout, JSON_INDENT(2));

@@ -9,8 +9,14 @@ Status cmd_bench_serve(const Config *config, Err *err) {
     LoadPlan plan;
     LoadGaps gaps = {0};
     int64_t total_us = 0;
+    LoadTarget target = {.url = config->url,
+                         .path = "/v1/completions",
+                         .model = config->model_name == NULL ? "" : config->model_name,
+                         .api_key = config->api_key,
+                         .n_running_max = (int32_t)config->concurrency,
+                         .timeout_s = config->request_timeout};
     Status status = load_plan_make(&plan, config, err);
-    if (status == OK) status = load_gen_run(&plan, &gaps, &total_us, err);
+    if (status == OK) status = load_gen_run(&plan, &target, &gaps, &total_us, err);
     if (status == OK) {
         LoadReport report =
             load_report_make(&plan, &gaps, total_us, config->slo_ttft, config->slo_tpot);
@@ -18,7 +24,7 @@ Status cmd_bench_serve(const Config *config, Err *err) {
         if (config->save_result != NULL)
             status = load_report_save_json(&report, &plan, config->save_result, err);
         if (status == OK && config->svg != NULL)
-            status = load_report_save_svg(&report, &plan, config->svg, err);
+            status = load_report_save_svg(&report, &plan, NULL, 0, config->svg, err);
         if (status == OK && report.n_good == 0)
             status = err_set(err, ERR_IO, "no request got its whole answer from %s", config->url);
     }

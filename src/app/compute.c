@@ -33,7 +33,8 @@ Status compute_open(Compute *compute, const Config *config, const ComputeOptions
                                     .chunk = (int32_t)config->chunk,
                                     .n_logits_max = options->n_logits_max,
                                     .block_tokens = (int32_t)config->block_tokens};
-    TRY(compute_kv_dtype(config, compute->model, &single_options.kv_dtype, err));
+    TRY(compute_kv_dtype(config, compute->model, &compute->kv_dtype, err));
+    single_options.kv_dtype = compute->kv_dtype;
     return single_open(&compute->single, compute->model, &compute->ctx, &single_options, err);
 }
 

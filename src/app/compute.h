@@ -12,6 +12,7 @@ typedef struct Compute {
     Model *model;
     Single *single;
     Tokenizer *tokenizer; /* NULL: not asked for */
+    DType kv_dtype;
 } Compute;
 
 typedef struct ComputeOptions {

@@ -21,12 +21,15 @@ typedef enum CommandBit {
     CMD_MAN = 1 << 9,
     CMD_SERVE = 1 << 10,
     CMD_BENCH_SERVE = 1 << 11,
+    CMD_SIMULATE = 1 << 12,
     CMD_ALL = -1
 } CommandBit;
 
 /* Commands that compute with a model. */
 #define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH)
-#define CMD_TOKENS  (CMD_TOKENIZE | CMD_DETOKENIZE)
+/* Commands that play a load. */
+#define CMD_LOAD   (CMD_BENCH_SERVE | CMD_SIMULATE)
+#define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
 
 /* field, type, name, letter (0: none), argument's name, default, min, max, commands, help.
  * A default of "" means not given. Order is the order of --help. */
@@ -53,7 +56,7 @@ typedef enum CommandBit {
       "subtract from the logits of tokens written before")                                         \
     X(frequency_penalty, NUMBER, "frequency-penalty", 0, "X", "0", -2, 2, CMD_RUN,                 \
       "subtract once for each time a token was written")                                           \
-    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN | CMD_BENCH_SERVE,                    \
+    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN | CMD_LOAD,                           \
       "the same seed gives the same tokens; default: drawn and shown with --verbose")              \
     X(stop, TEXTS, "stop", 0, "TEXT", "", 0, 0, CMD_RUN,                                           \
       "stop before this text is written; may be given up to 16 times")                             \
@@ -84,7 +87,8 @@ typedef enum CommandBit {
       "prefill lengths to time")                                                                   \
     X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH, "decode lengths to time")    \
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
-    X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH, "md, csv or json")             \
+    X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH | CMD_SIMULATE,                 \
+      "md, csv or json")                                                                           \
     X(limits, FLAG, "limits", 0, NULL, "", 0, 0, CMD_BENCH,                                        \
       "measure this machine's limits and exit")                                                    \
     X(host, TEXT, "host", 0, "ADDRESS", "127.0.0.1", 0, 0, CMD_SERVE, "address to listen at")      \
@@ -92,11 +96,11 @@ typedef enum CommandBit {
       "port to listen at; 0: any free one")                                                        \
     X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE | CMD_BENCH_SERVE,            \
       "name that clients ask for; default: the last part of MODEL")                                \
-    X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE,                                  \
+    X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE | CMD_SIMULATE,                   \
       "sequences that run at once; 0: 64")                                                         \
     X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
       "requests that wait at most; 0: four times as many")                                         \
-    X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE,                                    \
+    X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE,                     \
       "memory for the KV cache; 0: what max-seqs short sequences need")                            \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \
       "keys that clients must show, one a line")                                                   \
@@ -108,31 +112,50 @@ typedef enum CommandBit {
       "seconds that open requests get after SIGTERM")                                              \
     X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
-    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_BENCH_SERVE, "to send, at most")  \
-    X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_BENCH_SERVE,                                  \
+    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_LOAD, "to send, at most")         \
+    X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_LOAD,                                         \
       "requests a second, at random (Poisson); 0: all at once")                                    \
-    X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_BENCH_SERVE, "arrive in groups of N")      \
+    X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_LOAD, "arrive in groups of N")             \
     X(concurrency, INT, "concurrency", 0, "N", "0", 0, 100000, CMD_BENCH_SERVE,                    \
       "run at most N at once (closed loop); 0: no bound")                                          \
-    X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_BENCH_SERVE, "prompt tokens")    \
-    X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_BENCH_SERVE,                    \
-      "tokens to generate")                                                                        \
-    X(shared_prefix, INT, "shared-prefix", 0, "N", "0", 0, 1 << 24, CMD_BENCH_SERVE,               \
+    X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_LOAD, "prompt tokens")           \
+    X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_LOAD, "tokens to generate")     \
+    X(shared_prefix, INT, "shared-prefix", 0, "N", "0", 0, 1 << 24, CMD_LOAD,                      \
       "of the prompt's tokens, the same in every request")                                         \
     X(prompts, TEXT, "prompts", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "real prompts, one a line")  \
-    X(trace, TEXT, "trace", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                                  \
+    X(trace, TEXT, "trace", 0, "FILE", "", 0, 0, CMD_LOAD,                                         \
       "arrivals, lengths and shared blocks of a Mooncake trace (jsonl)")                           \
-    X(speedup, NUMBER, "speedup", 0, "X", "1", 1e-3, 1e6, CMD_BENCH_SERVE,                         \
+    X(speedup, NUMBER, "speedup", 0, "X", "1", 1e-3, 1e6, CMD_LOAD,                                \
       "play the trace X times faster")                                                             \
     X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6, CMD_BENCH_SERVE,        \
       "give a request up after S seconds")                                                         \
-    X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_BENCH_SERVE,                         \
+    X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \
       "bound on the time to the first token, for the goodput")                                     \
-    X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_BENCH_SERVE,                         \
+    X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \
       "bound on the time per output token, for the goodput")                                       \
-    X(save_result, TEXT, "save-result", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                      \
+    X(save_result, TEXT, "save-result", 0, "FILE", "", 0, 0, CMD_LOAD,                             \
       "write the figures and every request as JSON")                                               \
-    X(svg, TEXT, "svg", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "draw the requests over time")       \
+    X(svg, TEXT, "svg", 0, "FILE", "", 0, 0, CMD_LOAD, "draw the requests over time")              \
+    X(replicas, INT, "replicas", 0, "N", "1", 0, 1000, CMD_SIMULATE,                               \
+      "machines; 0: find the fewest that keep --slo-ttft and --slo-tpot")                          \
+    X(slo_share, NUMBER, "slo-share", 0, "X", "0.99", 0.01, 1, CMD_SIMULATE,                       \
+      "share of the requests that must keep them")                                                 \
+    X(bench_report, TEXT, "bench-report", 0, "FILE", "", 0, 0, CMD_SIMULATE,                       \
+      "the machine, as sluice bench -o json measured it")                                          \
+    X(prefill_speed, NUMBER, "prefill-speed", 0, "X", "", 1e-3, 1e9, CMD_SIMULATE,                 \
+      "or by hand: tokens per second of a long prompt")                                            \
+    X(decode_speed, NUMBER, "decode-speed", 0, "X", "", 1e-3, 1e9, CMD_SIMULATE,                   \
+      "tokens per second of one sequence")                                                         \
+    X(read_gbs, NUMBER, "read-gbs", 0, "X", "0", 0, 1e6, CMD_SIMULATE,                             \
+      "memory bandwidth in GB/s, for reading keys and values; 0: free")                            \
+    X(kv_token_bytes, INT, "kv-token-bytes", 0, "N", "131072", 1, 1 << 30, CMD_SIMULATE,           \
+      "KV cache bytes per token (131072: an 8B Llama in bf16)")                                    \
+    X(policy, TEXT, "policy", 0, "NAME", "fcfs", 0, 0, CMD_SIMULATE,                               \
+      "who runs next: fcfs, priority, shortest, cache or fair")                                    \
+    X(route, TEXT, "route", 0, "NAME", "least-load", 0, 0, CMD_SIMULATE,                           \
+      "to which replica: round-robin, least-load or affinity (same beginning, same replica)")      \
+    X(no_prefix_cache, FLAG, "no-prefix-cache", 0, NULL, "", 0, 0, CMD_SIMULATE,                   \
+      "compute every prompt whole")                                                                \
     X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
     X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
       "print what would be allocated and exit")                                                    \
@@ -140,9 +163,9 @@ typedef enum CommandBit {
       "tokens of one conversation; 0: the model's")                                                \
     X(kv_dtype, TEXT, "kv-dtype", 0, "TYPE", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                  \
       "of the KV cache: f32, f16 or bf16; default: f32 for f32 models, else bf16")                 \
-    X(block_tokens, INT, "block-tokens", 0, "N", "0", 0, 256, CMD_COMPUTE | CMD_INSPECT,           \
-      "tokens of a KV block, a power of two; 0: 16")                                               \
-    X(chunk, INT, "chunk", 0, "N", "0", 0, 1 << 16, CMD_COMPUTE,                                   \
+    X(block_tokens, INT, "block-tokens", 0, "N", "0", 0, 256,                                      \
+      CMD_COMPUTE | CMD_SIMULATE | CMD_INSPECT, "tokens of a KV block, a power of two; 0: 16")     \
+    X(chunk, INT, "chunk", 0, "N", "0", 0, 1 << 16, CMD_COMPUTE | CMD_SIMULATE,                    \
       "prompt tokens per step at most; 0: 512")                                                    \
     X(threads, INT, "threads", 't', "N", "0", 0, 1024, CMD_COMPUTE | CMD_INSPECT,                  \
       "0: the cores this process may use")                                                         \

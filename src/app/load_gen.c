@@ -30,6 +30,7 @@ typedef struct LoadConn {
 
 typedef struct LoadGen {
     LoadPlan *plan;
+    const LoadTarget *target;
     LoadGaps *gaps;
     struct addrinfo *address;
     char host[LOAD_HOST_BYTES];
@@ -41,13 +42,13 @@ typedef struct LoadGen {
 } LoadGen;
 
 static Status load_gen_address(LoadGen *gen, Err *err) {
-    Str url = str_from(gen->plan->url);
+    Str url = str_from(gen->target->url);
     if (!str_starts_with(url, "http://"))
-        FAIL(err, ERR_ARG, "'%s' does not begin with http://", gen->plan->url);
+        FAIL(err, ERR_ARG, "'%s' does not begin with http://", gen->target->url);
     Str host = str_slice(url, 7, url.len);
     while (host.len > 0 && host.ptr[host.len - 1] == '/') host.len--;
     if (host.len == 0 || host.len >= LOAD_HOST_BYTES)
-        FAIL(err, ERR_ARG, "'%s' names no host", gen->plan->url);
+        FAIL(err, ERR_ARG, "'%s' names no host", gen->target->url);
     memcpy(gen->host, host.ptr, host.len);
     char name[LOAD_HOST_BYTES], *port;
     memcpy(name, gen->host, sizeof name);
@@ -91,19 +92,22 @@ static void load_gen_send(LoadGen *gen, LoadRequest *request) {
         return;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    Buf body = {0};
+    load_plan_body(gen->plan, request, gen->target->model, &body);
     buf_append_format(&conn->out,
                       "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
                       "connection: close\r\ncontent-length: %zu\r\n",
-                      gen->plan->path, gen->host, strlen(request->body));
-    if (gen->plan->api_key != NULL)
-        buf_append_format(&conn->out, "authorization: Bearer %s\r\n", gen->plan->api_key);
+                      gen->target->path, gen->host, body.len);
+    if (gen->target->api_key != NULL)
+        buf_append_format(&conn->out, "authorization: Bearer %s\r\n", gen->target->api_key);
     buf_append_text(&conn->out, "\r\n");
-    buf_append_text(&conn->out, request->body);
+    buf_append_str(&conn->out, buf_str(&body));
+    buf_free(&body);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = conn};
     epoll_ctl(gen->epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-static void load_gen_gap(LoadGaps *gaps, int64_t us) {
+void load_gen_gap(LoadGaps *gaps, int64_t us) {
     if (gaps->n == gaps->cap) {
         size_t cap = MAX(gaps->cap * 2, (size_t)4096);
         int64_t *grown = realloc(gaps->us, cap * sizeof *grown);
@@ -239,7 +243,7 @@ static void load_gen_write(LoadGen *gen, LoadConn *conn) {
 static int load_gen_wait_ms(const LoadGen *gen) {
     const LoadPlan *plan = gen->plan;
     if (gen->n_sent == plan->n_requests ||
-        (plan->n_running_max > 0 && gen->n_running >= plan->n_running_max))
+        (gen->target->n_running_max > 0 && gen->n_running >= gen->target->n_running_max))
         return -1;
     int64_t due_us = plan->request[gen->n_sent].at_us - (clock_us() - gen->start_us);
     return due_us <= 0 ? 0 : (int)MIN(due_us / 1000 + 1, (int64_t)1000);
@@ -249,7 +253,8 @@ static void load_gen_cut_late(LoadGen *gen) {
     int64_t now_us = clock_us() - gen->start_us;
     for (int32_t i = 0; i < gen->n_sent; i++) {
         LoadConn *conn = gen->running[i];
-        if (conn != NULL && (double)(now_us - conn->request->sent_us) > gen->plan->timeout_s * 1e6)
+        if (conn != NULL &&
+            (double)(now_us - conn->request->sent_us) > gen->target->timeout_s * 1e6)
             load_gen_finish(gen, conn);
     }
 }
@@ -274,8 +279,9 @@ static void load_gen_loop(LoadGen *gen) {
     }
 }
 
-Status load_gen_run(LoadPlan *plan, LoadGaps *gaps, int64_t *total_us, Err *err) {
-    LoadGen gen = {.plan = plan, .gaps = gaps};
+Status load_gen_run(LoadPlan *plan, const LoadTarget *target, LoadGaps *gaps, int64_t *total_us,
+                    Err *err) {
+    LoadGen gen = {.plan = plan, .target = target, .gaps = gaps};
     TRY(load_gen_address(&gen, err));
     gen.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (gen.epoll_fd < 0) {

@@ -123,9 +123,21 @@ static json_t *load_report_stat_json(LoadStat stat) {
     return json_pack("{s:f,s:f,s:f}", "mean", stat.mean, "median", stat.median, "p99", stat.p99);
 }
 
+json_t *load_report_json(const LoadReport *r) {
+    return json_pack("{s:i,s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:o,s:o}", "completed",
+                     (int)r->n_good, "failed", (int)r->n_failed, "refused", (int)r->n_refused,
+                     "duration", r->seconds, "total_input_tokens", (json_int_t)r->n_input,
+                     "total_output_tokens", (json_int_t)r->n_output, "cached_tokens",
+                     (json_int_t)r->n_cached, "request_throughput", r->requests_per_s,
+                     "output_throughput", r->output_per_s, "total_token_throughput", r->total_per_s,
+                     "request_goodput", r->goodput, "ttft_ms", load_report_stat_json(r->ttft),
+                     "tpot_ms", load_report_stat_json(r->tpot), "itl_ms",
+                     load_report_stat_json(r->itl), "e2el_ms", load_report_stat_json(r->e2e));
+}
+
 Status load_report_save_json(const LoadReport *r, const LoadPlan *plan, const char *path,
                              Err *err) {
-    json_t *requests = json_array();
+    json_t *requests = json_array(), *root = load_report_json(r);
     for (int32_t i = 0; i < plan->n_requests; i++) {
         const LoadRequest *q = &plan->request[i];
         json_array_append_new(
@@ -136,16 +148,8 @@ Status load_report_save_json(const LoadReport *r, const LoadPlan *plan, const ch
                       (int)MAX(q->n_prompt_seen, q->n_prompt), "output_tokens", (int)q->n_output,
                       "cached_tokens", (int)MAX(q->n_cached, 0)));
     }
-    json_t *root = json_pack(
-        "{s:i,s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:o,s:o,s:o}", "completed",
-        (int)r->n_good, "failed", (int)r->n_failed, "refused", (int)r->n_refused, "duration",
-        r->seconds, "total_input_tokens", (json_int_t)r->n_input, "total_output_tokens",
-        (json_int_t)r->n_output, "cached_tokens", (json_int_t)r->n_cached, "request_throughput",
-        r->requests_per_s, "output_throughput", r->output_per_s, "total_token_throughput",
-        r->total_per_s, "request_goodput", r->goodput, "ttft_ms", load_report_stat_json(r->ttft),
-        "tpot_ms", load_report_stat_json(r->tpot), "itl_ms", load_report_stat_json(r->itl),
-        "e2el_ms", load_report_stat_json(r->e2e), "requests", requests);
-    char *text = root == NULL ? NULL : json_dumps(root, JSON_INDENT(1));
+    json_object_set_new(root, "requests", requests);
+    char *text = json_dumps(root, JSON_INDENT(1));
     json_decref(root);
     if (text == NULL) FAIL(err, ERR_NOMEM, "no memory for the report");
     Status status = load_report_write(path, text, err);
@@ -153,11 +157,51 @@ Status load_report_save_json(const LoadReport *r, const LoadPlan *plan, const ch
     return status;
 }
 
-Status load_report_save_svg(const LoadReport *r, const LoadPlan *plan, const char *path, Err *err) {
-    enum { WIDTH = 960, LEFT = 16, TOP = 56, ROWS = 560 };
+/* ---- the picture ---- */
+
+enum { SVG_WIDTH = 960, SVG_LEFT = 16, SVG_TOP = 56, SVG_ROWS = 560, SVG_KV = 120, SVG_AXIS = 40 };
+
+static void load_report_svg_rect(Buf *svg, double x, double y, double width, double height,
+                                 const char *fill) {
+    buf_append_format(svg,
+                      "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
+                      "fill=\"%s\"/>\n",
+                      x, y, width, height, fill);
+}
+
+static void load_report_svg_requests(const LoadReport *r, const LoadPlan *plan, Buf *svg) {
+    double x_scale = (SVG_WIDTH - 2 * SVG_LEFT) / MAX(r->seconds * 1e6, 1.0);
+    double y_step = (double)SVG_ROWS / MAX(plan->n_requests, 1);
+    double line = MAX(MIN(y_step * 0.7, 10), 0.4);
+    for (int32_t i = 0; i < plan->n_requests; i++) {
+        const LoadRequest *q = &plan->request[i];
+        double y = SVG_TOP + y_step * i, x0 = SVG_LEFT + (double)q->sent_us * x_scale;
+        double x1 = SVG_LEFT + (double)MAX(q->first_us, q->sent_us) * x_scale;
+        double x2 = SVG_LEFT + (double)MAX(q->last_us, q->sent_us) * x_scale;
+        if (q->good) {
+            load_report_svg_rect(svg, x0, y, x1 - x0, line, "#9fd0d3");
+            load_report_svg_rect(svg, x1, y, MAX(x2 - x1, 0.5), line, "#0b6b74");
+        } else {
+            load_report_svg_rect(svg, x0, y, MAX(x2 - x0, 2), line, "#c33");
+        }
+    }
+}
+
+static void load_report_svg_kv(const double *kv_use, int32_t n_kv, Buf *svg) {
+    double base = SVG_TOP + SVG_ROWS + SVG_AXIS + SVG_KV;
+    double step = (double)(SVG_WIDTH - 2 * SVG_LEFT) / n_kv;
+    for (int32_t i = 0; i < n_kv; i++)
+        load_report_svg_rect(svg, SVG_LEFT + step * i, base - SVG_KV * kv_use[i] * 0.8, step,
+                             SVG_KV * kv_use[i] * 0.8, "#d9a441");
+    buf_append_format(svg,
+                      "<text x=\"%d\" y=\"%.0f\" fill=\"#666\">KV blocks in use (full height: "
+                      "all)</text>\n",
+                      SVG_LEFT, base - SVG_KV * 0.85);
+}
+
+Status load_report_save_svg(const LoadReport *r, const LoadPlan *plan, const double *kv_use,
+                            int32_t n_kv, const char *path, Err *err) {
     Buf svg = {0};
-    double x_scale = (WIDTH - 2 * LEFT) / MAX(r->seconds * 1e6, 1.0);
-    double y_step = (double)ROWS / MAX(plan->n_requests, 1), line = MAX(MIN(y_step * 0.7, 10), 0.4);
     buf_append_format(&svg,
                       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
                       "font-family=\"sans-serif\" font-size=\"13\">\n"
@@ -166,35 +210,20 @@ Status load_report_save_svg(const LoadReport *r, const LoadPlan *plan, const cha
                       "median %.0f ms, p99 %.0f ms</text>\n"
                       "<text x=\"%d\" y=\"42\" fill=\"#666\">pale: until the first token; dark: "
                       "until the last; red: failed</text>\n",
-                      WIDTH, TOP + ROWS + 40, LEFT, plan->n_requests, r->seconds, r->output_per_s,
-                      r->ttft.median, r->ttft.p99, LEFT);
-    for (int32_t i = 0; i < plan->n_requests; i++) {
-        const LoadRequest *q = &plan->request[i];
-        double y = TOP + y_step * i, x0 = LEFT + (double)q->sent_us * x_scale;
-        double x1 = LEFT + (double)MAX(q->first_us, q->sent_us) * x_scale;
-        double x2 = LEFT + (double)MAX(q->last_us, q->sent_us) * x_scale;
-        if (!q->good) {
-            buf_append_format(&svg,
-                              "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
-                              "fill=\"#c33\"/>\n",
-                              x0, y, MAX(x2 - x0, 2), line);
-            continue;
-        }
-        buf_append_format(&svg,
-                          "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" "
-                          "fill=\"#9fd0d3\"/><rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" "
-                          "height=\"%.2f\" fill=\"#0b6b74\"/>\n",
-                          x0, y, x1 - x0, line, x1, y, MAX(x2 - x1, 0.5), line);
-    }
+                      SVG_WIDTH, SVG_TOP + SVG_ROWS + SVG_AXIS + (n_kv > 0 ? SVG_KV + 16 : 0),
+                      SVG_LEFT, plan->n_requests, r->seconds, r->output_per_s, r->ttft.median,
+                      r->ttft.p99, SVG_LEFT);
+    load_report_svg_requests(r, plan, &svg);
     for (int k = 0; k <= 4; k++)
         buf_append_format(&svg,
                           "<text x=\"%.1f\" y=\"%d\" fill=\"#666\" text-anchor=\"%s\">%.1f s"
                           "</text>\n",
-                          LEFT + (WIDTH - 2 * LEFT) * k / 4.0, TOP + ROWS + 24,
+                          SVG_LEFT + (SVG_WIDTH - 2 * SVG_LEFT) * k / 4.0, SVG_TOP + SVG_ROWS + 24,
                           k == 0   ? "start"
                           : k == 4 ? "end"
                                    : "middle",
                           r->seconds * k / 4);
+    if (n_kv > 0) load_report_svg_kv(kv_use, n_kv, &svg);
     buf_append_text(&svg, "</svg>\n");
     Status status = svg.failed ? err_set(err, ERR_NOMEM, "no memory for the picture")
                                : load_report_write(path, svg.data, err);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app/load_gen.h"
+#include "base/json.h"
 
 typedef struct LoadStat {
     double mean, median, p99; /* milliseconds */
@@ -21,9 +22,13 @@ typedef struct LoadReport {
 LoadReport load_report_make(const LoadPlan *plan, LoadGaps *gaps, int64_t total_us,
                             double ttft_ms_max, double tpot_ms_max);
 void load_report_print(const LoadReport *report);
+/* The summary as a JSON object; the caller drops it. */
+json_t *load_report_json(const LoadReport *report);
 /* Summary and every request. */
 MUST_USE Status load_report_save_json(const LoadReport *report, const LoadPlan *plan,
                                       const char *path, Err *err);
-/* A picture: each request a line from sending to end, the part before its first token pale. */
+/* A picture: each request a line from sending to end, the part before its first token pale; below,
+ * when given, the share of KV blocks in use over the same time, kv_use[n_kv]. */
 MUST_USE Status load_report_save_svg(const LoadReport *report, const LoadPlan *plan,
-                                     const char *path, Err *err);
+                                     const double *kv_use, int32_t n_kv, const char *path,
+                                     Err *err);

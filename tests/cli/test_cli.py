@@ -15,7 +15,7 @@ import unittest
 
 SLUICE = os.environ.get("SLUICE", "build/sluice")
 COMMANDS = ["run", "serve", "inspect", "tokenize", "detokenize", "render", "eval", "bench",
-            "bench-serve", "convert", "completion", "man"]
+            "bench-serve", "simulate", "convert", "completion", "man"]
 
 
 def sluice(*arguments, text=None, env=None, code=0):
