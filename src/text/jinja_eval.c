@@ -172,8 +172,8 @@ static bool jinja_eval_is_const(const JNode *node) {
            (node->kind != N_DICT || jinja_eval_const_list(node->item2, node->n));
 }
 
-/* A slice of a constant that has none is undefined, of anything else an error: constants take another
- * road through Jinja2. */
+/* What has no slices: an error, but undefined where the whole printed expression is constant, which
+ * Jinja2 computes on another road. */
 static bool jinja_eval_slice_fails(JVal object, const JSlice *slice) {
     bool seq = object.tag == J_STR || object.tag == J_LIST || object.tag == J_TUPLE ||
                object.tag == J_RANGE;
@@ -183,14 +183,13 @@ static bool jinja_eval_slice_fails(JVal object, const JSlice *slice) {
     return !seq && object.tag != J_UNDEFINED;
 }
 
-static Status jinja_eval_slice(JRun *run, const JNode *base, const JNode *node, JVal object,
-                               JVal *out) {
+static Status jinja_eval_slice(JRun *run, const JNode *node, JVal object, JVal *out) {
     JSlice slice = {jval_none(), jval_none(), jval_none()};
     if (node->a != NULL) TRY(jinja_eval(run, node->a, &slice.start));
     if (node->b != NULL) TRY(jinja_eval(run, node->b, &slice.stop));
     if (node->c != NULL) TRY(jinja_eval(run, node->c, &slice.step));
-    if (jinja_eval_slice_fails(object, &slice) && jinja_eval_is_const(base) &&
-        jinja_eval_is_const(node)) {
+    if (run->output != NULL && jinja_eval_slice_fails(object, &slice) &&
+        jinja_eval_is_const(run->output)) {
         JSlice *name = jrun_alloc(run, 1, sizeof(*name));
         if (name == NULL) return jrun_no_memory(run);
         *name = slice;
@@ -204,7 +203,7 @@ static Status jinja_eval_item(JRun *run, const JNode *node, JVal *out) {
     TRY(jinja_eval(run, node->a, &object));
     run->line = node->line;
     if (node->kind == N_GETATTR) return jattr_get(run, object, node->name, out);
-    if (node->b->kind == N_SLICE) return jinja_eval_slice(run, node->a, node->b, object, out);
+    if (node->b->kind == N_SLICE) return jinja_eval_slice(run, node->b, object, out);
     TRY(jinja_eval(run, node->b, &key));
     run->line = node->line;
     return jattr_item(run, object, key, out);

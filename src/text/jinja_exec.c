@@ -448,6 +448,7 @@ static Status jinja_exec_output(JRun *run, const JNode *node) {
             continue;
         }
         JVal v;
+        run->output = item;
         TRY(jinja_eval(run, item, &v));
         if (run->autoescape) TRY(jhtml_escape(run, v, &v));
         jtext_put(run->out, v);
@@ -509,6 +510,7 @@ static Status jinja_exec_loader(JRun *run, const JNode *node) {
 
 static Status jinja_exec_node(JRun *run, const JNode *node) {
     run->line = node->line;
+    run->output = NULL;
     TRY(jrun_step(run, 1));
     switch (node->kind) {
         case N_OUTPUT: return jinja_exec_output(run, node);

@@ -218,9 +218,10 @@ struct JRun {
     int32_t line;
     int64_t now;
     bool autoescape;
-    NodeKind jump;   /* N_BREAK or N_CONTINUE on its way to the loop; 0: none */
-    JVal caller;     /* what the next call passes on as `caller` */
-    JVal block_text; /* what the innermost filter of a block works on */
+    NodeKind jump;       /* N_BREAK or N_CONTINUE on its way to the loop; 0: none */
+    JVal caller;         /* what the next call passes on as `caller` */
+    const JNode *output; /* the printed expression that is evaluated, or NULL */
+    JVal block_text;     /* what the innermost filter of a block works on */
     JAct *act;
     JOut *out;
     JDict *variables; /* the request's, then the trusted ones */
