@@ -208,6 +208,18 @@ void jout_put(JOut *out, const char *ptr, size_t len, bool marked) {
     out->len += len;
 }
 
+/* As jout_str, where there is room already and the steps are paid. */
+static void jout_put_reserved(JOut *out, const JStr *s) {
+    bool uniform = s->mark == NULL && (out->len == 0 || out->all_marked == s->all_marked);
+    if (out->mark != NULL || !uniform) {
+        jout_str(out, s);
+        return;
+    }
+    out->all_marked = s->all_marked;
+    memcpy(out->data + out->len, s->ptr, s->len);
+    out->len += s->len;
+}
+
 void jout_text(JOut *out, const char *text) {
     jout_put(out, text, strlen(text), false);
 }
@@ -237,11 +249,14 @@ void jout_str(JOut *out, const JStr *s) {
 }
 
 void jout_fill(JOut *out, const JStr *fill, int64_t times) {
-    for (int64_t i = 0; i < times && !out->failed; i++) {
-        if (fill->len == 0) return;
-        if ((i & 63) == 63 && jrun_step(out->run, 1) != OK) out->failed = true;
-        jout_str(out, fill);
+    if (times <= 0 || fill->len == 0 || out->failed) return;
+    size_t total;
+    if (__builtin_mul_overflow(fill->len, (size_t)times, &total) ||
+        total > out->run->limits.memory_bytes_max || !jout_reserve(out, total)) {
+        out->failed = true;
+        return;
     }
+    for (int64_t i = 0; i < times && !out->failed; i++) jout_put_reserved(out, fill);
 }
 
 void jout_format(JOut *out, const char *format, ...) {
