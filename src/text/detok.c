@@ -13,8 +13,8 @@ void detok_free(Detok *detok) {
     *detok = (Detok){0};
 }
 
-/* The stop string that is complete first, of two that end together the one that begins first: so the
- * outcome does not depend on how the text is cut in tokens. */
+/* The stop string that is complete first; of two that end together the one that begins first. So
+ * the outcome does not depend on how the text is cut in tokens. */
 static int32_t detok_find_stop(const Detok *detok, size_t *at) {
     int32_t found = -1;
     size_t found_end = SIZE_MAX;

@@ -18,14 +18,12 @@ struct Pattern {
     uint8_t *class_of; /* [UNICODE_MAX + 1] */
 };
 
-/* The places where membership in any set may change, in order. */
-static uint32_t *pattern_bounds(const PatternParse *parse, size_t *n);
-
 static int pattern_compare_u32(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
+/* The places where membership in any set may change, in order. */
 static uint32_t *pattern_bounds(const PatternParse *parse, size_t *n) {
     size_t total = 1;
     for (int32_t i = 0; i < parse->n_sets; i++) total += 2 * parse->set[i].n;

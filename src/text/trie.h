@@ -22,7 +22,7 @@ typedef struct TrieEntry {
     int32_t value; /* >= 0 */
 } TrieEntry;
 
-/* Builds from n entries, which are sorted in place; of equal keys the last one given counts. */
+/* Builds from n entries, which are sorted in place; of equal keys the largest value counts. */
 MUST_USE Status trie_open(Trie *out, TrieEntry *entries, size_t n, Err *err);
 void trie_close(Trie *trie);
 /* The child of node by a byte, or 0. */
