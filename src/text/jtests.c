@@ -97,7 +97,8 @@ static Status jtests_in(JRun *run, const JVal *arg, JVal *out) {
     return OK;
 }
 
-static Status jtests_name_known(JRun *run, const JVal *arg, const JSig *(*find)(const JStr *), JVal *out) {
+static Status jtests_name_known(JRun *run, const JVal *arg, const JSig *(*find)(const JStr *),
+                                JVal *out) {
     uint64_t hash;
     TRY(jval_hash(run, arg[0], &hash)); /* it is looked up in a dict */
     *out = jval_bool(arg[0].tag == J_STR && find(arg[0].s) != NULL);

@@ -39,7 +39,8 @@ static const char *const PATTERNS_DEEPSEEK_CODER[] = {"[\\r\\n]", "\\s?\\p{L}+",
                                                       PATTERN_CJK, "\\p{N}"};
 static const char *const PATTERNS_DEEPSEEK_LLM[] = {
     "[\\r\\n]",
-    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-"
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-"
+    "ՖႠ-"
     "ჅᎠ-"
     "Ᏽᏸ-"
     "ᏽᲐ-"
