@@ -120,8 +120,9 @@ static void inspect_print_summary(const Inspect *in) {
     printf("%-14s %s\n", "format", formats[model_file_format(in->file)]);
     printf("%-14s %s in %" PRId64 " tensors\n", "parameters", inspect_count(params, in->n_params),
            model_file_n_tensors(in->file));
-    printf("%-14s %s, %.2f bits per parameter\n", "size", inspect_bytes(bytes, n_bytes),
-           8.0 * (double)n_bytes / (double)MAX(in->n_params, 1));
+    if (in->n_params > 0)
+        printf("%-14s %s, %.2f bits per parameter\n", "size", inspect_bytes(bytes, n_bytes),
+               8.0 * (double)n_bytes / (double)in->n_params);
     if (in->has_config) inspect_print_config(in);
     printf("%-14s %s\n", "tokenizer", in->tokenizer);
     if (in->chat.len > 0)
@@ -176,7 +177,7 @@ static Status inspect_print(const Inspect *in, const Config *config, Err *err) {
         return inspect_print_json(in, config->dry_run ? &plan : NULL, config->tensors,
                                   config->metadata, err);
     inspect_print_summary(in);
-    inspect_print_types(in);
+    if (model_file_n_tensors(in->file) > 0) inspect_print_types(in);
     if (config->dry_run) inspect_print_plan(&plan);
     if (config->tensors) inspect_print_tensors(in);
     if (config->metadata) inspect_print_metadata(in);

@@ -13,11 +13,8 @@ static const char *inspect_scaled(char buf[INSPECT_TEXT_BYTES], double x, const 
         x /= 1000;
         i++;
     }
-    snprintf(buf, INSPECT_TEXT_BYTES,
-             i == 0      ? "%.0f %s"
-             : x < 99.95 ? "%.1f %s"
-                         : "%.0f %s",
-             x, unit[i]);
+    const char *space = unit[i][0] != '\0' ? " " : "";
+    snprintf(buf, INSPECT_TEXT_BYTES, "%.*f%s%s", i > 0 && x < 99.95 ? 1 : 0, x, space, unit[i]);
     return buf;
 }
 
