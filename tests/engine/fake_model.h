@@ -89,9 +89,10 @@ static inline void fake_sample(const FakeModel *m, const SampleJob *job, uint64_
     }
     out->n_top = MAX(job->params.n_logprobs, 0);
     for (int32_t k = 0; k < out->n_top; k++) {
-        /* Distinct tokens, falling logprobs. */
-        out->top[k] = (TokenLogprob){(int32_t)((hash_mix(tag) % 89 + (uint64_t)k) % FAKE_VOCAB),
-                                     -0.1f * (float)(k + 1) - (float)(tag % 7) / 10};
+        /* Distinct tokens, falling logprobs, hardly any sums that tie. */
+        out->top[k] =
+            (TokenLogprob){(int32_t)((hash_mix(tag) % 89 + (uint64_t)k) % FAKE_VOCAB),
+                           -0.1f * (float)(k + 1) - (float)(hash_mix(tag) % 99991) / 99991};
     }
 }
 
