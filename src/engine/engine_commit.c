@@ -39,7 +39,7 @@ static void engine_commit_note(Seq *seq, const EngineNews *news) {
         engine_commit_note_logprobs(out, out->n_ready, seq->request->n_top, news->sample);
     }
     out->n_ready += news->n_tokens;
-    buf_append_str(&out->text, news->text);
+    if (news->text.len > 0) buf_append_str(&out->text, news->text);
     out->overflowed = out->text.failed;
     if (news->finish == SLUICE_FINISH_NONE) return;
     out->finish = news->finish;

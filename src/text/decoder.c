@@ -84,6 +84,12 @@ static void decoder_step(const DecodeStep *step, Str text, bool is_first, Buf *o
 void decoder_token(const Decoder *decoder, Str text, bool is_first, Buf *out, bool *is_byte) {
     Buf now = {0}, next = {0};
     bool byte = false;
+    if (decoder->n_steps == 1 && !decoder->join_with_space) {
+        /* Byte-level BPE: straight to out, without a call of the heap. */
+        decoder_step(&decoder->step[0], text, is_first, out, &byte);
+        if (is_byte != NULL) *is_byte = byte;
+        return;
+    }
     buf_append_str(&now, text);
     for (int32_t i = 0; i < decoder->n_steps && !byte; i++) {
         buf_clear(&next);

@@ -228,6 +228,10 @@ void tokenizer_piece_at(const Tokenizer *t, int32_t id, bool with_special, bool 
                         Buf *out) {
     bool ignored;
     if (tokenizer_is_silent(t, id, with_special)) return;
+    if (!is_first) {
+        tokenizer_append(t, id, false, out, &ignored);
+        return;
+    }
     Buf piece = {0};
     tokenizer_append(t, id, is_first, &piece, &ignored);
     Str text = buf_str(&piece);
