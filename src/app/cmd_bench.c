@@ -172,9 +172,10 @@ static void cmd_bench_print_json(const Bench *bench, const char *name) {
         json_pack("{s:s,s:s,s:I,s:I,s:I,s:s,s:i,s:f,s:f,s:o}", "model", name, "dtype",
                   dtype_info(model_config(bench->compute.model)->weight_dtype)->name, "bytes",
                   (json_int_t)bench->bytes.stored, "params", (json_int_t)bench->bytes.n_params,
-                  "kv_bytes_per_token", (json_int_t)cmd_bench_kv_bytes(bench), "level", bench->compute.ops->level, "threads",
-                  (int)pool_threads(bench->compute.pool), "read_limit_bytes_per_s",
-                  bench->read_limit, "f32_limit_flops_per_s", bench->flop_limit, "tests", rows);
+                  "kv_bytes_per_token", (json_int_t)cmd_bench_kv_bytes(bench), "level",
+                  bench->compute.ops->level, "threads", (int)pool_threads(bench->compute.pool),
+                  "read_limit_bytes_per_s", bench->read_limit, "f32_limit_flops_per_s",
+                  bench->flop_limit, "tests", rows);
     json_dumpf(report, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(report);

@@ -1,8 +1,8 @@
 /* simulate: a load on the real engine - scheduler, block pool, prefix tree, queues - with a clock
  * driven by a cost model instead of a model, on any number of replicas.
  *
- * A step takes max(weights read once, operations of its tokens) + the keys and values read, which is
- * the roofline of decode and prefill together. Each replica has its own clock; a router gives each
+ * A step takes max(weights read once, operations of its tokens) + the keys and values read: the
+ * roofline of decode and prefill together. Each replica has its own clock; a router gives each
  * request to one of them when it arrives. */
 #pragma once
 
