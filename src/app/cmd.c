@@ -1,6 +1,7 @@
 #include "app/cmd.h"
 
 #include <limits.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -79,12 +80,13 @@ Status cmd_model_path(const Config *config, char **out, Err *err) {
         char *slash = strrchr(exe, '/');
         if (slash != NULL) *slash = '\0';
         for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-            char *path = file_join(exe, places[i]);
-            if (file_exists(path)) {
-                *out = path;
+            char *path = file_join(exe, places[i]), *plain = realpath(path, NULL);
+            mem_free(path);
+            if (plain != NULL) {
+                *out = mem_strdup(plain);
+                free(plain);
                 return OK;
             }
-            mem_free(path);
         }
     }
     FAIL(err, ERR_NOT_FOUND,

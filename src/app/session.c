@@ -69,6 +69,8 @@ Status session_open(Session *session, const Config *config, const char *path, Er
         return session_error(&failure, err);
     session->info.size = sizeof session->info;
     sluice_model_get_info(session->model, &session->info);
+    if (config->context > 0)
+        session->info.context = MIN(session->info.context, (int32_t)config->context);
     TRY(session_sampling(session, config, err));
 
     /* Before the engine makes threads, which inherit the mask. */

@@ -19,7 +19,7 @@ GREEDY = {"temperature": 0, "max_tokens": 16}
 class Api(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--max-seqs", "16")
+        cls.server = Server("--max-seqs", "16", "--max-queue", "200")
 
     @classmethod
     def tearDownClass(cls):
