@@ -30,11 +30,19 @@ int64_t cpu_pack_panel_bytes(DType dtype, int64_t k) {
     return k / info->group_len * info->group_bytes * PACK_ROWS;
 }
 
-/* Bit 4 i + b to bit 8 b + i. */
+/* Exchanges the bits at mask with those `shift` above them. */
+static uint32_t cpu_pack_swap(uint32_t word, uint32_t mask, int shift) {
+    uint32_t differ = (word >> shift ^ word) & mask;
+    return word ^ differ ^ differ << shift;
+}
+
+/* Bit 4 i + b to bit 8 b + i: the five bits of a place, i2 i1 i0 b1 b0, become b1 b0 i2 i1 i0 by
+ * exchanging 4 with 1, 3 with 0, 2 with 1, 1 with 0. */
 static uint32_t cpu_pack_spread(uint32_t word) {
-    uint32_t out = 0;
-    for (int bit = 0; bit < 32; bit++) out |= (word >> bit & 1) << (8 * (bit % 4) + bit / 4);
-    return out;
+    word = cpu_pack_swap(word, 0x0000cccc, 14);
+    word = cpu_pack_swap(word, 0x00aa00aa, 7);
+    word = cpu_pack_swap(word, 0x0c0c0c0c, 2);
+    return cpu_pack_swap(word, 0x22222222, 1);
 }
 
 /* One group of 16 rows; row r's bytes are at src + r * stride, for r < n_rows. */
