@@ -349,7 +349,7 @@ static void sched_start_group(Sched *s, Seq *seq, const KvMatch *match) {
 }
 
 static void sched_admit(Sched *s, StepPlan *plan, int32_t *budget, int64_t now_us) {
-    while (s->n_waiting > 0 && *budget > 0) {
+    while (s->n_waiting > 0 && s->n_free_places > 0 && *budget > 0) {
         const int32_t at = sched_queue_pick(s);
         Seq *seq = s->waiting[at].seq;
         KvMatch match;

@@ -15,11 +15,14 @@ typedef struct SchedConfig {
     sluice_policy policy;
 } SchedConfig;
 
-/* A place in the queue. */
+/* A place in the queue. What the policies compare is kept here, so that a scan of ten thousand
+ * stays within a few pages of memory. */
 typedef struct SchedEntry {
     Seq *seq;
-    bool preempted;
+    int32_t priority, n_tokens; /* of the request; known tokens of the sequence */
+    int32_t tenant_idx;
     int32_t n_passed; /* requests that overtook it while it was the oldest */
+    bool preempted;
 } SchedEntry;
 
 /* Service that a tenant got, for SLUICE_POLICY_FAIR (Sheng et al., "Fairness in Serving Large

@@ -9,6 +9,13 @@ enum { SCHED_PASSES_PER_PLACE = 4 };
 /* An output token costs more than a prompt token (Sheng et al. 2024, section 5). */
 static const double SCHED_OUTPUT_WEIGHT = 2;
 
+static SchedEntry sched_queue_entry(Seq *seq) {
+    return (SchedEntry){.seq = seq,
+                        .priority = seq->request->priority,
+                        .n_tokens = seq->n_tokens,
+                        .tenant_idx = seq->request->tenant_idx};
+}
+
 static void sched_queue_insert(Sched *s, int32_t at, SchedEntry entry) {
     CHECK(s->n_waiting < s->config.n_requests_max + s->config.limits.max_seqs);
     memmove(&s->waiting[at + 1], &s->waiting[at], (size_t)(s->n_waiting - at) * sizeof *s->waiting);
@@ -46,7 +53,7 @@ static int32_t sched_queue_tenant(Sched *s, uint64_t id) {
 void sched_queue_add(Sched *s, Request *request) {
     request->tenant_idx = sched_queue_tenant(s, request->tenant);
     s->tenant[request->tenant_idx].n_live++;
-    sched_queue_insert(s, s->n_waiting, (SchedEntry){.seq = &request->seq[0]});
+    sched_queue_insert(s, s->n_waiting, sched_queue_entry(&request->seq[0]));
 }
 
 void sched_queue_charge(Sched *s, const Request *request, int32_t n_tokens, int32_t known) {
@@ -55,17 +62,18 @@ void sched_queue_charge(Sched *s, const Request *request, int32_t n_tokens, int3
 }
 
 void sched_queue_push_front(Sched *s, Seq *seq) {
-    sched_queue_insert(s, 0, (SchedEntry){.seq = seq, .preempted = true});
+    SchedEntry entry = sched_queue_entry(seq);
+    entry.preempted = true;
+    sched_queue_insert(s, 0, entry);
 }
 
 /* Smaller goes first. */
 static double sched_queue_key(const Sched *s, const SchedEntry *entry) {
-    const Request *request = entry->seq->request;
     switch (s->config.policy) {
-        case SLUICE_POLICY_PRIORITY: return -(double)request->priority;
-        case SLUICE_POLICY_SHORTEST_PROMPT: return entry->seq->n_tokens;
+        case SLUICE_POLICY_PRIORITY: return -(double)entry->priority;
+        case SLUICE_POLICY_SHORTEST_PROMPT: return entry->n_tokens;
         case SLUICE_POLICY_CACHE_AWARE: return -(double)sched_warm_tokens(s, entry->seq);
-        case SLUICE_POLICY_FAIR: return s->tenant[request->tenant_idx].served;
+        case SLUICE_POLICY_FAIR: return s->tenant[entry->tenant_idx].served;
         case SLUICE_POLICY_FCFS: break;
     }
     return 0;
