@@ -1,0 +1,241 @@
+/* cpu_attn_tile_tmpl: the parts of attention that touch a tile's numbers: the product kernel and the
+ * squares of turned keys; include after a cpu_vec_*.h. How they fit together is told in
+ * cpu_attn_tmpl.h. */
+#pragma once
+
+#include "ops/cpu/cpu_attn_priv.h"
+#include "ops/cpu/cpu_kv_tmpl.h"
+
+#define CPU_ATTN_INLINE static inline __attribute__((always_inline))
+
+enum {
+    CPU_ATTN_BLOCK_ROWS = 6,
+    CPU_ATTN_BLOCK_VECS = VEC_LANES / 4, /* 24 of 32 registers, 12 of 16 */
+    CPU_ATTN_WIDE_ROWS = 3,              /* up to so many rows take twice the width */
+    CPU_ATTN_WIDE_VECS = 2 * CPU_ATTN_BLOCK_VECS,
+};
+
+/* c[r][x] = scale[r] * c[r][x] (0 without scale) + sum over i < k, ascending, of
+ * a[r][i] * b[i][x]. Row i of b is b + i * b_stride in f32 or, with offset, element offset[i] of b
+ * in b_dtype. */
+typedef struct CpuAttnProduct {
+    const float *a, *scale;
+    const void *b;
+    const int64_t *offset, *next; /* next: rows of b_width elements to prefetch */
+    DType b_dtype;
+    float *c;
+    int64_t a_stride, b_stride, c_stride, b_width, k;
+} CpuAttnProduct;
+
+/* The lines of n elements, for the next tile. */
+CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at, int64_t n) {
+    const int64_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    for (int64_t i = 0; i < n * bytes; i += CACHE_LINE)
+        _mm_prefetch((const char *)data + at * bytes + i, _MM_HINT_T1);
+}
+
+CPU_ATTN_INLINE void cpu_attn_kernel(const CpuAttnProduct *p, DType dtype, bool paged, int n_rows,
+                                     int n_vecs, int64_t x) {
+    Vec sum[CPU_ATTN_BLOCK_ROWS][CPU_ATTN_WIDE_VECS];
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        VEC_UNROLL
+        for (int v = 0; v < n_vecs; v++) {
+            const float *c = p->c + r * p->c_stride + x + v * VEC_LANES;
+            sum[r][v] = p->scale ? vec_mul(vec_load(c), vec_set1(p->scale[r])) : vec_zero();
+        }
+    }
+    for (int64_t i = 0; i < p->k; i++) {
+        int64_t b = x + (paged ? p->offset[i] : i * p->b_stride);
+        if (paged && x == 0) cpu_attn_prefetch(dtype, p->b, p->next[i], p->b_width);
+        Vec column[CPU_ATTN_WIDE_VECS];
+        VEC_UNROLL
+        for (int v = 0; v < n_vecs; v++) column[v] = vec_load_kv(dtype, p->b, b + v * VEC_LANES);
+        VEC_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            Vec a = vec_set1(p->a[r * p->a_stride + i]);
+            VEC_UNROLL
+            for (int v = 0; v < n_vecs; v++) sum[r][v] = vec_fma(a, column[v], sum[r][v]);
+        }
+    }
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        VEC_UNROLL
+        for (int v = 0; v < n_vecs; v++)
+            vec_store(p->c + r * p->c_stride + x + v * VEC_LANES, sum[r][v]);
+    }
+}
+
+CPU_ATTN_INLINE void cpu_attn_kernel_row(const CpuAttnProduct *p, DType dtype, bool paged,
+                                         int n_rows, int64_t n_vecs) {
+    int64_t v = 0;
+    if (n_rows <= CPU_ATTN_WIDE_ROWS)
+        for (; v + CPU_ATTN_WIDE_VECS <= n_vecs; v += CPU_ATTN_WIDE_VECS)
+            cpu_attn_kernel(p, dtype, paged, n_rows, CPU_ATTN_WIDE_VECS, v * VEC_LANES);
+    for (; v + CPU_ATTN_BLOCK_VECS <= n_vecs; v += CPU_ATTN_BLOCK_VECS)
+        cpu_attn_kernel(p, dtype, paged, n_rows, CPU_ATTN_BLOCK_VECS, v * VEC_LANES);
+    for (; v < n_vecs; v++) cpu_attn_kernel(p, dtype, paged, n_rows, 1, v * VEC_LANES);
+}
+
+CPU_ATTN_INLINE void cpu_attn_kernel_rows(const CpuAttnProduct *p, DType dtype, bool paged,
+                                          int64_t n_rows, int64_t n_vecs) {
+    switch (n_rows) {
+        case 1: cpu_attn_kernel_row(p, dtype, paged, 1, n_vecs); break;
+        case 2: cpu_attn_kernel_row(p, dtype, paged, 2, n_vecs); break;
+        case 3: cpu_attn_kernel_row(p, dtype, paged, 3, n_vecs); break;
+        case 4: cpu_attn_kernel_row(p, dtype, paged, 4, n_vecs); break;
+        case 5: cpu_attn_kernel_row(p, dtype, paged, 5, n_vecs); break;
+        default: cpu_attn_kernel_row(p, dtype, paged, 6, n_vecs); break;
+    }
+}
+
+/* Up to CPU_ATTN_BLOCK_ROWS rows by n_vecs vectors. */
+static void cpu_attn_multiply(const CpuAttnProduct *p, int64_t n_rows, int64_t n_vecs) {
+    if (p->offset == NULL)
+        cpu_attn_kernel_rows(p, DTYPE_F32, false, n_rows, n_vecs);
+    else if (p->b_dtype == DTYPE_F16)
+        cpu_attn_kernel_rows(p, DTYPE_F16, true, n_rows, n_vecs);
+    else if (p->b_dtype == DTYPE_BF16)
+        cpu_attn_kernel_rows(p, DTYPE_BF16, true, n_rows, n_vecs);
+    else
+        cpu_attn_kernel_rows(p, DTYPE_F32, true, n_rows, n_vecs);
+}
+
+/* The elements of the tile's keys in kv.k and kv.v (-1: not needed), and those to prefetch for the
+ * next tile. */
+typedef struct CpuAttnTile {
+    int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
+} CpuAttnTile;
+
+/* A square of the keys turned: VEC_LANES keys, their words (f32, or two bf16) from element i. */
+typedef struct CpuAttnSquare {
+    Vec word[VEC_LANES];
+} CpuAttnSquare;
+
+/* n elements of each key. Keys that are not needed give zeros. */
+CPU_ATTN_INLINE void cpu_attn_turn(DType dtype, const void *k, const int64_t *offset, int64_t i,
+                                   int64_t n, CpuAttnSquare *out) {
+    VEC_UNROLL
+    for (int64_t j = 0; j < VEC_LANES; j++)
+        out->word[j] = offset[j] < 0 ? vec_zero() : vec_load_kv_n(dtype, k, offset[j] + i, n);
+    vec_transpose(out->word);
+}
+
+/* VEC_LANES whole words of each key. */
+CPU_ATTN_INLINE void cpu_attn_turn_words(DType dtype, const void *k, const int64_t *offset,
+                                         int64_t i, CpuAttnSquare *out) {
+    static const float zeros[VEC_LANES];
+    const void *row[VEC_LANES];
+    int64_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    VEC_UNROLL
+    for (int64_t j = 0; j < VEC_LANES; j++)
+        row[j] = offset[j] < 0 ? (const char *)zeros : (const char *)k + (offset[j] + i) * bytes;
+    vec_load_turned(row, out->word);
+}
+
+/* Column c of a square: element i + c of its keys. */
+CPU_ATTN_INLINE Vec cpu_attn_column(const CpuAttnSquare *square, bool pairs, int64_t c) {
+    if (!pairs) return square->word[c];
+    return c % 2 == 0 ? vec_low_bf16(square->word[c / 2]) : vec_high_bf16(square->word[c / 2]);
+}
+
+/* What becomes of a square: without queries its n columns are stored as rows of `keys`; else they
+ * go into n_rows rows of scores, each a chain over the elements. */
+typedef struct CpuAttnSink {
+    float *keys;    /* + element * CPU_ATTN_KEYS */
+    const float *q; /* [n_rows, dim] */
+    float *scores;  /* [n_rows, CPU_ATTN_KEYS] */
+    int64_t dim;
+} CpuAttnSink;
+
+CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const CpuAttnSquare *square,
+                                   bool pairs, int64_t i, int64_t n) {
+    const int64_t columns = pairs ? 2 * VEC_LANES : VEC_LANES;
+    if (n_rows == 0) {
+        VEC_UNROLL
+        for (int64_t c = 0; c < columns; c++)
+            if (c < n)
+                vec_store(sink->keys + (i + c) * CPU_ATTN_KEYS, cpu_attn_column(square, pairs, c));
+        return;
+    }
+    Vec sum[CPU_ATTN_BLOCK_ROWS];
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++)
+        sum[r] = i == 0 ? vec_zero() : vec_load(sink->scores + r * CPU_ATTN_KEYS);
+    VEC_UNROLL
+    for (int64_t c = 0; c < columns; c++) {
+        if (c >= n) break;
+        Vec column = cpu_attn_column(square, pairs, c);
+        VEC_UNROLL
+        for (int r = 0; r < n_rows; r++)
+            sum[r] = vec_fma(vec_set1(sink->q[r * sink->dim + i + c]), column, sum[r]);
+    }
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++) vec_store(sink->scores + r * CPU_ATTN_KEYS, sum[r]);
+}
+
+/* Walks the squares of VEC_LANES keys over all elements, for the vectors v0 .. v1 - 1 of the tile:
+ * elements outside, so that the chains of the vectors overlap. */
+CPU_ATTN_INLINE void cpu_attn_walk_keys(DType dtype, const KvView *kv, const CpuAttnTile *tile,
+                                        int64_t v0, int64_t v1, int n_rows,
+                                        const CpuAttnSink *sink) {
+    const bool pairs = dtype == DTYPE_BF16;
+    const int64_t step = pairs ? 2 * VEC_LANES : VEC_LANES;
+    /* The next tile's rows are fetched in order, some at each turn, as the hardware likes it. */
+    const int64_t n_turns = DIV_UP(kv->head_dim, step) * (v1 - v0);
+    int64_t turn = 0, next = 0;
+    for (int64_t i = 0; i < kv->head_dim;) {
+        int64_t n = MIN(kv->head_dim - i, step);
+        for (int64_t v = v0; v < v1; v++) {
+            const int64_t *offset = tile->offset + v * VEC_LANES;
+            CpuAttnSink to = *sink;
+            to.keys += v * VEC_LANES, to.scores += v * VEC_LANES;
+            int64_t end = MIN((turn + 1) * CPU_ATTN_KEYS / n_turns, (int64_t)CPU_ATTN_KEYS);
+            for (; next < end; next++)
+                cpu_attn_prefetch(dtype, kv->k, tile->next[next], kv->head_dim);
+            turn++;
+            CpuAttnSquare square;
+            if (n == step && dtype != DTYPE_F16) {
+                cpu_attn_turn_words(dtype, kv->k, offset, i, &square);
+                cpu_attn_sink(&to, n_rows, &square, pairs, i, step);
+            } else {
+                n = MIN(n, (int64_t)VEC_LANES);
+                cpu_attn_turn(dtype, kv->k, offset, i, n, &square);
+                cpu_attn_sink(&to, n_rows, &square, false, i, n);
+            }
+        }
+        i += n;
+    }
+}
+
+CPU_ATTN_INLINE void cpu_attn_walk_rows(const KvView *kv, const CpuAttnTile *tile, int64_t v0,
+                                        int64_t v1, int n_rows, const CpuAttnSink *sink) {
+    if (kv->dtype == DTYPE_F16)
+        cpu_attn_walk_keys(DTYPE_F16, kv, tile, v0, v1, n_rows, sink);
+    else if (kv->dtype == DTYPE_BF16)
+        cpu_attn_walk_keys(DTYPE_BF16, kv, tile, v0, v1, n_rows, sink);
+    else
+        cpu_attn_walk_keys(DTYPE_F32, kv, tile, v0, v1, n_rows, sink);
+}
+
+/* The tile's keys, turned, into work->keys. */
+static void cpu_attn_load_keys(const CpuAttnTask *task, const CpuAttnWork *work,
+                               const CpuAttnTile *tile, int64_t v0, int64_t v1) {
+    CpuAttnSink sink = {.keys = work->keys, .scores = work->scores};
+    cpu_attn_walk_rows(&task->args->kv, tile, v0, v1, 0, &sink);
+}
+
+/* The scores of at most CPU_ATTN_BLOCK_ROWS rows, straight from the cache. */
+static void cpu_attn_direct_scores(const CpuAttnTask *task, const CpuAttnWork *work,
+                                   const CpuAttnTile *tile, int64_t v0, int64_t v1) {
+    const KvView *kv = &task->args->kv;
+    CpuAttnSink sink = {work->keys, work->q, work->scores, kv->head_dim};
+    switch (task->n_rows) {
+        case 1: cpu_attn_walk_rows(kv, tile, v0, v1, 1, &sink); break;
+        case 2: cpu_attn_walk_rows(kv, tile, v0, v1, 2, &sink); break;
+        case 3: cpu_attn_walk_rows(kv, tile, v0, v1, 3, &sink); break;
+        case 4: cpu_attn_walk_rows(kv, tile, v0, v1, 4, &sink); break;
+        case 5: cpu_attn_walk_rows(kv, tile, v0, v1, 5, &sink); break;
+        default: cpu_attn_walk_rows(kv, tile, v0, v1, 6, &sink); break;
+    }
+}
