@@ -65,7 +65,8 @@ LIB_SRC := $(sort $(filter-out src/app/%,$(wildcard src/*/*.c src/*/*/*.c)))
 APP_SRC := $(sort $(wildcard src/app/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
-HEADERS := $(sort $(wildcard include/*.h src/*/*.h src/*/*/*.h tests/*.h tests/*/*.h))
+# A *_tmpl.h is a source that each level compiles, not a header that stands alone.
+HEADERS := $(sort $(filter-out %_tmpl.h,$(wildcard include/*.h src/*/*.h src/*/*/*.h tests/*.h tests/*/*.h)))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 # What libsluice is made of: the engine and what stands below it.
 PUBLIC_OBJ := $(filter-out $(BUILD)/src/server/% $(BUILD)/src/compress/%,$(LIB_OBJ))

@@ -1,5 +1,5 @@
-/* cpu_attn_tile_tmpl: the parts of attention that touch a tile's numbers: the product kernel and the
- * squares of turned keys; include after a cpu_vec_*.h. How they fit together is told in
+/* cpu_attn_tile_tmpl: the parts of attention that touch a tile's numbers, the product kernel and
+ * the squares of turned keys; include after a cpu_vec_*.h. How they fit together is told in
  * cpu_attn_tmpl.h. */
 #pragma once
 
