@@ -45,6 +45,13 @@ void file_unmap(FileMap *map) {
     *map = (FileMap){0};
 }
 
+void file_map_forget(const void *data, size_t size) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)data;
+    uintptr_t first = ALIGN_UP(from, page), end = (from + size) & ~(page - 1);
+    /* Advice only: where it fails the pages stay. */
+    if (first < end) (void)madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 Status file_read(Buf *buf, const char *path, size_t bytes_max, Err *err) {
     int fd;
     size_t size;

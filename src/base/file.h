@@ -15,6 +15,9 @@ typedef struct FileMap {
 /* Maps the file. A page that a later truncation takes away raises SIGBUS. */
 MUST_USE Status file_map(FileMap *out, const char *path, Err *err);
 void file_unmap(FileMap *map);
+/* Takes the whole pages of bytes [data, data + size) of a map out of this process's memory, for
+ * bytes that will hardly be read again; reading them brings them back from the file. */
+void file_map_forget(const void *data, size_t size);
 
 /* Reads the whole file into buf (appends); ERR_LIMIT when it is larger than bytes_max. */
 MUST_USE Status file_read(Buf *buf, const char *path, size_t bytes_max, Err *err);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "model/weights_priv.h"
 
@@ -129,6 +130,10 @@ Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
 
 Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used, int32_t of) {
     TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
+    /* Grouped formats are never transposed, so t is the file's: its pages would lie idle beside the
+     * packed copy. */
+    if (out->owned != NULL && dtype_is_grouped(t->dtype))
+        file_map_forget(t->data, (size_t)tensor_bytes(t));
     int64_t bytes = out->owned != NULL ? (int64_t)out->owned_bytes : tensor_bytes(t);
     b->out->owned_bytes += out->owned != NULL ? (int64_t)out->owned_bytes : 0;
     b->out->token_bytes += bytes * used / of;

@@ -103,6 +103,28 @@ static void file_reads_what_was_written(void **state) {
     testing_temp_remove(dir);
 }
 
+/* Forgotten pages come back from the file with their content; odd ends stay as they are. */
+static void file_map_forgets(void **state) {
+    (void)state;
+    enum { BYTES = 50000 };
+    char *dir = testing_temp_dir(), *path = file_join(dir, "pages"), *bytes = mem_alloc(BYTES);
+    for (int i = 0; i < BYTES; i++) bytes[i] = (char)(i * 7 + i / 251);
+    testing_write(path, bytes, BYTES);
+    FileMap map;
+    assert_int_equal(file_map(&map, path, NULL), OK);
+    assert_memory_equal(map.data, bytes, BYTES);
+    file_map_forget(map.data, map.size);
+    assert_memory_equal(map.data, bytes, BYTES);
+    file_map_forget(map.data + 1000, 30001);
+    file_map_forget(map.data + 5, 10);
+    file_map_forget(map.data, 0);
+    assert_memory_equal(map.data, bytes, BYTES);
+    file_unmap(&map);
+    mem_free(bytes);
+    mem_free(path);
+    testing_temp_remove(dir);
+}
+
 static void file_refuses_what_is_no_file(void **state) {
     (void)state;
     char *dir = testing_temp_dir();
@@ -157,6 +179,7 @@ int main(void) {
                                        cmocka_unit_test(mem_is_aligned_and_zero),
                                        cmocka_unit_test(arena_stays_in_its_limit),
                                        cmocka_unit_test(file_reads_what_was_written),
+                                       cmocka_unit_test(file_map_forgets),
                                        cmocka_unit_test(file_refuses_what_is_no_file),
                                        cmocka_unit_test(err_keeps_the_first_sentence),
                                        cmocka_unit_test(clock_never_goes_back)};
