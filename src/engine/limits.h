@@ -14,7 +14,8 @@ enum {
     ENGINE_QUEUE_MAX = 1 << 20,
     ENGINE_CONTEXT_MAX = 1 << 24,
     ENGINE_STOP_IDS_MAX = 256,
-    ENGINE_TEXT_PENDING_MAX = 1 << 20, /* bytes of text waiting to be fetched, per sequence */
+    ENGINE_TEXT_PENDING_MAX = 1 << 20,  /* bytes of text waiting to be fetched, per sequence */
+    ENGINE_REQUEST_BYTES_MAX = 1 << 28, /* of one request's tokens and logprobs */
     ENGINE_TENANT_BYTES_MAX = 1024
 };
 

@@ -65,6 +65,23 @@ static Status request_check_counts(const sluice_request *asked, const RequestRul
     return OK;
 }
 
+static Status request_check_pointers(const sluice_request *asked, Err *err) {
+    if ((asked->prompt == NULL && asked->n_prompt > 0) ||
+        (asked->stop == NULL && asked->n_stop > 0) ||
+        (asked->stop_ids == NULL && asked->n_stop_ids > 0) ||
+        (asked->sampling.bias == NULL && asked->sampling.n_bias > 0)) {
+        FAIL(err, ERR_ARG, "an array of the request is NULL although it has a length");
+    }
+    const char *const names[] = {asked->tenant, asked->cache_salt};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (names[i] != NULL && strlen(names[i]) > ENGINE_TENANT_BYTES_MAX) {
+            FAIL(err, ERR_ARG, "tenant or cache_salt has %zu bytes, expected at most %d",
+                 strlen(names[i]), ENGINE_TENANT_BYTES_MAX);
+        }
+    }
+    return OK;
+}
+
 static Status request_check_tokens(const sluice_request *asked, const EngineLimits *limits,
                                    Err *err) {
     if (asked->n_prompt == 0) FAIL(err, ERR_ARG, "the prompt is empty, expected a token at least");
@@ -317,6 +334,7 @@ Status request_make(Request **out, const sluice_request *asked, const RequestRul
     Request plan = {0};
     SamplerParams sampling;
     int32_t n_output_max = 0;
+    TRY(request_check_pointers(asked, err));
     TRY(request_check_counts(asked, rules, err));
     TRY(request_check_beam(asked, err));
     TRY(request_check_sampling(&asked->sampling, limits, &sampling, err));
@@ -326,6 +344,10 @@ Status request_make(Request **out, const sluice_request *asked, const RequestRul
     TRY(request_check_fit(asked, limits, plan.n_seqs, n_output_max, err));
     RequestCarve carve = {0};
     request_layout(&plan, asked, &carve);
+    if (carve.at > ENGINE_REQUEST_BYTES_MAX) {
+        FAIL(err, ERR_ARG, "tokens and logprobs of the request take %zu bytes, expected at most %d",
+             carve.at, ENGINE_REQUEST_BYTES_MAX);
+    }
     Request *r = mem_try_alloc(1, carve.at);
     if (r == NULL) FAIL(err, ERR_NOMEM, "no memory for a request of %zu bytes", carve.at);
     *r = plan;

@@ -2,7 +2,9 @@
  *
  * Random requests under random limits, policies, cancellations and deadlines; after every step the
  * audit must pass; every request must get exactly its own tokens and exactly one last event; in the
- * end nothing is left. The fake model itself checks every slot that a sequence attends to. */
+ * end nothing is left. The fake model itself checks every slot that a sequence attends to.
+ *
+ * `test_engine FIRST N` runs the worlds of N other seeds, the seed before each. */
 #include "fake_model.h"
 
 #include "base/rng.h"
@@ -222,11 +224,16 @@ static EngineLimits random_limits(uint64_t seed) {
     return limits;
 }
 
+/* The seeds to run; other ones come from the command line. */
+enum { SEEDS = 100 };
+static uint64_t seed_first = 0, seed_end = SEEDS;
+
 static void engine_random_worlds(void **state) {
     (void)state;
     static World w;
     int64_t n_preempted = 0, n_hits = 0, n_cancelled = 0, n_deadline = 0;
-    for (uint64_t seed = 0; seed < 100; seed++) {
+    for (uint64_t seed = seed_first; seed < seed_end; seed++) {
+        if (seed_end > SEEDS) print_message("seed %llu\n", (unsigned long long)seed);
         const EngineLimits limits = random_limits(seed);
         world_open(&w, &limits, (sluice_policy)(seed % 5), seed);
         world_run(&w);
@@ -281,7 +288,7 @@ static void engine_refuses(void **state) {
         assert_true((cases[i].status == OK) == (id != 0));
         assert_true((cases[i].status == OK) == (err.text[0] == 0));
     }
-    sluice_request bad[9];
+    sluice_request bad[13];
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) bad[i] = simple_request(prompt, 5, 5);
     const int32_t outside[] = {1, FAKE_VOCAB}, negative[] = {-1};
     const char *const empty_stop[] = {""};
@@ -290,6 +297,11 @@ static void engine_refuses(void **state) {
     bad[5].stop_ids = negative, bad[5].n_stop_ids = 1;
     bad[6].stop = empty_stop, bad[6].n_stop = 1;
     bad[7].min_tokens = -1, bad[8].deadline_us = -1;
+    char long_name[2000];
+    memset(long_name, 'x', sizeof long_name);
+    long_name[sizeof long_name - 1] = 0;
+    bad[9].prompt = NULL, bad[10].n_stop_ids = 2, bad[11].sampling.n_bias = 1;
+    bad[12].tenant = long_name;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         uint64_t id = 0;
         Err err = {0};
@@ -578,7 +590,11 @@ static void engine_pools_embeddings(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc == 3) {
+        seed_first = strtoull(argv[1], NULL, 10);
+        seed_end = seed_first + strtoull(argv[2], NULL, 10);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(engine_random_worlds),      cmocka_unit_test(engine_refuses),
         cmocka_unit_test(engine_cancels_anywhere),   cmocka_unit_test(engine_cancels_in_callback),
