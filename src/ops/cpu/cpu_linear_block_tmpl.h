@@ -46,10 +46,11 @@ static UNPACK_INLINE BlockShape block_shape(const LinearFormat *f) {
  * requests fills the core's line buffers and stalls it. */
 static UNPACK_INLINE void block_prefetch(const uint8_t *group, int64_t ahead, const LinearFormat *f,
                                          int i, int n) {
-    int64_t n_lines = DIV_UP(f->group_bytes * PACK_ROWS, CACHE_LINE);
-#pragma GCC unroll 64
-    for (int64_t line = n_lines * i / n; line < n_lines * (i + 1) / n; line++)
-        __builtin_prefetch(group + ahead + line * CACHE_LINE);
+    int n_lines = DIV_UP(f->group_bytes * PACK_ROWS, CACHE_LINE);
+    int first = n_lines * i / n, count = n_lines * (i + 1) / n - first; /* at most Q8_0's 9 */
+#pragma GCC unroll 9
+    for (int line = 0; line < 9; line++)
+        if (line < count) __builtin_prefetch(group + ahead + (first + line) * CACHE_LINE);
 }
 
 /* Where the bytes to ask for stand from group g: a panel's last BLOCK_PREFETCH_BYTES ask for the
