@@ -19,6 +19,11 @@ typedef struct Spec {
     char type;         /* 0: none */
 } Spec;
 
+/* Whether c is one of the set; unlike with strchr, NUL never is. */
+static bool jformat_in(const char *set, char c) {
+    return c != '\0' && strchr(set, c) != NULL;
+}
+
 static Status jformat_digits(JRun *run, const JStr *s, size_t *i, int64_t *out) {
     *out = -1;
     while (*i < s->len && isdigit((unsigned char)s->ptr[*i])) {
@@ -33,16 +38,16 @@ static Status jformat_parse(JRun *run, const JStr *s, JVal v, Spec *spec) {
     *spec = (Spec){.width = -1, .precision = -1};
     size_t i = 0, after = 0;
     if (s->len > 0) jstr_next(s, &after);
-    if (after > 0 && after < s->len && strchr("<>=^", s->ptr[after]) != NULL) {
+    if (after > 0 && after < s->len && jformat_in("<>=^", s->ptr[after])) {
         memcpy(spec->fill_text, s->ptr, after);
         spec->fill.len = after;
         spec->align = s->ptr[after];
         i = after + 1;
-    } else if (s->len > 0 && strchr("<>=^", s->ptr[0]) != NULL) {
+    } else if (s->len > 0 && jformat_in("<>=^", s->ptr[0])) {
         spec->align = s->ptr[0];
         i = 1;
     }
-    if (i < s->len && strchr("+- ", s->ptr[i]) != NULL) spec->sign = s->ptr[i++];
+    if (i < s->len && jformat_in("+- ", s->ptr[i])) spec->sign = s->ptr[i++];
     if (i < s->len && s->ptr[i] == 'z') return jrun_unsupported(run, "the format flag 'z'");
     if (i < s->len && s->ptr[i] == '#') spec->alternate = s->ptr[i++] == '#';
     if (i < s->len && s->ptr[i] == '0') {
@@ -179,7 +184,7 @@ static Status jformat_int(JRun *run, JVal v, Spec *spec, JOut *out) {
     int64_t i = jval_as_int(v);
     uint64_t u = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
     const char *prefix = "";
-    if (spec->type != 0 && strchr("eEfFgG%", spec->type) != NULL)
+    if (spec->type != 0 && jformat_in("eEfFgG%", spec->type))
         return jformat_float(run, jval_float((double)i), spec, out);
     if (spec->precision >= 0)
         return jrun_raise(run, "ValueError", "Precision not allowed in integer format specifier");
@@ -230,7 +235,7 @@ Status jformat_spec(JRun *run, JVal v, const JStr *text, JOut *out) {
                           jval_type_name(v));
     TRY(jformat_parse(run, text, v, &spec));
     if (v.tag == J_FLOAT) {
-        if (spec.type != 0 && strchr("eEfFgGn%", spec.type) == NULL)
+        if (spec.type != 0 && !jformat_in("eEfFgGn%", spec.type))
             return jformat_bad_type(run, &spec, v);
         return jformat_float(run, v, &spec, out);
     }
@@ -480,18 +485,18 @@ static Status jformat_percent_star(Percent *percent, int64_t *out) {
 }
 
 static Status jformat_percent_number(JRun *run, char type, JVal v, Spec *spec, JOut *out) {
-    if (v.tag == J_UNDEFINED && strchr("diueEfFgG", type) != NULL && !strchr("diu", type))
+    if (v.tag == J_UNDEFINED && jformat_in("diueEfFgG", type) && !jformat_in("diu", type))
         return jval_undefined_fail(run, v);
     if (!jval_is_number(v)) {
-        if (strchr("eEfFgG", type) != NULL)
+        if (jformat_in("eEfFgG", type))
             return jrun_raise(run, "TypeError", "must be real number, not %s", jval_type_name(v));
         return jrun_raise(run, "TypeError", "%%%c format: %s is required, not %s", type,
-                          strchr("diu", type) ? "a real number" : "an integer", jval_type_name(v));
+                          jformat_in("diu", type) ? "a real number" : "an integer", jval_type_name(v));
     }
     spec->type = type == 'i' || type == 'u' ? 'd' : type;
-    if (strchr("eEfFgG", type) != NULL) return jformat_float(run, v, spec, out);
+    if (jformat_in("eEfFgG", type)) return jformat_float(run, v, spec, out);
     if (v.tag == J_FLOAT) {
-        if (strchr("diu", type) == NULL)
+        if (!jformat_in("diu", type))
             return jrun_raise(run, "TypeError", "%%%c format: an integer is required, not float",
                               type);
         if (!isfinite(v.f) || fabs(v.f) >= 9.2e18)
@@ -567,7 +572,7 @@ static Status jformat_percent_one(Percent *percent, const JStr *s, size_t *i, JO
         if (v.tag == J_MISSING)
             return jrun_raise(run, "KeyError", "'%.*s'", STR_ARG(jstr_bytes(key.s)));
     }
-    for (; *i < s->len && strchr("-+ #0", s->ptr[*i]) != NULL; *i += 1) {
+    for (; *i < s->len && jformat_in("-+ #0", s->ptr[*i]); *i += 1) {
         char c = s->ptr[*i];
         if (c == '-') spec.align = '<';
         if (c == '+' || (c == ' ' && spec.sign == 0)) spec.sign = c;
@@ -595,19 +600,19 @@ static Status jformat_percent_one(Percent *percent, const JStr *s, size_t *i, JO
             spec.precision = MAX(spec.precision, (int64_t)0);
         }
     }
-    if (*i < s->len && strchr("hlL", s->ptr[*i]) != NULL) *i += 1;
+    if (*i < s->len && jformat_in("hlL", s->ptr[*i])) *i += 1;
     if (*i >= s->len) return jrun_raise(run, "ValueError", "incomplete format");
     char type = s->ptr[(*i)++];
     if (type == '%') {
         jout_byte(out, '%', false);
         return OK;
     }
-    if (strchr("diouxXeEfFgGcrsa", type) == NULL)
+    if (!jformat_in("diouxXeEfFgGcrsa", type))
         return jrun_raise(run, "ValueError",
                           "unsupported format character '%c' (0x%x) at index %zu", type,
                           (unsigned char)type, *i - 1);
     if (v.tag == J_MISSING) TRY(jformat_percent_next(percent, &v));
-    if (strchr("crsa", type) != NULL) return jformat_percent_text(percent, type, v, &spec, out);
+    if (jformat_in("crsa", type)) return jformat_percent_text(percent, type, v, &spec, out);
     if (spec.zero && spec.align == 0) {
         spec.align = '=';
         spec.fill_text[0] = '0';
