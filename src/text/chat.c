@@ -160,8 +160,8 @@ Str chat_source(const Chat *chat) {
     return buf_str(&chat->main_source);
 }
 
-/* What the template gets besides the request: the tokens, and defaults for what the request does not
- * say. Hugging Face passes tools and documents as none where there are none. */
+/* What the template gets besides the request: the tokens, and defaults for what the request does
+ * not say. Hugging Face passes tools and documents as none where there are none. */
 static json_t *chat_trusted(const Chat *chat, const json_t *request) {
     json_t *trusted = json_object(), *value;
     if (trusted == NULL) return NULL;
@@ -238,25 +238,106 @@ static Status chat_encode_part(const Chat *chat, Str part, bool special, bool fi
     return status;
 }
 
-/* A special token's text is the template's own when it begins and ends in what the template wrote
- * ("<|" + role + "|>" is); any other is text. The chat is only cut around those, because a cut
+/* A template may put a role between the marks of a special token: "<|" + role + "|>". No other text
+ * of a request may become a part of one. */
+static bool chat_is_role(Str s) {
+    static const char *const roles[] = {"system",      "user",          "assistant",
+                                        "developer",   "tool",          "model",
+                                        "observation", "tool_response", "function"};
+    for (size_t i = 0; i < ARRAY_LEN(roles); i++)
+        if (str_is(s, roles[i])) return true;
+    return false;
+}
+
+/* Whether the special token's text at [from, to) is the template's own. */
+static bool chat_is_own(Str text, const char *mark, size_t from, size_t to) {
+    if (mark[from] != 0 || mark[to - 1] != 0) return false;
+    while (mark[from] == 0 && from < to) from++;
+    while (to > from && mark[to - 1] == 0) to--;
+    return from == to || chat_is_role(str_slice(text, from, to));
+}
+
+/* The end of what has to be text, from a special token's text at [from, to) that is not the
+ * template's own: a token of the template's own may begin inside. */
+static size_t chat_text_end(const Chat *chat, Str text, const char *mark, size_t from, size_t to) {
+    for (size_t i = from + 1; i < to; i++) {
+        size_t len = chat_special_at(chat, str_slice(text, i, text.len));
+        if (len > 0 && chat_is_own(text, mark, i, i + len)) return i;
+    }
+    return to;
+}
+
+static size_t chat_count_special(const Chat *chat, const Ints *ids) {
+    size_t n = 0;
+    for (size_t i = 0; i < ids->len; i++) n += tokenizer_is_special(chat->tokenizer, ids->data[i]);
+    return n;
+}
+
+/* A part whose own special tokens are known by their places, n (from, to) in own: all between them
+ * is text, whatever a normalizer would make of it. */
+static Status chat_encode_strict(const Chat *chat, Str part, const Ints *own, bool first, Ints *out,
+                                 Err *err) {
+    size_t from = 0;
+    for (size_t i = 0; i < own->len; i += 2) {
+        size_t at = (size_t)own->data[i], to = (size_t)own->data[i + 1];
+        TRY(chat_encode_part(chat, str_slice(part, from, at), false, first && from == 0, out, err));
+        TRY(chat_encode_part(chat, str_slice(part, at, to), true, first && at == 0, out, err));
+        from = to;
+    }
+    return chat_encode_part(chat, str_slice(part, from, part.len), false, first && from == 0, out,
+                            err);
+}
+
+/* A part without special tokens' texts but the template's own, whose places are in own. Some
+ * tokenizers find special tokens in normalized text, where full-width letters have become plain
+ * ones: when more of them come out than the template wrote, the part is cut. */
+static Status chat_encode_own(const Chat *chat, Str part, const Ints *own, bool first, Ints *out,
+                              Err *err) {
+    Ints ids = {0}, plain = {0};
+    Status status = chat_encode_part(chat, part, true, first, &ids, err);
+    bool found = chat_count_special(chat, &ids) > own->len / 2;
+    if (status == OK && found) {
+        /* Unknown characters may be special tokens as well. */
+        status = chat_encode_part(chat, part, false, first, &plain, err);
+        found = chat_count_special(chat, &ids) > own->len / 2 + chat_count_special(chat, &plain);
+    }
+    if (status == OK && found)
+        status = chat_encode_strict(chat, part, own, first, out, err);
+    else if (status == OK)
+        ints_append(out, ids.data, ids.len);
+    ints_free(&ids);
+    ints_free(&plain);
+    return status;
+}
+
+/* The chat is only cut around special tokens' texts that are not the template's own, because a cut
  * changes how the text around it merges into tokens. */
 static Status chat_encode_text(const Chat *chat, Str text, const char *mark, Ints *out, Err *err) {
-    size_t from = 0;
-    for (size_t i = 0; i < text.len;) {
-        size_t len = chat_special_at(chat, str_slice(text, i, text.len));
-        if (len == 0) {
+    size_t from = 0, i = 0;
+    Ints own = {0}; /* places relative to from */
+    Status status = OK;
+    while (i < text.len && status == OK) {
+        size_t len = chat_special_at(chat, str_slice(text, i, text.len)), to = i + len;
+        if (len > 0 && chat_is_own(text, mark, i, to)) {
+            ints_push(&own, (int32_t)(i - from));
+            ints_push(&own, (int32_t)(to - from));
+            i = to;
+        } else if (len > 0) {
+            to = chat_text_end(chat, text, mark, i, to);
+            status = chat_encode_own(chat, str_slice(text, from, i), &own, from == 0, out, err);
+            if (status == OK)
+                status = chat_encode_part(chat, str_slice(text, i, to), false, i == 0, out, err);
+            ints_clear(&own);
+            from = i = to;
+        } else {
             i++;
-            continue;
         }
-        if (mark[i] != 0 || mark[i + len - 1] != 0) {
-            TRY(chat_encode_part(chat, str_slice(text, from, i), true, from == 0, out, err));
-            TRY(chat_encode_part(chat, str_slice(text, i, i + len), false, i == 0, out, err));
-            from = i + len;
-        }
-        i += len;
     }
-    return chat_encode_part(chat, str_slice(text, from, text.len), true, from == 0, out, err);
+    if (status == OK)
+        status = chat_encode_own(chat, str_slice(text, from, text.len), &own, from == 0, out, err);
+    if (status == OK && own.failed) status = err_set(err, ERR_NOMEM, "no memory to encode a chat");
+    ints_free(&own);
+    return status;
 }
 
 Status chat_encode(const Chat *chat, const json_t *request, int64_t now, Ints *out, Err *err) {

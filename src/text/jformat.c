@@ -491,7 +491,8 @@ static Status jformat_percent_number(JRun *run, char type, JVal v, Spec *spec, J
         if (jformat_in("eEfFgG", type))
             return jrun_raise(run, "TypeError", "must be real number, not %s", jval_type_name(v));
         return jrun_raise(run, "TypeError", "%%%c format: %s is required, not %s", type,
-                          jformat_in("diu", type) ? "a real number" : "an integer", jval_type_name(v));
+                          jformat_in("diu", type) ? "a real number" : "an integer",
+                          jval_type_name(v));
     }
     spec->type = type == 'i' || type == 'u' ? 'd' : type;
     if (jformat_in("eEfFgG", type)) return jformat_float(run, v, spec, out);

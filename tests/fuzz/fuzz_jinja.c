@@ -1,5 +1,5 @@
-/* fuzz_jinja: any bytes as a template over a fixed context render or are refused with a sentence, within
- * the bounds; what comes out is UTF-8 and every byte has its mark. */
+/* fuzz_jinja: any bytes as a template over a fixed context render or are refused with a sentence,
+ * within the bounds; what comes out is UTF-8 and every byte has its mark. */
 #include <utf8proc.h>
 
 #include "base/mem.h"
