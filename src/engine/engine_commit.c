@@ -72,11 +72,11 @@ static void engine_commit_say(Engine *e, Seq *seq, const EngineNews *news) {
     if (done) mailbox_retire(&e->mail, r);
 }
 
-static void engine_commit_fill_usage(Engine *e, Seq *seq) {
+static void engine_commit_fill_usage(Engine *e, Seq *seq, const EngineNews *news) {
     Request *r = seq->request;
     sluice_usage *usage = &seq->out.usage;
     *usage = r->usage;
-    usage->n_output = r->pooling == SLUICE_POOL_NONE ? request_n_output(seq) : 0;
+    usage->n_output = seq->out.n_ready + news->n_tokens; /* of a cut-off beam nothing is reported */
     usage->total_us = engine_now(e) - r->submit_us;
     if (!r->started) usage->queue_us = usage->total_us;
     usage->n_preempted = r->n_preempted;
@@ -87,7 +87,7 @@ void engine_commit_end_seq(Engine *e, Seq *seq, const EngineNews *news) {
     Request *r = seq->request;
     sched_remove(&e->sched, seq);
     if (seq->index >= r->n_return) return; /* a beam that is not reported */
-    engine_commit_fill_usage(e, seq);
+    engine_commit_fill_usage(e, seq, news);
     r->n_done++;
     if (r->n_done == r->n_return) engine_commit_forget_request(e, r, news->finish);
     engine_commit_say(e, seq, news);

@@ -375,13 +375,20 @@ static bool sched_choose_kind(Sched *s) {
     return has[1] && (!has[0] || s->hidden_turn);
 }
 
-void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
+static void sched_plan_kind(Sched *s, StepPlan *plan, bool hidden, int64_t now_us) {
     const int64_t n_preempted = s->counts.n_preempted;
-    step_plan_reset(plan, s->step_id++, sched_choose_kind(s));
+    step_plan_reset(plan, s->step_id++, hidden);
     sched_plan_decodes(s, plan);
     int32_t budget = sched_prompt_budget(s, plan);
     sched_plan_prompts(s, plan, &budget);
     if (s->counts.n_preempted == n_preempted) sched_admit(s, plan, &budget, now_us);
+}
+
+void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
+    const bool hidden = sched_choose_kind(s);
+    sched_plan_kind(s, plan, hidden, now_us);
+    /* All of this kind wait for blocks that the other kind holds. */
+    if (plan->batch.n_tokens == 0 && s->n_running > 0) sched_plan_kind(s, plan, !hidden, now_us);
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         const PlanSeq *part = &plan->seqs[i];
         part->seq->planned = false;

@@ -264,7 +264,10 @@ static void kv_cache_insert(KvCache *cache, KvSeq *seq, const int32_t *token, in
         int32_t node = kv_radix_find(&cache->radix, seq->salt, seq->node, block_token);
         if (node < 0) node = kv_cache_make_node(cache, seq, block_token);
         if (node < 0) {
+            /* Nor does it hold on to where it was, which may be behind the window soon. */
             seq->keep_out = true;
+            seq->node = -1;
+            seq->n_cached = 0;
             return;
         }
         for (int32_t g = 0; g < cache->config.n_groups; g++) {
@@ -278,10 +281,11 @@ static void kv_cache_insert(KvCache *cache, KvSeq *seq, const int32_t *token, in
 void kv_cache_commit(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n) {
     CHECK(n <= kv_cache_len(seq));
     kv_cache_insert(cache, seq, token, n);
-    const int32_t last_cached = MAX(seq->n_cached - 1, 0) * cache->config.block_tokens;
+    /* The block of its last node stays, so that the node does; without one nothing ties it. */
+    const int32_t end = seq->node < 0 ? n : MAX(seq->n_cached - 1, 0) * cache->config.block_tokens;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         kv_table_drop(&seq->table[g], &cache->pool[g], cache->config.block_tokens,
-                      MIN(kv_cache_window_start(cache, g, n), last_cached));
+                      MIN(kv_cache_window_start(cache, g, n), end));
     }
 }
 
