@@ -71,7 +71,7 @@ LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 # What libsluice is made of: the engine and what stands below it.
 PUBLIC_OBJ := $(filter-out $(BUILD)/src/server/% $(BUILD)/src/compress/%,$(LIB_OBJ))
 APP_OBJ := $(APP_SRC:%.c=$(BUILD)/%.o)
-TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
+TESTS := $(TEST_SRC:%.c=$(BUILD)/%) $(BUILD)/tests/sim/sim
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c))
 LIB_A := $(BUILD)/libsluice-internal.a
@@ -177,6 +177,14 @@ fuzz: ## fuzz each target for seconds=N (10), starting from its corpus (only=NAM
 	@tools/setup.sh fuzz
 	@$(MAKE) --no-print-directory -j$$(nproc) config=fuzz tests
 	@tests/fuzz/run_fuzz build/fuzz $(or $(seconds),10) $(only)
+
+.PHONY: sim
+sim: $(BUILD)/tests/sim/sim ## simulate seeds=N new worlds (20000) and add them to tests/sim/totals.csv
+	@tests/sim/run_sim $(BUILD) $(or $(seeds),20000)
+
+.PHONY: mutants
+mutants: $(BUILD)/tests/sim/sim ## plant the bugs of tests/sim/mutants and see which the simulator finds
+	@tests/sim/run_mutants $(BUILD) "$(CC)"
 
 .PHONY: bench
 bench: all ## measure prefill and decode of the default model

@@ -1,75 +1,10 @@
 /* test_beam: beam search in the engine against a plain one that keeps whole copies of every beam,
  * also when memory is so short that the beams are preempted. */
-#include "fake_model.h"
+#include "plain_beam.h"
 
 #include "engine/engine_priv.h"
 
-enum { OUTPUT_MAX = 40, WIDTH_MAX = 8, N = 10 };
-
-typedef struct Beam {
-    int32_t token[OUTPUT_MAX], n;
-    uint64_t tag; /* of the tokens but the last */
-    double score;
-} Beam;
-
-static void offer(Beam *list, int32_t *n, int32_t n_max, const Beam *beam) {
-    if (*n == n_max && beam->score <= list[n_max - 1].score) return;
-    int32_t at = *n < n_max ? (*n)++ : n_max - 1;
-    for (; at > 0 && list[at - 1].score < beam->score; at--) list[at] = list[at - 1];
-    list[at] = *beam;
-}
-
-static double normalised(const Beam *beam, double penalty) {
-    return beam->score / pow(beam->n, penalty);
-}
-
-/* The definition: at each step all continuations of all beams, sorted. */
-static int32_t plain_search(const int32_t *prompt, int32_t n_prompt, int32_t width, int32_t n_max,
-                            double penalty, Beam *best) {
-    Beam beams[WIDTH_MAX] = {0}, next[2 * WIDTH_MAX];
-    uint64_t tag = 0;
-    for (int32_t i = 0; i < n_prompt; i++) tag = fake_tag(tag, prompt[i], i);
-    int32_t n_beams = 1, n_best = 0;
-    for (int32_t step = 1; step <= n_max; step++) {
-        int32_t n_next = 0;
-        for (int32_t b = 0; b < n_beams; b++) {
-            uint64_t at = tag;
-            for (int32_t i = 0; i < beams[b].n; i++) {
-                at = fake_tag(at, beams[b].token[i], n_prompt + i);
-            }
-            SampleJob job = {.target = -1, .params = {.n_logprobs = 2 * width}};
-            SamplerResult result;
-            Status status;
-            const FakeModel model = {0};
-            fake_sample(&model, &job, at, &result, &status);
-            for (int32_t k = 0; k < 2 * width; k++) {
-                Beam grown = beams[b];
-                grown.token[grown.n++] = result.top[k].token;
-                grown.score += (double)result.top[k].logprob;
-                offer(next, &n_next, 2 * width, &grown);
-            }
-        }
-        n_beams = 0;
-        for (int32_t i = 0; i < n_next && n_beams < width; i++) {
-            if (next[i].token[next[i].n - 1] != FAKE_EOS) {
-                beams[n_beams++] = next[i];
-            } else if (i < width) {
-                Beam done = next[i];
-                done.score = normalised(&done, penalty);
-                offer(best, &n_best, width, &done);
-            }
-        }
-        if (n_best == width && best[width - 1].score >= normalised(&beams[0], penalty)) {
-            return n_best;
-        }
-    }
-    for (int32_t i = 0; i < n_beams; i++) {
-        Beam done = beams[i];
-        done.score = normalised(&done, penalty);
-        offer(best, &n_best, width, &done);
-    }
-    return n_best;
-}
+enum { OUTPUT_MAX = BEAM_OUTPUT_MAX, WIDTH_MAX = BEAM_WIDTH_MAX, N = 10 };
 
 typedef struct Got {
     int32_t token[WIDTH_MAX][OUTPUT_MAX], n[WIDTH_MAX], n_last, n_events;
@@ -161,7 +96,7 @@ static void beam_matches_plain_search(void **state) {
         }
         assert_int_equal(engine->n_live, 0);
         for (int32_t i = 0; i < N; i++) {
-            Beam want[WIDTH_MAX] = {0};
+            PlainBeam want[WIDTH_MAX] = {0};
             const int32_t n = plain_search(prompt[i], 30 + i % 4, width[i], OUTPUT_MAX - i % 4,
                                            (double)penalty, want);
             assert_true(n >= n_return[i]);
