@@ -22,6 +22,7 @@ static inline UnpackU unpack_table(const uint8_t table[16], UnpackU index) {
 }
 
 #include "ops/cpu/cpu_linear_block_tmpl.h"
+#include "ops/cpu/cpu_unroll.h"
 
 static UNPACK_INLINE __m256i block_bytes(const LinearQuant *q, int i) {
     int32_t four;
@@ -36,10 +37,10 @@ static UNPACK_INLINE __m256i block_dot(const UnpackGroup *w, const LinearQuant *
     /* i16 holds 2 pairs of 6-bit products (2 x 2 x 63 x 127), 4 of 5-bit ones. */
     int step = shape.wide ? 1 : shape.scale_16 && !shape.min ? 2 : 4;
     __m256i sum = _mm256_setzero_si256();
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = first; i < first + n; i += step) {
         __m256i pairs = _mm256_setzero_si256();
-#pragma GCC unroll 4
+        CPU_UNROLL(4)
         for (int j = i; j < i + step; j++) {
             __m256i u = (__m256i)w->u[j], x = block_bytes(q, j);
             if (shape.wide) {
@@ -57,7 +58,7 @@ static UNPACK_INLINE __m256i block_dot(const UnpackGroup *w, const LinearQuant *
 /* The f32 operations and their order are those of avx512. */
 static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
                                      BlockShape shape, UnpackF *acc) {
-#pragma GCC unroll 4
+    CPU_UNROLL(4)
     for (int t = 0; t < n_tokens; t++) {
         bool start = !shape.min && !shape.wide;
         __m256i sum = block_dot(w, &q[t], 0, shape.scale_16 ? 4 : 8, shape);

@@ -23,6 +23,7 @@ static inline UnpackU unpack_table(const uint8_t table[16], UnpackU index) {
 }
 
 #include "ops/cpu/cpu_linear_block_tmpl.h"
+#include "ops/cpu/cpu_unroll.h"
 
 /* sum + the four products of each lane with bytes 4 i .. 4 i + 3 of q. In assembly because gcc does
  * not fold the broadcast into the instruction, which costs a tenth of the speed. */
@@ -37,21 +38,21 @@ static UNPACK_INLINE __m512i block_dot(__m512i sum, __m512i u, const LinearQuant
 static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
                                      BlockShape shape, UnpackF *acc) {
     __m512i sum[2][BLOCK_TILE_TOKENS];
-#pragma GCC unroll 12
+    CPU_UNROLL(12)
     for (int t = 0; t < n_tokens; t++) {
         sum[0][t] = shape.min ? _mm512_setzero_si512() : _mm512_set1_epi32(q[t].extra[0].start);
         if (shape.scale_16)
             sum[1][t] = shape.min ? _mm512_setzero_si512() : _mm512_set1_epi32(q[t].extra[1].start);
     }
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int j = 0; j < 8; j++) {
         /* Two sums take turns: more independent chains for vpdpbusd's latency of 5. */
         int half = shape.scale_16 ? j % 2 : 0, i = shape.scale_16 ? j % 2 * 4 + j / 2 : j;
-#pragma GCC unroll 12
+        CPU_UNROLL(12)
         for (int t = 0; t < n_tokens; t++)
             sum[half][t] = block_dot(sum[half][t], (__m512i)w->u[i], &q[t], i);
     }
-#pragma GCC unroll 12
+    CPU_UNROLL(12)
     for (int t = 0; t < n_tokens; t++) {
         __m512 scale = _mm512_set1_ps(q[t].scale), dot = _mm512_cvtepi32_ps(sum[0][t]);
         if (shape.scale_16) {

@@ -17,6 +17,7 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 #include "ops/cpu/cpu_unpack_tmpl.h"
+#include "ops/cpu/cpu_unroll.h"
 
 /* 3 KiB ahead: docs/kernels.md. */
 enum {
@@ -48,7 +49,7 @@ static UNPACK_INLINE void block_prefetch(const uint8_t *group, int64_t ahead, co
                                          int i, int n) {
     int n_lines = DIV_UP(f->group_bytes * PACK_ROWS, CACHE_LINE);
     int first = n_lines * i / n, count = n_lines * (i + 1) / n - first; /* at most Q8_0's 9 */
-#pragma GCC unroll 9
+    CPU_UNROLL(9)
     for (int line = 0; line < 9; line++)
         if (line < count) __builtin_prefetch(group + ahead + (first + line) * CACHE_LINE);
 }
@@ -83,14 +84,14 @@ static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
         const uint8_t *first = unit->w + g * group_bytes;
         int64_t ahead = block_ahead(unit, f, g);
         /* Panels take turns after every subgroup: steady streams, not bursts. */
-#pragma GCC unroll 8
+        CPU_UNROLL(8)
         for (int s = 0; s < f->n_subgroups; s++) {
             const uint8_t *group = first;
             for (int64_t p = 0; p < n_panels; p++, group += unit->w_stride) {
                 block_prefetch(group, ahead, f, s, f->n_subgroups);
                 /* Else gcc keeps the address of every four bytes of q, on the stack. */
                 __asm__ volatile("" : "+r"(q));
-#pragma GCC unroll 2
+                CPU_UNROLL(2)
                 for (int half = 0; half < BLOCK_HALVES; half++) {
                     UnpackGroup w;
                     unpack(group, s, half, &w);
@@ -112,13 +113,13 @@ static UNPACK_INLINE void block_expand_one(const uint8_t *group, int s, int64_t 
                                            uint8_t *out) {
     const int n_scales = f->has_scale_16 ? 2 : 1;
     block_prefetch(group, ahead, f, s, f->n_subgroups);
-#pragma GCC unroll 2
+    CPU_UNROLL(2)
     for (int half = 0; half < BLOCK_HALVES; half++, out += 32) {
         UnpackGroup w;
         unpack(group, s, half, &w);
-#pragma GCC unroll 8
+        CPU_UNROLL(8)
         for (int i = 0; i < 8; i++) memcpy(out + 64 * i, &w.u[i], sizeof w.u[i]);
-#pragma GCC unroll 2
+        CPU_UNROLL(2)
         for (int i = 0; i < n_scales; i++) {
             memcpy(out + 64 * (8 + i), &w.scale[i], sizeof w.scale[i]);
             if (f->has_min) memcpy(out + 64 * (8 + n_scales + i), &w.min[i], sizeof w.min[i]);
@@ -154,15 +155,15 @@ static UNPACK_INLINE void block_tile(const uint8_t *expanded, int64_t n, const L
     int n_scales = shape.scale_16 ? 2 : 1;
     for (int half = 0; half < BLOCK_HALVES; half++) {
         UnpackF sum[BLOCK_TILE_TOKENS];
-#pragma GCC unroll 12
+        CPU_UNROLL(12)
         for (int t = 0; t < n_tokens; t++) memcpy(&sum[t], acc[t] + half * 8, sizeof sum[t]);
         const uint8_t *from = expanded + half * 32;
         const LinearQuant *x = q;
         for (int64_t g = 0; g < n; g++) {
             UnpackGroup w;
-#pragma GCC unroll 8
+            CPU_UNROLL(8)
             for (int i = 0; i < 8; i++) memcpy(&w.u[i], from + 64 * i, sizeof w.u[i]);
-#pragma GCC unroll 2
+            CPU_UNROLL(2)
             for (int i = 0; i < n_scales; i++) {
                 memcpy(&w.scale[i], from + 64 * (8 + i), sizeof w.scale[i]);
                 if (shape.min) memcpy(&w.min[i], from + 64 * (8 + n_scales + i), sizeof w.min[i]);
@@ -171,7 +172,7 @@ static UNPACK_INLINE void block_tile(const uint8_t *expanded, int64_t n, const L
             from += cpu_linear_expanded_bytes(&f);
             x += tile_tokens;
         }
-#pragma GCC unroll 12
+        CPU_UNROLL(12)
         for (int t = 0; t < n_tokens; t++) memcpy(acc[t] + half * 8, &sum[t], sizeof sum[t]);
     }
 }

@@ -23,6 +23,7 @@
 #pragma once
 
 #include "ops/cpu/cpu_linear_priv.h"
+#include "ops/cpu/cpu_unroll.h"
 
 enum { PLAIN_LANES = 16, PLAIN_BLOCK_K = 512, PLAIN_PREFETCH_BYTES = 2048 };
 enum { PLAIN_DIRECT_TOKENS = 48 };
@@ -47,12 +48,12 @@ typedef struct PlainTile {
 static PLAIN_INLINE void plain_step(const PlainTile *tile, PlainLoad *load, int n_tokens,
                                     int n_rows, int64_t i, int n, PlainV *acc) {
     PlainV w[PLAIN_WIDE_ROWS];
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int r = 0; r < n_rows; r++) w[r] = load(tile->w + r * tile->w_stride, i, n);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int t = 0; t < n_tokens; t++) {
         PlainV x = plain_f32(tile->x + t * tile->x_stride, i, n);
-#pragma GCC unroll 8
+        CPU_UNROLL(8)
         for (int r = 0; r < n_rows; r++)
             acc[t * n_rows + r] = plain_v_fma(x, w[r], acc[t * n_rows + r]);
     }
@@ -63,10 +64,10 @@ static PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int 
                                     int n_rows) {
     PlainV acc[PLAIN_ACC_MAX];
     int64_t i = 0;
-#pragma GCC unroll 24
+    CPU_UNROLL(24)
     for (int a = 0; a < n_tokens * n_rows; a++) acc[a] = tile->acc[a];
     for (; tile->ahead != 0 && i + 32 <= tile->len; i += 32) {
-#pragma GCC unroll 8
+        CPU_UNROLL(8)
         for (int r = 0; r < n_rows; r++) {
             const char *p = (const char *)tile->w + r * tile->w_stride + i * bytes + tile->ahead;
             _mm_prefetch(p, _MM_HINT_T0);
@@ -78,7 +79,7 @@ static PLAIN_INLINE void plain_walk(const PlainTile *tile, PlainLoad *load, int 
     for (; i + PLAIN_LANES <= tile->len; i += PLAIN_LANES)
         plain_step(tile, load, n_tokens, n_rows, i, PLAIN_LANES, acc);
     if (i < tile->len) plain_step(tile, load, n_tokens, n_rows, i, (int)(tile->len - i), acc);
-#pragma GCC unroll 24
+    CPU_UNROLL(24)
     for (int a = 0; a < n_tokens * n_rows; a++) tile->acc[a] = acc[a];
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <string.h>
+#include "ops/cpu/cpu_unroll.h"
 
 typedef uint32_t UnpackU __attribute__((vector_size(4 * UNPACK_LANES)));
 typedef int32_t UnpackI __attribute__((vector_size(4 * UNPACK_LANES)));
@@ -52,7 +53,7 @@ static UNPACK_INLINE UnpackU unpack_bytes(uint8_t byte) {
 /* The nibbles of QUANT's 32-element groups from words first .. first + 3. */
 static UNPACK_INLINE void unpack_nibbles(const uint8_t *group, int first, int half, UnpackU u[8]) {
     const UnpackU mask = unpack_bytes(15);
-#pragma GCC unroll 4
+    CPU_UNROLL(4)
     for (int i = 0; i < 4; i++) {
         UnpackU v = unpack_word(group, first + i, half);
         u[i] = v & mask;
@@ -63,7 +64,7 @@ static UNPACK_INLINE void unpack_nibbles(const uint8_t *group, int first, int ha
 /* The nibbles of Q4_K and Q5_K: subgroups 2 p and 2 p + 1 share 8 words. */
 static UNPACK_INLINE void unpack_nibbles_k(const uint8_t *group, int first, int s, int half,
                                            UnpackU u[8]) {
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         UnpackU v = unpack_word(group, first + s / 2 * 8 + i, half);
         u[i] = unpack_move(v, s % 2 * 4, 0) & unpack_bytes(15);
@@ -87,7 +88,7 @@ static UNPACK_INLINE void unpack_q4_1(const uint8_t *group, int s, int half, Unp
 static UNPACK_INLINE void unpack_fives(const uint8_t *group, int half, UnpackU u[8]) {
     UnpackU high = unpack_word(group, 0, half);
     unpack_nibbles(group, 1, half, u);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) u[i] |= unpack_move(high, i, 4) & unpack_bytes(16);
 }
 
@@ -106,20 +107,20 @@ static UNPACK_INLINE void unpack_q5_1(const uint8_t *group, int s, int half, Unp
 
 static UNPACK_INLINE void unpack_q8_0(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) out->u[i] = unpack_word(group, i, half);
     out->scale[0] = unpack_half(group, 8, 0, half);
 }
 
 /* Words: 4 of scales, 16 of quants. */
 static UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         UnpackU v = unpack_word(group, 4 + s / 4 * 8 + i, half);
         out->u[i] = v >> (2 * (s % 4)) & unpack_bytes(3);
     }
     UnpackF d = unpack_half(group, 20, 0, half), d_min = unpack_half(group, 20, 1, half);
-#pragma GCC unroll 2
+    CPU_UNROLL(2)
     for (int j = 0; j < 2; j++) {
         UnpackU v = unpack_word(group, s / 2, half) >> (16 * (s % 2) + 8 * j);
         out->scale[j] = d * unpack_float(v & 15);
@@ -129,14 +130,14 @@ static UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, Unp
 
 /* Words: 8 of hmask, 16 of quants, 3 of scales. */
 static UNPACK_INLINE void unpack_q3_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         UnpackU low = unpack_word(group, 8 + s / 4 * 8 + i, half) >> (2 * (s % 4));
         UnpackU high = unpack_move(unpack_word(group, i, half), s, 2);
         out->u[i] = (low & unpack_bytes(3)) | (high & unpack_bytes(4));
     }
     UnpackF d = unpack_half(group, 27, 0, half);
-#pragma GCC unroll 2
+    CPU_UNROLL(2)
     for (int j = 0; j < 2; j++) {
         int i = 2 * s + j, byte = i % 4;
         UnpackU low = unpack_word(group, 24 + i / 4 % 2, half) >> (8 * byte + i / 8 * 4) & 15;
@@ -167,7 +168,7 @@ static UNPACK_INLINE void unpack_q4_k(const uint8_t *group, int s, int half, Unp
 /* Words: 3 of scales, 8 of high bits, 32 of nibbles. */
 static UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     unpack_nibbles_k(group, 11, s, half, out->u);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++)
         out->u[i] |= unpack_move(unpack_word(group, 3 + i, half), s, 4) & unpack_bytes(16);
     unpack_scale_min_k(group, 43, s, half, out);
@@ -176,14 +177,14 @@ static UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, Unp
 /* Words: 32 of low bits, 16 of high bits, 4 of scales. */
 static UNPACK_INLINE void unpack_q6_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     int h = s / 4, c = s % 4;
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
         UnpackU low = unpack_word(group, h * 16 + c % 2 * 8 + i, half) >> (c / 2 * 4);
         UnpackU high = unpack_move(unpack_word(group, 32 + h * 8 + i, half), 2 * c, 4);
         out->u[i] = (low & unpack_bytes(15)) | (high & unpack_bytes(48));
     }
     UnpackF d = unpack_half(group, 52, 0, half);
-#pragma GCC unroll 2
+    CPU_UNROLL(2)
     for (int j = 0; j < 2; j++) {
         UnpackU v = unpack_word(group, 48 + s / 2, half) << (24 - (16 * (s % 2) + 8 * j));
         out->scale[j] = d * __builtin_convertvector((UnpackI)v >> 24, UnpackF);
@@ -200,7 +201,7 @@ static const uint8_t UNPACK_FP4[16] = {16, 17, 18, 19, 20, 22, 24, 28,
 static UNPACK_INLINE void unpack_iq4_nl(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) out->u[i] = unpack_table(UNPACK_IQ4, out->u[i]);
     out->scale[0] = unpack_half(group, 4, 0, half);
 }
@@ -208,7 +209,7 @@ static UNPACK_INLINE void unpack_iq4_nl(const uint8_t *group, int s, int half, U
 /* Words: scales_l, 32 of nibbles; halves: d, scales_h. */
 static UNPACK_INLINE void unpack_iq4_xs(const uint8_t *group, int s, int half, UnpackGroup *out) {
     unpack_nibbles(group, 1 + 4 * s, half, out->u);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) out->u[i] = unpack_table(UNPACK_IQ4, out->u[i]);
     typedef uint16_t UnpackHalves __attribute__((vector_size(2 * UNPACK_LANES)));
     UnpackHalves scales_h;
@@ -221,7 +222,7 @@ static UNPACK_INLINE void unpack_iq4_xs(const uint8_t *group, int s, int half, U
 static UNPACK_INLINE void unpack_mxfp4(const uint8_t *group, int s, int half, UnpackGroup *out) {
     (void)s;
     unpack_nibbles(group, 0, half, out->u);
-#pragma GCC unroll 8
+    CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) out->u[i] = unpack_table(UNPACK_FP4, out->u[i]);
     typedef uint8_t UnpackExponents __attribute__((vector_size(UNPACK_LANES)));
     UnpackExponents exponents;
