@@ -16,8 +16,7 @@ static Status cmd_detokenize_parse(Str text, int32_t n_vocab, Ints *ids, Err *er
         Str word = str_slice(text, at, end);
         int64_t id;
         if (word.len > 0 && (!str_to_i64(word, &id) || id < 0 || id >= n_vocab))
-            FAIL(err, ERR_ARG, "detokenize: '%.*s' is not a token id from 0 to %d", STR_ARG(word),
-                 n_vocab - 1);
+            FAIL(err, ERR_ARG, "'%.*s' is not a token id from 0 to %d", STR_ARG(word), n_vocab - 1);
         if (word.len > 0) ints_push(ids, (int32_t)id);
         at = end + 1;
     }

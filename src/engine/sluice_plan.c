@@ -136,8 +136,7 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
     }
     plan->sum = (sluice_engine_plan){
         .size = sizeof plan->sum,
-        /* What a level packs replaces the file's pages, which it reads once. */
-        .weight_bytes = MAX(weights.stored, weights.owned),
+        .weight_bytes = weights.resident,
         .kv_bytes = runner.kv,
         .activation_bytes = runner.activation,
         .other_bytes = runner.sampler + engine_bytes(&plan->engine),

@@ -47,6 +47,7 @@ ModelBytes model_bytes(const Model *model) {
     const Weights *w = &model->weights;
     return (ModelBytes){.stored = w->stored_bytes,
                         .owned = w->owned_bytes,
+                        .resident = w->stored_bytes + w->owned_bytes - w->forgotten_bytes,
                         .per_token = w->token_bytes,
                         .n_params = w->n_params,
                         .n_params_active = w->n_params_active};

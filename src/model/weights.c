@@ -132,8 +132,10 @@ Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t u
     TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
     /* Grouped formats are never transposed, so t is the file's: its pages would lie idle beside the
      * packed copy. */
-    if (out->owned != NULL && dtype_is_grouped(t->dtype))
+    if (out->owned != NULL && dtype_is_grouped(t->dtype)) {
         file_map_forget(t->data, (size_t)tensor_bytes(t));
+        b->out->forgotten_bytes += tensor_bytes(t);
+    }
     int64_t bytes = out->owned != NULL ? (int64_t)out->owned_bytes : tensor_bytes(t);
     b->out->owned_bytes += out->owned != NULL ? (int64_t)out->owned_bytes : 0;
     b->out->token_bytes += bytes * used / of;

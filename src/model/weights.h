@@ -30,6 +30,7 @@ typedef struct Weights {
     int32_t n_layers, n_experts;
     struct WeightsBlock *blocks; /* vectors and transposed copies */
     int64_t owned_bytes;         /* beside the mapped file */
+    int64_t forgotten_bytes;     /* of the file, packed into owned memory and not read again */
     int64_t stored_bytes;        /* of the bound tensors as stored */
     int64_t token_bytes;         /* read per decode step of one sequence */
     int64_t n_params, n_params_active;
