@@ -171,7 +171,7 @@ static Status jattr_subscript(JRun *run, JVal object, JVal key, JVal *out) {
         *out = jval_int(object.range->start + i * object.range->step);
     } else if (object.tag == J_STR) {
         size_t from = jstr_offset(object.s, (size_t)i), to = from;
-        TRY(jrun_step(run, object.s->n_chars == object.s->len ? 0 : (int64_t)(from / 128)));
+        TRY(jrun_step(run, object.s->n_chars == object.s->len ? 0 : (int64_t)(from / 48)));
         jstr_next(object.s, &to);
         return jstr_sub(run, object.s, from, to, out);
     } else {

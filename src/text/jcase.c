@@ -105,7 +105,7 @@ static void jcase_put_lower(JOut *out, const JStr *s, size_t from, size_t to, ui
 Status jcase_map(JRun *run, const JStr *s, JCase how, JVal *out) {
     JOut text = {.run = run};
     bool in_word = false;
-    TRY(jrun_step(run, (int64_t)(s->len / 16)));
+    TRY(jrun_step(run, (int64_t)(s->len / 4)));
     for (size_t i = 0; i < s->len && !text.failed;) {
         size_t from = i;
         uint32_t cp = jstr_next(s, &i);

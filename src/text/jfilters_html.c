@@ -21,6 +21,7 @@ static Status jfilters_html_striptags(JRun *run, const JVal *arg, JVal *out) {
     const JStr *s = v.s;
     JOut text = {.run = run};
     size_t from = 0;
+    TRY(jrun_step(run, (int64_t)(s->len / 16)));
     for (;;) {
         size_t start = str_find(jstr_bytes(s), STR_LIT("<"), from), end;
         if (start == SIZE_MAX) break;
@@ -62,6 +63,7 @@ static void jfilters_html_quote(JOut *out, const JStr *s, bool query) {
 
 static Status jfilters_html_quote_value(JRun *run, JVal v, bool query, JOut *out) {
     TRY(jtext_str(run, v, &v));
+    TRY(jrun_step(run, (int64_t)(v.s->len / 8)));
     jfilters_html_quote(out, v.s, query);
     return OK;
 }

@@ -154,7 +154,8 @@ static Status jfilters_text_truncate(JRun *run, const JVal *arg, JVal *out) {
     if (s.tag != J_STR) return jrun_unsupported(run, "truncate of what is no string");
     size_t to = jstr_offset(s.s, (size_t)(length - (int64_t)end->n_chars));
     if (!killwords) {
-        size_t blank = jstr_rfind(s.s, &(JStr){.ptr = " ", .len = 1, .n_chars = 1}, to);
+        size_t blank;
+        TRY(jstr_rfind(run, s.s, &(JStr){.ptr = " ", .len = 1, .n_chars = 1}, to, &blank));
         if (blank != SIZE_MAX) to = blank;
     }
     JOut text = {.run = run};

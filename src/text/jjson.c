@@ -131,7 +131,7 @@ static Status jjson_dict(Dumper *dumper, const JDict *dict) {
 static Status jjson_value(Dumper *dumper, JVal v) {
     JRun *run = dumper->out.run;
     Status status;
-    TRY(jrun_step(run, 1));
+    TRY(jrun_step(run, v.tag == J_STR ? 1 + (int64_t)(v.s->len / 8) : 1));
     switch (v.tag) {
         case J_NONE: jout_text(&dumper->out, "null"); return OK;
         case J_BOOL: jout_text(&dumper->out, v.b ? "true" : "false"); return OK;

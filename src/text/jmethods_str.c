@@ -108,7 +108,8 @@ static Status jmethods_str_rsplit(JRun *run, const JVal *arg, JVal *out) {
         TRY(jval_list_new(run, 4, out));
         size_t to = s->len;
         for (int64_t n = 0; max < 0 || n < max; n++) {
-            size_t at = jstr_rfind(s, sep, to);
+            size_t at;
+            TRY(jstr_rfind(run, s, sep, to, &at));
             if (at == SIZE_MAX) break;
             TRY(jmethods_str_push(run, *out, s, at + sep->len, to));
             to = at;
@@ -151,7 +152,12 @@ static Status jmethods_str_partition_at(JRun *run, const JVal *arg, bool last, J
     const JStr *s = arg[0].s, *sep;
     TRY(jmethods_str_want(run, arg[1], "argument", &sep));
     if (sep->len == 0) return jrun_raise(run, "ValueError", "empty separator");
-    size_t at = last ? jstr_rfind(s, sep, s->len) : jstr_find(s, sep, 0);
+    size_t at = SIZE_MAX;
+    TRY(jrun_step(run, (int64_t)(s->len / 256)));
+    if (last)
+        TRY(jstr_rfind(run, s, sep, s->len, &at));
+    else
+        at = jstr_find(s, sep, 0);
     size_t a = at == SIZE_MAX ? (last ? 0 : s->len) : at;
     size_t b = at == SIZE_MAX ? a : at + sep->len;
     TRY(jval_list_new(run, 3, out));
@@ -317,9 +323,11 @@ static Status jmethods_str_search(JRun *run, const JVal *arg, bool last, bool mu
     TRY(jmethods_str_window(run, s, arg + 2, &from, &to, &valid));
     TRY(jrun_step(run, (int64_t)(s->len / 64)));
     JStr window = {.ptr = s->ptr, .len = to};
-    size_t at = !valid ? SIZE_MAX
-                : last ? jstr_rfind(&window, what, to)
-                       : jstr_find(&window, what, from);
+    size_t at = SIZE_MAX;
+    if (valid && last)
+        TRY(jstr_rfind(run, &window, what, to, &at));
+    else if (valid)
+        at = jstr_find(&window, what, from);
     if (at != SIZE_MAX && at < from) at = SIZE_MAX;
     if (at == SIZE_MAX && must) return jrun_raise(run, "ValueError", "substring not found");
     *out = jval_int(at == SIZE_MAX ? -1 : (int64_t)jstr_index(s, at));
@@ -349,7 +357,7 @@ static Status jmethods_str_count(JRun *run, const JVal *arg, JVal *out) {
     int64_t n = 0;
     TRY(jmethods_str_want(run, arg[1], "argument", &what));
     TRY(jmethods_str_window(run, s, arg + 2, &from, &to, &valid));
-    TRY(jrun_step(run, (int64_t)(s->len / 64)));
+    TRY(jrun_step(run, (int64_t)(s->len / 16)));
     JStr window = {.ptr = s->ptr, .len = to};
     if (valid && what->len == 0) n = (int64_t)jstr_count(s->ptr + from, to - from) + 1;
     for (size_t at = from; valid && what->len > 0; n++) {

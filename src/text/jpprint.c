@@ -163,6 +163,7 @@ static Status jpprint_str(Printer *printer, const JStr *s, int64_t indent, int64
 static Status jpprint_value(Printer *printer, JVal v, int64_t indent, int64_t allowance,
                             int level) {
     JVal text;
+    TRY(jrun_step(printer->run, v.tag == J_STR ? 1 + (int64_t)v.s->len : 1));
     TRY(jpprint_text(printer->run, v, &text));
     bool fits = (int64_t)text.s->n_chars <= JPPRINT_WIDTH - indent - allowance;
     TRY(jrun_enter(printer->run));

@@ -95,11 +95,25 @@ size_t jstr_find(const JStr *a, const JStr *b, size_t from) {
     return p == NULL ? SIZE_MAX : (size_t)(p - a->ptr);
 }
 
-size_t jstr_rfind(const JStr *a, const JStr *b, size_t to) {
-    if (b->len > to) return SIZE_MAX;
-    for (size_t i = to - b->len + 1; i-- > 0;)
-        if (memcmp(a->ptr + i, b->ptr, b->len) == 0) return i;
-    return SIZE_MAX;
+Status jstr_rfind(JRun *run, const JStr *a, const JStr *b, size_t to, size_t *at) {
+    size_t n_compared = 0;
+    *at = SIZE_MAX;
+    if (b->len > to) return OK;
+    for (size_t i = to - b->len + 1; i-- > 0;) {
+        if (b->len > 0 && a->ptr[i] != b->ptr[0]) {
+            n_compared++;
+        } else if (memcmp(a->ptr + i, b->ptr, b->len) == 0) {
+            *at = i;
+            break;
+        } else {
+            n_compared += b->len;
+        }
+        if (n_compared >= 1 << 16) {
+            TRY(jrun_step(run, (int64_t)(n_compared / 64)));
+            n_compared = 0;
+        }
+    }
+    return jrun_step(run, (int64_t)(n_compared / 64));
 }
 
 /* Doubles the room at each copy, so that a template that collects its output piece by piece costs

@@ -28,9 +28,10 @@ uint32_t jstr_next(const JStr *s, size_t *offset);
 size_t jstr_count(const char *ptr, size_t len);
 /* Writes the UTF-8 of a code point; returns its length. */
 size_t jstr_utf8(uint32_t cp, char out[4]);
-/* First occurrence of b in a at or after byte `from`, or SIZE_MAX; last one before `to`. */
+/* First occurrence of b in a at or after byte `from`, or SIZE_MAX. */
 size_t jstr_find(const JStr *a, const JStr *b, size_t from);
-size_t jstr_rfind(const JStr *a, const JStr *b, size_t to);
+/* The last one before `to`. Pays steps for what it compares: a long b takes quadratic time. */
+MUST_USE Status jstr_rfind(JRun *run, const JStr *a, const JStr *b, size_t to, size_t *at);
 /* a + b without copying a where a was the last thing appended to. */
 MUST_USE Status jstr_concat(JRun *run, const JStr *a, const JStr *b, JVal *out);
 
