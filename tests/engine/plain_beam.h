@@ -1,4 +1,4 @@
-/* plain_beam: beam search by its definition over the fake model, with whole copies of every beam. */
+/* plain_beam: beam search by definition over the fake model, with whole copies of every beam. */
 #pragma once
 
 #include "fake_model.h"

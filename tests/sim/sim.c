@@ -1,7 +1,8 @@
 /* sim: the real scheduler, block pool, prefix tree, mailbox, cancellation, forks and beams under a
  * fake model, with faults, all from one 64-bit seed. See tests/sim/README.md.
  *
- * usage: sim --seeds FROM..TO | --seed N [--steps N] [--only ITEM[/HALVED],...] [--verbose]
+ * usage: sim --seeds FROM..TO | --seed N [--steps N] [--only ITEM[/HALVED],...]
+ *            [--first] [--verbose]
  *
  * Worlds run in a child process, so that a broken invariant (which aborts) or an endless loop is
  * found by the parent; it then leaves out and halves what the world is made of while it still fails
@@ -27,7 +28,7 @@ typedef struct SimOptions {
     uint64_t from, to; /* the seeds, both included */
     int32_t n_turns;
     const char *only;
-    bool verbose;
+    bool verbose, first; /* first: stops at the first failure, which it does not shrink */
 } SimOptions;
 
 static SimPlan sim_plan;
@@ -180,6 +181,7 @@ static void sim_report(const SimOptions *options, int log, const char *program) 
     const uint64_t seed = sim_told->seed;
     printf("seed %llu FAILED at turn %d:\n", (unsigned long long)seed, sim_told->turn);
     sim_print_log(log);
+    if (options->first) return;
     const SimTold before = *sim_told; /* trials do not count */
     sim_make(&sim_plan, seed, options);
     if (options->only == NULL) sim_shrink(&sim_plan, log);
@@ -197,6 +199,9 @@ static bool sim_parse(SimOptions *options, int argc, char **argv) {
         char *end = NULL;
         if (strcmp(argv[i], "--verbose") == 0) {
             options->verbose = true;
+            continue;
+        } else if (strcmp(argv[i], "--first") == 0) {
+            options->first = true;
             continue;
         } else if (strcmp(argv[i], "--seeds") == 0 || strcmp(argv[i], "--seed") == 0) {
             options->from = options->to = strtoull(value, &end, 10);
@@ -220,7 +225,7 @@ int main(int argc, char **argv) {
     if (!sim_parse(&options, argc, argv)) {
         fprintf(stderr,
                 "usage: %s --seeds FROM..TO | --seed N [--steps N] [--only LIST] "
-                "[--verbose]\n",
+                "[--first] [--verbose]\n",
                 argv[0]);
         return 2;
     }
@@ -236,7 +241,7 @@ int main(int argc, char **argv) {
     while (from <= options.to && !sim_run_seeds(&options, from, log)) {
         sim_report(&options, log, argv[0]);
         from = sim_told->seed + 1;
-        if (++n_failed == SIM_FAILURES_MAX) break;
+        if (++n_failed == SIM_FAILURES_MAX || options.first) break;
     }
     const uint64_t n_run = sim_told->seed - options.from + 1;
     printf(

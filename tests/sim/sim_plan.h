@@ -192,7 +192,7 @@ static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
         }
         if (sim_one_in(p, faults)) sim_plan_fault(p, turn);
     }
-    if (sim_one_in(p, 6) && p->n_items > 0) {
+    if (sim_one_in(p, 4) && p->n_items > 0) {
         int32_t which = sim_draw(p, p->n_items);
         while (p->item[which].kind != SIM_REQUEST && which > 0) which--;
         const bool is_request = p->item[which].kind == SIM_REQUEST;
