@@ -20,9 +20,9 @@ void model_close(Model *model);
 
 const ModelConfig *model_config(const Model *model);
 const ModelFile *model_file(const Model *model);
-/* Bytes of weights: as stored, as held in memory beside the mapped file, in memory in all (the pages
- * of the file that stay in use and what is held beside them), and read per decode step of one
- * sequence (touched experts only). */
+/* Bytes of weights: as stored, as held in memory beside the mapped file, in memory in all (the
+ * pages of the file that stay in use and what is held beside them), and read per decode step of
+ * one sequence (touched experts only). */
 typedef struct ModelBytes {
     int64_t stored, owned, resident, per_token;
     int64_t n_params, n_params_active;

@@ -1,4 +1,4 @@
-/* fuzz_model: any bytes as a GGUF file: refused with a sentence, or a model that computes logits. */
+/* fuzz_model: any bytes as a GGUF file: refused with a sentence, or a model that computes. */
 #include <stdlib.h>
 
 #include "format/model_file_priv.h"

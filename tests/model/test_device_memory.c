@@ -1,6 +1,6 @@
-/* test_device_memory: a model on a device of its own: what is uploaded, computed and fetched is what
- * the host computes; every byte is given back; every allocation failed in turn is an error and no
- * leak.
+/* test_device_memory: a model on a device of its own: what is uploaded, computed and fetched is
+ * what the host computes; every byte is given back; every allocation failed in turn is an error
+ * and no leak.
  *
  * The device is a face over host memory that counts, and that calls itself accelerator 0, so that
  * the paths of a device run with the ops of the host. */
