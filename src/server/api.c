@@ -20,6 +20,15 @@ void api_reply_fault(HttpExchange *exchange, const ApiFault *fault) {
                     fault->param[0] != '\0' ? fault->param : NULL);
 }
 
+void api_go(ApiCall *call, Status status, const ApiFault *fault) {
+    if (status == OK) {
+        api_call_submit(call);
+    } else {
+        api_reply_fault(call->exchange, fault);
+        api_call_unref(call);
+    }
+}
+
 json_t *api_body(Server *server, HttpExchange *exchange) {
     Err err = {0};
     json_t *body = NULL;

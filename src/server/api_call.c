@@ -53,9 +53,9 @@ static void api_call_fail(ApiCall *call, const sluice_error *failure) {
         return;
     }
     Buf body = {0};
-    api_error_body(&body, api_error_dialect(http_path(call->exchange)),
-                   api_error_code(failure->status), failure->text, NULL);
-    api_call_send(call, buf_str(&body));
+    ApiDialect dialect = api_error_dialect(http_path(call->exchange));
+    api_error_body(&body, dialect, api_error_code(failure->status), failure->text, NULL);
+    api_call_send_named(call, dialect == API_ANTHROPIC ? "error" : NULL, buf_str(&body));
     http_stream_end(call->exchange);
     buf_free(&body);
 }
@@ -165,6 +165,7 @@ void api_call_send(ApiCall *call, Str json) {
 
 void api_call_send_named(ApiCall *call, const char *name, Str json) {
     api_call_begin_stream(call);
+    call->n_sent++;
     Buf frame = {0};
     if (name != NULL) buf_append_format(&frame, "event: %s\n", name);
     buf_append_text(&frame, "data: ");

@@ -50,6 +50,7 @@ struct ApiCall {
     ApiParams params;
     char id[API_ID_BYTES]; /* chatcmpl-..., cmpl-... */
     int64_t created;       /* seconds since the epoch */
+    const char *asked;     /* what the reply repeats of the request (Responses), or NULL */
 
     int32_t n_prompts;
     ApiPrompt prompt[API_PROMPTS_MAX];
@@ -61,6 +62,7 @@ struct ApiCall {
     /* the event thread's */
     int32_t n_open; /* engine requests without their last event */
     bool stream_begun;
+    int64_t n_sent; /* frames of the stream */
     sluice_error failure; /* of any sequence */
     int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
     sluice_miss miss;

@@ -20,23 +20,26 @@ static Status api_chat_logprobs(ApiCall *call, const json_t *body, ApiFault *fau
 }
 
 /* Content parts become one text, as templates of text models expect. */
-static Status api_chat_parts(const json_t *parts, size_t message, json_t **out, ApiFault *fault) {
+static Status api_chat_parts(const json_t *parts, const char *param, size_t message, json_t **out,
+                             ApiFault *fault) {
+    static const char *const types[] = {"text", "input_text", "output_text"};
     Buf text = {0};
     size_t n = json_array_size(parts);
     Status status = OK;
     if (n > API_PARTS_MAX)
-        status =
-            api_params_fault(fault, "messages", "messages[%zu].content has %zu parts, at most %d",
-                             message, n, API_PARTS_MAX);
+        status = api_params_fault(fault, param, "%s[%zu].content has %zu parts, at most %d", param,
+                                  message, n, API_PARTS_MAX);
     for (size_t i = 0; i < n && status == OK; i++) {
         const json_t *part = json_array_get(parts, i), *value = json_object_get(part, "text");
         const char *type = json_string_value(json_object_get(part, "type"));
-        if (type == NULL || strcmp(type, "text") != 0 || !json_is_string(value)) {
-            status =
-                api_params_fault(fault, "messages",
-                                 "messages[%zu].content[%zu] is not of type 'text', the only one "
-                                 "supported",
-                                 message, i);
+        bool known = false;
+        for (size_t k = 0; k < ARRAY_LEN(types) && type != NULL; k++)
+            known |= strcmp(type, types[k]) == 0;
+        if (!known || !json_is_string(value)) {
+            status = api_params_fault(fault, param,
+                                      "%s[%zu].content[%zu] is not of type 'text', the only one "
+                                      "supported",
+                                      param, message, i);
         } else {
             buf_append(&text, json_string_value(value), json_string_length(value));
         }
@@ -44,6 +47,16 @@ static Status api_chat_parts(const json_t *parts, size_t message, json_t **out, 
     if (status == OK) *out = json_stringn(text.len > 0 ? text.data : "", text.len);
     buf_free(&text);
     return status;
+}
+
+Status api_chat_content(const json_t *content, const char *param, size_t message, json_t **out,
+                        ApiFault *fault) {
+    if (json_is_array(content)) return api_chat_parts(content, param, message, out, fault);
+    if (!json_is_string(content))
+        return api_params_fault(fault, param, "%s[%zu].content is neither text nor parts", param,
+                                message);
+    *out = json_incref((json_t *)(uintptr_t)content);
+    return OK;
 }
 
 /* A message as templates expect it: role, content as text; the rest as it came. */
@@ -54,18 +67,13 @@ static Status api_chat_message(const json_t *from, size_t i, json_t *messages, A
     json_t *message = json_copy((json_t *)(uintptr_t)from);
     json_array_append_new(messages, message);
     if (strcmp(role, "developer") == 0) json_object_set_new(message, "role", json_string("system"));
-    if (json_is_string(content)) return OK;
-    if (json_is_array(content)) {
-        json_t *text = NULL;
-        TRY(api_chat_parts(content, i, &text, fault));
-        json_object_set_new(message, "content", text);
-        return OK;
-    }
-    if (content != NULL && !json_is_null(content))
-        return api_params_fault(fault, "messages",
-                                "messages[%zu].content is neither text nor parts", i);
-    if (json_object_get(from, "tool_calls") == NULL)
+    if (content == NULL || json_is_null(content)) {
+        if (json_object_get(from, "tool_calls") != NULL) return OK;
         return api_params_fault(fault, "messages", "messages[%zu] has no content", i);
+    }
+    json_t *text = NULL;
+    TRY(api_chat_content(content, "messages", i, &text, fault));
+    json_object_set_new(message, "content", text);
     return OK;
 }
 
@@ -80,8 +88,33 @@ static Status api_chat_messages(const json_t *body, json_t *messages, ApiFault *
     return OK;
 }
 
-/* The template's variables: messages, tools, add_generation_prompt, chat_template_kwargs. */
-static Status api_chat_variables(const json_t *body, json_t *variables, ApiFault *fault) {
+/* With "continue_final_message" the last message is the beginning of the answer: it leaves the
+ * list, and its text follows the prompt that begins an answer. */
+static Status api_chat_continue(const json_t *body, json_t *variables, json_t **tail,
+                                ApiFault *fault) {
+    const char *key = "continue_final_message";
+    bool generation = true, continued = false;
+    TRY(api_params_bool(body, "add_generation_prompt", &generation, fault));
+    TRY(api_params_bool(body, key, &continued, fault));
+    json_object_set_new(variables, "add_generation_prompt", json_boolean(generation || continued));
+    if (!continued) return OK;
+    json_t *messages = json_object_get(variables, "messages");
+    size_t last = json_array_size(messages) - 1;
+    const json_t *message = json_array_get(messages, last);
+    const char *role = json_string_value(json_object_get(message, "role"));
+    json_t *content = json_object_get(message, "content");
+    if (last == 0 || strcmp(role, "assistant") != 0 || !json_is_string(content))
+        return api_params_fault(fault, key,
+                                "'%s' wants an assistant's message with text at the end", key);
+    *tail = json_incref(content);
+    json_array_remove(messages, last);
+    return OK;
+}
+
+/* The template's variables: messages, tools, add_generation_prompt, chat_template_kwargs. *tail:
+ * the text that the answer begins with, or NULL. */
+static Status api_chat_variables(const json_t *body, json_t *variables, json_t **tail,
+                                 ApiFault *fault) {
     json_t *messages = json_array();
     json_object_set_new(variables, "messages", messages);
     TRY(api_chat_messages(body, messages, fault));
@@ -94,13 +127,7 @@ static Status api_chat_variables(const json_t *body, json_t *variables, ApiFault
                                     API_TOOLS_MAX);
         if (json_array_size(tools) > 0 && !none) json_object_set(variables, "tools", tools);
     }
-    bool generation = true, continued = false;
-    TRY(api_params_bool(body, "add_generation_prompt", &generation, fault));
-    TRY(api_params_bool(body, "continue_final_message", &continued, fault));
-    if (continued)
-        return api_params_fault(fault, "continue_final_message",
-                                "'continue_final_message' is not supported");
-    json_object_set_new(variables, "add_generation_prompt", json_boolean(generation));
+    TRY(api_chat_continue(body, variables, tail, fault));
     json_t *kwargs = json_object_get(body, "chat_template_kwargs");
     const char *key;
     if (kwargs != NULL && !json_is_null(kwargs) && !json_is_object(kwargs))
@@ -115,9 +142,26 @@ static Status api_chat_variables(const json_t *body, json_t *variables, ApiFault
     return OK;
 }
 
-static Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
-    json_t *variables = json_object();
-    Status status = api_chat_variables(body, variables, fault);
+/* Appends the tokens of a text to the prompt. */
+static Status api_chat_append(ApiCall *call, ApiPrompt *prompt, const json_t *text,
+                              ApiFault *fault) {
+    Str tail = {json_string_value(text), json_string_length(text)};
+    int32_t *ids = NULL;
+    size_t n = 0;
+    TRY(api_encode(call->server, tail, false, &ids, &n, &fault->err));
+    int32_t *grown = realloc(prompt->ids, (prompt->n + n + 1) * sizeof *grown);
+    if (grown != NULL) {
+        prompt->ids = grown;
+        memcpy(grown + prompt->n, ids, n * sizeof *ids);
+        prompt->n += n;
+    }
+    sluice_free(ids);
+    return grown != NULL ? OK : err_set(&fault->err, ERR_NOMEM, "no memory for the messages");
+}
+
+Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
+    json_t *variables = json_object(), *tail = NULL;
+    Status status = api_chat_variables(body, variables, &tail, fault);
     char *text = status == OK ? json_dumps(variables, JSON_COMPACT) : NULL;
     json_decref(variables);
     if (status == OK && text == NULL)
@@ -128,32 +172,35 @@ static Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault
         if (sluice_chat_tokenize(call->server->model, text, &prompt->ids, &prompt->n, &failure) ==
             SLUICE_OK) {
             call->n_prompts = 1;
+            if (tail != NULL) status = api_chat_append(call, prompt, tail, fault);
         } else {
             status = err_set(&fault->err, (Status)failure.status, "%s", failure.text);
         }
     }
     free(text);
+    json_decref(tail);
     return status;
 }
 
-void api_chat_handle(Server *server, HttpExchange *exchange) {
+ApiCall *api_chat_open(Server *server, HttpExchange *exchange, const ApiFormat *format,
+                       const char *prefix, json_t **body) {
     if (!server->info.has_chat_template) {
         api_error_reply(exchange, 400, "this model has no chat template: use /v1/completions",
                         NULL);
-        return;
+        return NULL;
     }
-    json_t *body = api_body(server, exchange);
-    if (body == NULL) return;
-    ApiCall *call = api_call_open(server, exchange, &API_OPENAI_CHAT, "chatcmpl-");
+    *body = api_body(server, exchange);
+    return *body == NULL ? NULL : api_call_open(server, exchange, format, prefix);
+}
+
+void api_chat_handle(Server *server, HttpExchange *exchange) {
+    json_t *body;
+    ApiCall *call = api_chat_open(server, exchange, &API_OPENAI_CHAT, "chatcmpl-", &body);
+    if (call == NULL) return;
     ApiFault fault = {0};
     Status status = api_params_read(&call->params, body, &server->defaults, &call->arena, &fault);
     if (status == OK) status = api_chat_logprobs(call, body, &fault);
     if (status == OK) status = api_chat_prompt(call, body, &fault);
     json_decref(body);
-    if (status == OK) {
-        api_call_submit(call);
-    } else {
-        api_reply_fault(exchange, &fault);
-        api_call_unref(call);
-    }
+    api_go(call, status, &fault);
 }

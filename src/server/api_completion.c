@@ -29,10 +29,5 @@ void api_completion_handle(Server *server, HttpExchange *exchange) {
     ApiFault fault = {0};
     Status status = api_completion_read(call, body, &fault);
     json_decref(body);
-    if (status == OK) {
-        api_call_submit(call);
-    } else {
-        api_reply_fault(exchange, &fault);
-        api_call_unref(call);
-    }
+    api_go(call, status, &fault);
 }

@@ -79,10 +79,5 @@ void api_embedding_handle(Server *server, HttpExchange *exchange) {
     ApiFault fault = {0};
     Status status = api_embedding_read(call, body, &fault);
     json_decref(body);
-    if (status == OK) {
-        api_call_submit(call);
-    } else {
-        api_reply_fault(exchange, &fault);
-        api_call_unref(call);
-    }
+    api_go(call, status, &fault);
 }

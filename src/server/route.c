@@ -18,6 +18,10 @@ typedef struct Route {
 static const Route ROUTES[] = {
     {"POST", "/v1/chat/completions", api_chat_handle, false},
     {"POST", "/v1/completions", api_completion_handle, false},
+    {"POST", "/v1/messages", api_message_handle, false},
+    {"POST", "/v1/messages/count_tokens", api_message_count, false},
+    {"POST", "/v1/responses", api_response_handle, false},
+    {"POST", "/v1/responses/input_tokens", api_response_count, false},
     {"POST", "/v1/embeddings", api_embedding_handle, false},
     {"GET", "/v1/models", api_admin_models, false},
     {"POST", "/tokenize", api_token_tokenize, false},
