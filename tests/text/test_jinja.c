@@ -301,7 +301,7 @@ static void *render_thread(void *source) {
 /* Recursion at its bound fits into a stack of 256 kB: what runs over it crashes. */
 static void jinja_stack(void **state) {
     (void)state;
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__OPTIMIZE__)
+#ifndef SLUICE_DEBUG
     static const char *const sources[] = {
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{% macro m(x) %}{{ [[[[[[[[[[[[[[[[[[[[m(x)]]]]]]]]]]]]]]]]]]]] }}{% endmacro %}{{ m(1) "
