@@ -290,6 +290,7 @@ static void jinja_deep_nesting(void **state) {
     }
 }
 
+#ifndef SLUICE_DEBUG
 static void *render_thread(void *source) {
     Buf out = {0};
     Err err = {0};
@@ -297,6 +298,7 @@ static void *render_thread(void *source) {
     buf_free(&out);
     return (void *)(intptr_t)status;
 }
+#endif
 
 /* Recursion at its bound fits into a stack of 256 kB: what runs over it crashes. */
 static void jinja_stack(void **state) {
