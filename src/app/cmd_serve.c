@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -15,7 +16,12 @@
 #include "base/mem.h"
 #include "server/server.h"
 
-enum { CMD_SERVE_KEY_FILE_MAX = 1 << 20, CMD_SERVE_TICK_MS = 1000, CMD_SERVE_LOG_TICKS = 10 };
+enum {
+    CMD_SERVE_KEY_FILE_MAX = 1 << 20,
+    CMD_SERVE_FILES_MAX = 16384,
+    CMD_SERVE_TICK_MS = 1000,
+    CMD_SERVE_LOG_TICKS = 10
+};
 
 typedef struct Serve {
     const Config *config;
@@ -166,6 +172,15 @@ static void cmd_serve_loop(Serve *serve, const sigset_t *signals) {
         if (sigtimedwait(signals, NULL, &pause) > 0) break; /* a second signal: at once */
 }
 
+/* Every connection is a descriptor; the server's table of them is as long as this limit. */
+static void cmd_serve_raise_files(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = MAX(files.rlim_cur, MIN(files.rlim_max, (rlim_t)CMD_SERVE_FILES_MAX));
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+        log_line(LOG_WARN, "server", "the limit of open files cannot be raised");
+}
+
 Status cmd_serve(const Config *config, Err *err) {
     int64_t start_us = clock_us();
     char *path;
@@ -176,6 +191,7 @@ Status cmd_serve(const Config *config, Err *err) {
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigprocmask(SIG_BLOCK, &signals, NULL);
+    cmd_serve_raise_files();
     Serve serve = {.config = config};
     sluice_engine_plan plan = {.size = sizeof plan};
     Status status = cmd_serve_engine(&serve, path, &plan, err);

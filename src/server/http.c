@@ -10,9 +10,10 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "server/http_check.h"
 #include "server/http_priv.h"
 
-enum { HTTP_BACKLOG = 1024, HTTP_STREAM_BLOCK = 16384, HTTP_HEADER_BYTES_MAX = 16384 };
+enum { HTTP_BACKLOG = 1024, HTTP_STREAM_BLOCK = 16384 };
 
 HttpOptions http_options_default(void) {
     return (HttpOptions){.address = "127.0.0.1",
@@ -255,51 +256,6 @@ static enum MHD_Result http_refuse(HttpExchange *exchange, int32_t code, const c
     return http_queue_reply(exchange, true);
 }
 
-typedef struct HttpHeaderCheck {
-    int32_t n_length, n_encoding, n_host;
-    bool bad_encoding, bad_length, bad_value;
-} HttpHeaderCheck;
-
-static enum MHD_Result http_check_header(void *context, enum MHD_ValueKind kind, const char *name,
-                                         const char *value) {
-    (void)kind;
-    HttpHeaderCheck *check = context;
-    value = value == NULL ? "" : value;
-    if (strcasecmp(name, "content-length") == 0) {
-        check->n_length++;
-        size_t len = strlen(value);
-        check->bad_length |= len == 0 || len > 18 || strspn(value, "0123456789") != len;
-    } else if (strcasecmp(name, "transfer-encoding") == 0) {
-        check->n_encoding++;
-        check->bad_encoding |= strcasecmp(value, "chunked") != 0;
-    } else if (strcasecmp(name, "host") == 0) {
-        check->n_host++;
-    }
-    for (const char *c = value; *c != '\0'; c++)
-        check->bad_value |= (unsigned char)*c < 0x20 && *c != '\t';
-    for (const char *c = name; *c != '\0'; c++)
-        check->bad_value |= (unsigned char)*c <= 0x20 || (unsigned char)*c >= 0x7f;
-    return MHD_YES;
-}
-
-/* What two servers could read differently is refused (request smuggling). NULL: sound. */
-static const char *http_unsound(struct MHD_Connection *connection, const char *version) {
-    HttpHeaderCheck check = {0};
-    MHD_get_connection_values(connection, MHD_HEADER_KIND, http_check_header, &check);
-    if (check.n_length > 1 || check.bad_length)
-        return "the content-length header is not one number";
-    if (check.n_encoding > 1 || check.bad_encoding)
-        return "the transfer-encoding header is not 'chunked'";
-    if (check.n_encoding > 0 && check.n_length > 0)
-        return "content-length and transfer-encoding exclude each other";
-    if (check.n_host > 1 || (check.n_host == 0 && strcmp(version, "HTTP/1.1") == 0))
-        return "wanted exactly one host header";
-    if (check.bad_value) return "a header holds a character that is not allowed";
-    if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
-        return "the protocol is not HTTP/1.1";
-    return NULL;
-}
-
 /* The header is whole. */
 static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *connection,
                                   HttpExchange *exchange, const char *version) {
@@ -309,9 +265,11 @@ static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *con
     conn->since_us = exchange->start_us;
     conn->body_bytes = 0;
     server->stats.n_requests++;
+    const char *unsound = conn->target_fault;
+    int32_t code = conn->target_code;
     pthread_mutex_unlock(&server->lock);
-    const char *unsound = http_unsound(connection, version);
-    if (unsound != NULL) return http_refuse(exchange, 400, unsound);
+    if (unsound == NULL) unsound = http_check_header(connection, exchange->method, version, &code);
+    if (unsound != NULL) return http_refuse(exchange, code, unsound);
     const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
     int64_t bytes = 0;
     if (length != NULL && str_to_i64(str_from(length), &bytes) &&
@@ -405,11 +363,11 @@ static void http_connection(void *context, struct MHD_Connection *connection, vo
 
 /* A request line has come: the header's time runs from here on a kept-alive connection. */
 static void *http_request_line(void *context, const char *uri, struct MHD_Connection *connection) {
-    (void)uri;
     HttpServer *server = context;
     int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     pthread_mutex_lock(&server->lock);
     HttpConn *conn = &server->conn[fd];
+    conn->target_fault = http_check_target(uri, &conn->target_code);
     if (conn->state == HTTP_CONN_IDLE) {
         conn->state = HTTP_CONN_HEADER;
         conn->since_us = clock_us();
@@ -464,7 +422,7 @@ static Status http_start(HttpServer *server, int listen_fd, Err *err) {
         http_connection, server, MHD_OPTION_URI_LOG_CALLBACK, http_request_line, server,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max,
         MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)options->connections_per_address_max,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_HEADER_BYTES_MAX + HTTP_STREAM_BLOCK,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)4 * HTTP_HEADER_BYTES_MAX,
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls ? tls_items : no_items,
         MHD_OPTION_END);
     if (server->daemon == NULL)

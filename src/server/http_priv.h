@@ -23,7 +23,9 @@ typedef struct HttpConn {
     uint32_t generation; /* tells a reused descriptor from its predecessor */
     int64_t since_us;    /* of the state */
     int64_t body_bytes;
-    HttpExchange *exchange; /* referenced, while state is WORK */
+    const char *target_fault; /* of the request line that came last, or NULL */
+    int32_t target_code;      /* to refuse it with */
+    HttpExchange *exchange;   /* referenced, while state is WORK */
 } HttpConn;
 
 typedef enum HttpReplyState {
