@@ -304,13 +304,14 @@ int32_t sched_warm_tokens(const Sched *s, const Seq *seq) {
 static bool sched_has_room(const Sched *s, const Seq *seq, const KvMatch *match) {
     const EngineLimits *limits = &s->config.limits;
     const int32_t size = limits->kv.block_tokens, n_group = sched_group(seq);
+    if (s->n_running == 0) return true; /* what fits an empty engine was checked at the door */
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         const int32_t window = limits->kv.window[g];
         int64_t n = seq->n_tokens - match->n_tokens;
         if (window > 0) n = MIN(n, (int64_t)window + limits->max_step_tokens);
         int64_t need = DIV_UP(n, size);
         if (seq->request->beam && seq->request->forked) need *= n_group;
-        if (s->n_running > 0) need += s->n_running + n_group;
+        need += s->n_running + n_group;
         if (need > (int64_t)kv_cache_room(s->cache, g) - match->n_idle[g]) return false;
     }
     return true;

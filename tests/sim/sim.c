@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -34,6 +35,12 @@ typedef struct SimOptions {
 static SimPlan sim_plan;
 
 /* ---- children ---------------------------------------------------------------------------- */
+
+/* Of processor time, so that a busy machine does not matter. */
+static void sim_limit(int32_t seconds) {
+    const struct itimerval limit = {.it_value = {.tv_sec = seconds}};
+    CHECK(setitimer(ITIMER_PROF, &limit, NULL) == 0);
+}
 
 static void sim_child_begin(int log) {
     const struct rlimit none = {0};
@@ -57,7 +64,7 @@ static bool sim_try(const SimPlan *plan, int log) {
     const pid_t pid = fork();
     if (pid == 0) {
         sim_child_begin(log);
-        (void)alarm(SIM_TRIAL_SECONDS);
+        sim_limit(SIM_TRIAL_SECONDS);
         sim_run(plan);
         _exit(0);
     }
@@ -168,7 +175,7 @@ static bool sim_run_seeds(const SimOptions *options, uint64_t from, int log) {
         sim_child_begin(log);
         for (uint64_t seed = from; seed <= options->to; seed++) {
             sim_told->seed = seed;
-            (void)alarm(SIM_WORLD_SECONDS);
+            sim_limit(SIM_WORLD_SECONDS);
             sim_make(&sim_plan, seed, options);
             sim_run(&sim_plan);
         }
