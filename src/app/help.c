@@ -55,7 +55,7 @@ static void help_print_option(FILE *out, const ConfigInfo *info) {
 void help_print_command(FILE *out, const Command *command) {
     fprintf(out, "usage: sluice %s [options] %s\n\n", command->name, command->arguments);
     fprintf(out, "%c%s.\n", toupper((unsigned char)command->summary[0]), command->summary + 1);
-    help_wrap(out, command->details, 0, 0);
+    if (command->details[0] != '\0') help_wrap(out, command->details, 0, 0);
     fprintf(out, "\noptions:\n");
     for (int i = 0; i < CONFIG_COUNT; i++) {
         const ConfigInfo *info = config_info((ConfigOption)i);

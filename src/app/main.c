@@ -33,9 +33,10 @@ static int main_run(const Command *command, const Config *config) {
         return EXIT_OK;
     }
     Err err = {0};
-    if (command->run(config, &err) != OK) {
+    Status status = command->run(config, &err);
+    if (status != OK) {
         fprintf(stderr, "sluice %s: %s\n", command->name, err.text);
-        return EXIT_FAILED;
+        return status == ERR_ARG ? EXIT_USAGE : EXIT_FAILED;
     }
     if (fflush(stdout) != 0) {
         fprintf(stderr, "sluice %s: cannot write to standard output\n", command->name);

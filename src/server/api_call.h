@@ -62,7 +62,7 @@ struct ApiCall {
     /* the event thread's */
     int32_t n_open; /* engine requests without their last event */
     bool stream_begun;
-    int64_t n_sent; /* frames of the stream */
+    int64_t n_sent;       /* frames of the stream */
     sluice_error failure; /* of any sequence */
     int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
     sluice_miss miss;

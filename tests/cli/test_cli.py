@@ -82,16 +82,20 @@ class Mistakes(unittest.TestCase):
             self.assertIn(part, sluice(*arguments, code=2).stderr)
 
     def test_failures(self):
-        for arguments, part in [
-                (["run", "/nonexistent", "-p", "x"], "/nonexistent"),
-                (["run", "-p", "x", "--level", "z80"], "z80"),
-                (["run", "-p", "x", "--kv-dtype", "q3"], "q3"),
-                (["run", "-p", "x", "--block-tokens", "7"], "7"),
-                (["run", "-f", "/nonexistent/file"], "/nonexistent/file"),
-                (["completion", "tcsh"], "tcsh"),
-                (["bench", "-o", "yaml"], "yaml"),
+        """2 where the command line is at fault, 1 where the world is; nothing on standard output."""
+        for code, arguments, part in [
+                (1, ["run", "/nonexistent", "-p", "x"], "/nonexistent"),
+                (1, ["run", "-f", "/nonexistent/file"], "/nonexistent/file"),
+                (1, ["run", "-f", "/"], "/"),
+                (2, ["run", "-p", "x", "--level", "z80"], "z80"),
+                (2, ["run", "-p", "x", "--kv-dtype", "q3"], "q3"),
+                (2, ["run", "-p", "x", "--block-tokens", "7"], "7"),
+                (2, ["completion", "tcsh"], "tcsh"),
+                (2, ["bench", "-o", "yaml"], "yaml"),
+                (2, ["eval"], "--ppl"),
+                (2, ["render", "models/fable-28m.gguf"], "--messages"),
         ]:
-            done = sluice(*arguments, code=1)
+            done = sluice(*arguments, code=code)
             self.assertIn(part, done.stderr)
             self.assertEqual(done.stdout, "")
 
@@ -133,6 +137,9 @@ class Run(unittest.TestCase):
             file.write(prompt)
             file.flush()
             self.assertEqual(sluice("run", "-f", file.name, *self.GREEDY).stdout, want)
+            pipe = ["bash", "-c", '"$0" run -f <(printf %s "$1") "${@:2}"', SLUICE, prompt]
+            done = subprocess.run(pipe + self.GREEDY, capture_output=True, text=True)
+            self.assertEqual(done.stdout, want, done.stderr)
         for more in (["-t", "1"], ["--chunk", "3"], ["--block-tokens", "1"]):
             self.assertEqual(sluice("run", "-p", prompt, *self.GREEDY, *more).stdout, want, more)
 
