@@ -78,6 +78,7 @@ void api_call_submit(ApiCall *call) {
         request.prompt = call->prompt[i].ids;
         request.n_prompt = call->prompt[i].n;
         request.user = call;
+        request.tenant = http_tenant(call->exchange);
         server_metrics_request(&server->metrics, &request);
         if (sluice_submit(server->engine, &request, &call->prompt[i].request, &failure) !=
             SLUICE_OK)

@@ -125,6 +125,14 @@ const char *http_peer(const HttpExchange *exchange) {
     return exchange->peer;
 }
 
+void http_set_tenant(HttpExchange *exchange, const char *tenant) {
+    snprintf(exchange->tenant, sizeof exchange->tenant, "%s", tenant);
+}
+
+const char *http_tenant(const HttpExchange *exchange) {
+    return exchange->tenant;
+}
+
 int64_t http_start_us(const HttpExchange *exchange) {
     return exchange->start_us;
 }

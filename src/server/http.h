@@ -11,6 +11,8 @@
 #include "base/buf.h"
 #include "base/status.h"
 
+enum { HTTP_TENANT_BYTES = 40 };
+
 typedef struct HttpServer HttpServer;
 typedef struct HttpExchange HttpExchange;
 
@@ -58,6 +60,10 @@ const char *http_query(const HttpExchange *exchange, const char *name);
 /* The client's address as text. */
 const char *http_peer(const HttpExchange *exchange);
 int64_t http_start_us(const HttpExchange *exchange);
+/* Who asks: set by the handler before others see the exchange; cut at HTTP_TENANT_BYTES - 1. "":
+ * nobody in particular. */
+void http_set_tenant(HttpExchange *exchange, const char *tenant);
+const char *http_tenant(const HttpExchange *exchange);
 
 /* ---- the reply, from any thread ---- */
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "server/api.h"
@@ -44,18 +45,30 @@ static bool route_same_key(Str given, const char *key) {
     return differ == 0;
 }
 
-/* Bearer token or x-api-key; every key is compared, whichever fits. */
-static bool route_allowed(const Server *server, const HttpExchange *exchange) {
+/* The tenant of a key: the same for this server's life, and of no use to who wants the key. */
+static void route_set_tenant(const Server *server, HttpExchange *exchange, const char *key) {
+    char tenant[HTTP_TENANT_BYTES];
+    size_t len = strlen(key);
+    snprintf(tenant, sizeof tenant, "%016llx%016llx",
+             (unsigned long long)hash_bytes(key, len, server->id_seed),
+             (unsigned long long)hash_bytes(key, len, ~server->id_seed));
+    http_set_tenant(exchange, tenant);
+}
+
+/* Bearer token or x-api-key; every key is compared, whichever fits, and the one that does says
+ * whose request it is. */
+static bool route_allowed(const Server *server, HttpExchange *exchange) {
     if (server->options.n_keys == 0) return true;
     const char *bearer = http_header(exchange, "authorization");
     const char *plain = http_header(exchange, "x-api-key");
     Str given = str_from(plain);
     if (bearer != NULL && strncasecmp(bearer, "bearer ", 7) == 0)
         given = str_trim(str_from(bearer + 7));
-    bool allowed = false;
+    const char *found = NULL;
     for (int32_t i = 0; i < server->options.n_keys; i++)
-        allowed |= route_same_key(given, server->options.key[i]);
-    return allowed;
+        if (route_same_key(given, server->options.key[i])) found = server->options.key[i];
+    if (found != NULL) route_set_tenant(server, exchange, found);
+    return found != NULL;
 }
 
 /* The row of a path; *path_known: some method has it. "/v1/models/ID" is "/v1/models". */
