@@ -258,32 +258,10 @@ static inline void sim_check_tables(const SimWorld *w) {
     SIM_CHECK("S1 places", s->n_running + s->n_free_places <= w->plan->limits.max_seqs);
 }
 
-/* S7: when exactly one request ended in this step, and for logits that were not finite, the tree has
- * forgotten the block behind them, as far as nothing else goes on from it. */
-static inline void sim_check_forgotten(const SimWorld *w, const sluice_stats *was,
-                                       const sluice_stats *now) {
-    const int64_t n_over = now->n_finished + now->n_cancelled + now->n_failed - was->n_finished -
-                           was->n_cancelled - was->n_failed;
-    if (now->n_nonfinite != was->n_nonfinite + 1 || n_over != 1) return;
-    const int32_t size = w->plan->limits.kv.block_tokens;
-    const KvCache *cache = &w->engine->cache;
-    for (int32_t b = 0; b < cache->pool[0].n_blocks; b++) {
-        const int32_t node = cache->pool[0].node[b];
-        if (cache->pool[0].ref[b] > 0 || node < 0 || cache->radix.node[node].first_child >= 0) {
-            continue;
-        }
-        for (int32_t i = 0; i < size; i++) {
-            SIM_CHECK("S7 a block of bad logits is kept",
-                      w->model.slot[0][(int64_t)b * size + i].tag != w->model.nonfinite_tag);
-        }
-    }
-}
-
 static inline void sim_check_stats(SimWorld *w) {
     sluice_stats now;
     const sluice_stats *was = &w->stats;
     engine_get_stats(w->engine, &now);
-    if (w->has_nan) sim_check_forgotten(w, was, &now);
     SIM_CHECK("S8 no counter falls",
               now.n_steps >= was->n_steps && now.n_requests >= was->n_requests &&
                   now.n_finished >= was->n_finished && now.n_cancelled >= was->n_cancelled &&
