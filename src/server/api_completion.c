@@ -9,6 +9,7 @@ static Status api_completion_logprobs(ApiCall *call, const json_t *body, ApiFaul
     TRY(api_params_int(body, "logprobs", 0, API_LOGPROBS_MAX, &n, fault));
     call->params.logprobs = n >= 0;
     call->params.request.sampling.n_logprobs = (int32_t)n;
+    if (call->params.echo && n >= 0) call->params.request.prompt_logprobs = 0;
     return OK;
 }
 

@@ -232,7 +232,11 @@ static void api_openai_text_logprobs(const ApiChoice *choice, Buf *out) {
     json_array_foreach(entries, i, entry) {
         json_t *text = json_object_get(entry, "token"), *map = json_object();
         json_array_append(tokens, text);
-        json_array_append(probs, json_object_get(entry, "logprob"));
+        if (json_is_true(json_object_get(entry, "unknown"))) {
+            json_array_append_new(probs, json_null());
+        } else {
+            json_array_append(probs, json_object_get(entry, "logprob"));
+        }
         json_array_foreach(json_object_get(entry, "top_logprobs"), k, top) {
             json_object_set(map, json_string_value(json_object_get(top, "token")),
                             json_object_get(top, "logprob"));
@@ -281,11 +285,29 @@ static int32_t api_openai_text_echo(ApiCall *call, int32_t index, ApiChoice *cho
     return choice->text_at;
 }
 
+/* With echo and logprobs the prompt's tokens come first; the first has no probability. The places
+ * of the tokens then count from the prompt's beginning. */
+static void api_openai_text_prompt(const ApiCall *call, const sluice_event *event,
+                                   ApiChoice *choice) {
+    const ApiPrompt *prompt = &call->prompt[event->index / call->params.request.n];
+    for (size_t i = 0; i < prompt->n; i++) {
+        sluice_logprob token = {prompt->ids[i], event->prompt_chosen[i].logprob};
+        if (i > 0) buf_append_byte(&choice->logprobs, ',');
+        api_openai_chat_logprob(call, token, &choice->logprobs);
+        buf_append_format(&choice->logprobs, ",\"unknown\":%s}", i == 0 ? "true" : "false");
+    }
+    choice->text_at = 0;
+}
+
 static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
     ApiChoice *choice = &call->choice[event->index];
     int32_t echoed = 0;
     if (!choice->started && call->params.echo)
         echoed = api_openai_text_echo(call, event->index, choice);
+    if (!choice->started && event->prompt_chosen != NULL) {
+        api_openai_text_prompt(call, event, choice);
+        echoed = 0;
+    }
     choice->started = true;
     api_openai_note(call, event);
     if (call->params.logprobs) api_openai_chat_logprobs(call, event, &choice->logprobs);

@@ -95,6 +95,22 @@ class Api(unittest.TestCase):
         lengths = {len(logprobs[k]) for k in lists}
         self.assertEqual(lengths, {16})
 
+    def test_echo_with_logprobs_scores_the_prompt(self):
+        """A continuation's tokens, asked about as a prompt, have the same probabilities."""
+        body = {"prompt": "Once upon a time", **GREEDY, "logprobs": 0, "return_token_ids": True}
+        more = self.server.post("/v1/completions", body)["choices"][0]
+        ids = self.server.post("/tokenize", {"prompt": body["prompt"]})["tokens"]
+        whole = self.server.post("/v1/completions", {**body, "prompt": ids + more["token_ids"],
+                                                     "max_tokens": 1, "echo": True})
+        logprobs = whole["choices"][0]["logprobs"]
+        self.assertEqual(len(logprobs["tokens"]), len(ids) + 17)
+        self.assertIsNone(logprobs["token_logprobs"][0])
+        scored = logprobs["token_logprobs"][len(ids):-1]
+        for a, b in zip(scored, more["logprobs"]["token_logprobs"]):
+            self.assertAlmostEqual(a, b, places=3)
+        self.assertEqual(logprobs["text_offset"][0], 0)
+        self.assertEqual("".join(logprobs["tokens"]), whole["choices"][0]["text"])
+
     def test_stop_string(self):
         ask = {"prompt": "Once", **GREEDY}
         text = self.server.post("/v1/completions", ask)["choices"][0]["text"]
