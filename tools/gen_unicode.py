@@ -49,6 +49,7 @@ def main():
         for c in members(r"\p{%s}+" % name):
             category[c] = name
     lines = ["/* unicode_table: written by tools/gen_unicode.py; do not edit. */", "#pragma once", "",
+             '#include "text/unicode.h"', "",
              "/* first code point of a run and the category of the run */",
              "static const UnicodeRun UNICODE_RUNS[] = {"]
     last, row = None, []

@@ -1,6 +1,8 @@
 /* unicode_table: written by tools/gen_unicode.py; do not edit. */
 #pragma once
 
+#include "text/unicode.h"
+
 /* first code point of a run and the category of the run */
 static const UnicodeRun UNICODE_RUNS[] = {
     {0x0, UNICODE_CC},     {0x20, UNICODE_ZS},     {0x21, UNICODE_PO},     {0x24, UNICODE_SC},
