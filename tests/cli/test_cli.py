@@ -272,7 +272,8 @@ class Chat(unittest.TestCase):
     def test_ctrl_c_stops_the_answer_only(self):
         self.terminal.write("/bye\r")
         self.assertEqual(self.terminal.close(), 0)
-        self.terminal = Terminal("run", "--ignore-eos")
+        # The slowest level: a fast machine would end the answer before the key arrives.
+        self.terminal = Terminal("run", "--ignore-eos", "--level", "ref")
         self.terminal.wait_for(r">>> ")
         self.terminal.write("Tell me a very long story about a dragon.\r")
         self.terminal.wait_for(r"dragon\.\r\n.{8}", 60)
