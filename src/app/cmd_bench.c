@@ -96,13 +96,19 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, int32_t n, bool
     return OK;
 }
 
-static Status cmd_bench_tests(Bench *bench, Err *err) {
-    const Config *config = bench->config;
-    const ModelConfig *model = model_config(bench->compute.model);
+/* Tokens of the longest test. */
+static int64_t cmd_bench_longest(const Config *config) {
     int64_t longest = 1;
     for (int32_t i = 0; i < config->n_prompt.n; i++)
         longest = MAX(longest, config->n_prompt.item[i]);
     for (int32_t i = 0; i < config->n_gen.n; i++) longest = MAX(longest, config->n_gen.item[i]);
+    return longest;
+}
+
+static Status cmd_bench_tests(Bench *bench, Err *err) {
+    const Config *config = bench->config;
+    const ModelConfig *model = model_config(bench->compute.model);
+    int64_t longest = cmd_bench_longest(config);
     if (longest > model->context)
         FAIL(err, ERR_ARG, "a test of %lld tokens does not fit the model's context of %d",
              (long long)longest, model->context);
@@ -205,34 +211,58 @@ static Status cmd_bench_limits(const Config *config, Err *err) {
     return OK;
 }
 
+/* What --shape and MODEL say; *path is NULL for a shape. */
+static Status cmd_bench_source(const Config *config, ComputeOptions *options, char **path,
+                               Err *err) {
+    *path = NULL;
+    options->context_max = (int32_t)cmd_bench_longest(config);
+    if (config->shape == NULL) {
+        if (config->source[CONFIG_type] == CONFIG_COMMAND_LINE)
+            FAIL(err, ERR_ARG, "--type is for --shape; a model file has its own number formats");
+        TRY(cmd_model_path(config, path, err));
+        options->path = *path;
+        return OK;
+    }
+    if (config->n_args > 0) FAIL(err, ERR_ARG, "--shape and a model file exclude each other");
+    if (!dtype_from_name(str_from(config->type), &options->shape_type))
+        FAIL(err, ERR_ARG, "--type: got '%s', wanted a number format such as bf16 or q4_k",
+             config->type);
+    return model_shape_find(str_from(config->shape), &options->shape, err);
+}
+
+static Status cmd_bench_run(Bench *bench, const ComputeOptions *options, Err *err) {
+    TRY(compute_open(&bench->compute, bench->config, options, err));
+    bench->bytes = model_bytes(bench->compute.model);
+    bench->read_limit = probe_read_bandwidth(bench->compute.pool, CMD_BENCH_PROBE_ROUNDS);
+    bench->flop_limit =
+        probe_f32_fma(bench->compute.pool, cmd_bench_best_level(), CMD_BENCH_PROBE_ROUNDS);
+    return cmd_bench_tests(bench, err);
+}
+
+static void cmd_bench_print(const Bench *bench, const ComputeOptions *options, Str format) {
+    const char *name = options->shape != NULL ? options->shape->name : options->path;
+    const char *slash = strrchr(name, '/');
+    name = slash != NULL && slash[1] != '\0' ? slash + 1 : name;
+    if (str_is(format, "csv")) {
+        cmd_bench_print_csv(bench, name);
+    } else if (str_is(format, "json")) {
+        cmd_bench_print_json(bench, name);
+    } else {
+        cmd_bench_print_md(bench, name);
+    }
+}
+
 Status cmd_bench(const Config *config, Err *err) {
     if (config->limits) return cmd_bench_limits(config, err);
     Str format = str_from(config->output);
     if (!str_is(format, "md") && !str_is(format, "csv") && !str_is(format, "json"))
         FAIL(err, ERR_ARG, "--output: got '%s', wanted md, csv or json", config->output);
     char *path;
-    TRY(cmd_model_path(config, &path, err));
     Bench bench = {.config = config};
-    ComputeOptions options = {.path = path};
-    Status status = compute_open(&bench.compute, config, &options, err);
-    if (status == OK) {
-        bench.bytes = model_bytes(bench.compute.model);
-        bench.read_limit = probe_read_bandwidth(bench.compute.pool, CMD_BENCH_PROBE_ROUNDS);
-        bench.flop_limit =
-            probe_f32_fma(bench.compute.pool, cmd_bench_best_level(), CMD_BENCH_PROBE_ROUNDS);
-        status = cmd_bench_tests(&bench, err);
-    }
-    if (status == OK) {
-        const char *slash = strrchr(path, '/');
-        const char *name = slash != NULL && slash[1] != '\0' ? slash + 1 : path;
-        if (str_is(format, "csv")) {
-            cmd_bench_print_csv(&bench, name);
-        } else if (str_is(format, "json")) {
-            cmd_bench_print_json(&bench, name);
-        } else {
-            cmd_bench_print_md(&bench, name);
-        }
-    }
+    ComputeOptions options = {0};
+    Status status = cmd_bench_source(config, &options, &path, err);
+    if (status == OK) status = cmd_bench_run(&bench, &options, err);
+    if (status == OK) cmd_bench_print(&bench, &options, format);
     compute_close(&bench.compute);
     mem_free(path);
     return status;

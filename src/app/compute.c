@@ -18,7 +18,10 @@ Status compute_open(Compute *compute, const Config *config, const ComputeOptions
     TRY(pool_open(&compute->pool, n_threads, err));
     compute->ctx = (OpCtx){.device = device_host(), .pool = compute->pool};
     ModelFile *file;
-    TRY(model_file_open(&file, options->path, err));
+    if (options->shape != NULL)
+        TRY(model_shape_open(&file, options->shape, options->shape_type, compute->pool, err));
+    else
+        TRY(model_file_open(&file, options->path, err));
     if (options->with_tokenizer) {
         Status status = tokenizer_open_model(&compute->tokenizer, file, err);
         if (status != OK) {

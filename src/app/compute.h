@@ -2,6 +2,7 @@
 #pragma once
 
 #include "app/config.h"
+#include "model/model_shape.h"
 #include "model/single.h"
 #include "text/tokenizer.h"
 
@@ -17,6 +18,8 @@ typedef struct Compute {
 
 typedef struct ComputeOptions {
     const char *path;
+    const ModelShape *shape;           /* a made-up model instead of the one at path, or NULL */
+    DType shape_type;                  /* of its matrices */
     int32_t context_max, n_logits_max; /* of the Single; 0: the model's context, 1 */
     bool with_tokenizer;
 } ComputeOptions;

@@ -74,8 +74,10 @@ typedef enum CommandBit {
     X(tensors, FLAG, "tensors", 0, NULL, "", 0, 0, CMD_INSPECT, "list every tensor")               \
     X(metadata, FLAG, "metadata", 0, NULL, "", 0, 0, CMD_INSPECT, "list the file's metadata")      \
     X(show_template, FLAG, "template", 0, NULL, "", 0, 0, CMD_INSPECT, "print the chat template")  \
-    X(type, TEXT, "type", 0, "TYPE", "f16", 0, 0, CMD_CONVERT,                                     \
-      "of the matrices: f32, f16, bf16, q8_0 or q4_0")                                             \
+    X(shape, TEXT, "shape", 0, "NAME", "", 0, 0, CMD_BENCH,                                        \
+      "no file: random weights in memory of a known model's shape, such as llama-3.1-8b")          \
+    X(type, TEXT, "type", 0, "TYPE", "f16", 0, 0, CMD_CONVERT | CMD_BENCH,                         \
+      "of the matrices: f32, f16, bf16, q8_0 or q4_0; with --shape any number format")             \
     X(ppl, TEXT, "ppl", 0, "FILE", "", 0, 0, CMD_EVAL,                                             \
       "perplexity of the text in FILE (.u16: token ids, little-endian)")                           \
     X(against, TEXT, "against", 0, "MODEL", "", 0, 0, CMD_EVAL,                                    \

@@ -18,6 +18,15 @@ MUST_USE Status model_file_open(ModelFile **out, const char *path, Err *err);
 MUST_USE Status model_file_open_metadata(ModelFile **out, const char *path, Err *err);
 void model_file_close(ModelFile *file);
 
+/* A model that no file holds: a Hugging Face directory in memory. `config` stands for its
+ * config.json (the reference is taken, also on failure); n_tensors and bytes (of their data, each
+ * rounded up to CACHE_LINE) are the room for what model_file_make_tensor adds. */
+MUST_USE Status model_file_make(ModelFile **out, const char *name, json_t *config,
+                                int64_t n_tensors, int64_t bytes, Err *err);
+/* Adds a tensor, *out; its data is the file's, and the caller's to fill in. The name is copied. */
+MUST_USE Status model_file_make_tensor(ModelFile *file, const char *name, DType dtype,
+                                       int32_t n_dims, const int64_t *shape, Tensor *out, Err *err);
+
 ModelFormat model_file_format(const ModelFile *file);
 const char *model_file_path(const ModelFile *file);
 

@@ -33,7 +33,8 @@ struct ModelFile {
     int64_t n_values;
     Map by_key; /* index into values */
     json_t *config, *generation_config, *tokenizer_config;
-    Arena arena; /* names, string_at, copies of tensors that lay unaligned */
+    int64_t made_bytes; /* of the one map of a made file that its tensors have taken */
+    Arena arena;        /* names, string_at, copies of tensors that lay unaligned */
 };
 
 /* Opens one file of the format that the caller holds in memory; `data` must outlive the ModelFile.

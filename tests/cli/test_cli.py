@@ -93,6 +93,9 @@ class Mistakes(unittest.TestCase):
                 (2, ["run", "-p", "x", "--block-tokens", "7"], "7"),
                 (2, ["completion", "tcsh"], "tcsh"),
                 (2, ["bench", "-o", "yaml"], "yaml"),
+                (2, ["bench", "--shape", "llama-9z"], "llama-3.1-8b"),
+                (2, ["bench", "--shape", "llama-1.1b", "--type", "q9"], "q9"),
+                (2, ["bench", "--type", "q4_0"], "--shape"),
                 (2, ["eval"], "--ppl"),
                 (2, ["render", "models/fable-28m.gguf"], "--messages"),
         ]:
