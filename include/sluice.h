@@ -144,6 +144,8 @@ typedef struct sluice_engine_options {
     const char *kv_dir;    /* keeps the prefix cache across restarts; NULL: not */
     sluice_policy policy;
     sluice_preempt preempt;
+    double chunk_slack; /* a prompt chunk may lengthen a step of decodes by this share, so that
+                           their pace is kept; 0: 0.4; negative: without bound */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }

@@ -19,6 +19,11 @@ static const Command CMD_TABLE[] = {
     {"eval", CMD_EVAL, "[MODEL]", 0, 1, "measure a model's perplexity on a text", "", cmd_eval},
     {"bench", CMD_BENCH, "[MODEL]", 0, 1, "measure speed beside the machine's limits", "",
      cmd_bench},
+    {"bench-engine", CMD_BENCH_ENGINE, "[MODEL]", 0, 1,
+     "measure what batching, pacing and the prefix cache gain",
+     "Decodes side by side, a mixed load batched in three ways, a long prompt that arrives among "
+     "decodes, and a shared beginning, cold and warm.",
+     cmd_bench_engine},
     {"inspect", CMD_INSPECT, "[MODEL]", 0, 1, "show what a model file holds",
      "Dimensions, number formats, tokenizer and chat template of a Hugging Face directory, a "
      ".safetensors or a GGUF file. A model of an unknown family is shown as far as it goes.",

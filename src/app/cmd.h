@@ -28,6 +28,7 @@ Status cmd_eval(const Config *config, Err *err);
 Status cmd_bench(const Config *config, Err *err);
 Status cmd_render(const Config *config, Err *err);
 Status cmd_convert(const Config *config, Err *err);
+Status cmd_bench_engine(const Config *config, Err *err);
 Status cmd_bench_serve(const Config *config, Err *err);
 /* Writes out to standard output and frees it. */
 Status cmd_tokenize_print(Buf *out, Err *err);

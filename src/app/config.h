@@ -22,11 +22,12 @@ typedef enum CommandBit {
     CMD_SERVE = 1 << 10,
     CMD_BENCH_SERVE = 1 << 11,
     CMD_SIMULATE = 1 << 12,
+    CMD_BENCH_ENGINE = 1 << 13,
     CMD_ALL = -1
 } CommandBit;
 
 /* Commands that compute with a model. */
-#define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH)
+#define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH | CMD_BENCH_ENGINE)
 /* Commands that play a load. */
 #define CMD_LOAD   (CMD_BENCH_SERVE | CMD_SIMULATE)
 #define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
@@ -102,7 +103,7 @@ typedef enum CommandBit {
       "sequences that run at once; 0: 64")                                                         \
     X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
       "requests that wait at most; 0: four times as many")                                         \
-    X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE,                     \
+    X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE,  \
       "memory for the KV cache; 0: what max-seqs short sequences need")                            \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \
       "keys that clients must show, one a line")                                                   \
@@ -161,7 +162,8 @@ typedef enum CommandBit {
     X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
     X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
       "print what would be allocated and exit")                                                    \
-    X(context, INT, "context", 'c', "N", "0", 0, 1 << 24, CMD_RUN | CMD_SERVE | CMD_INSPECT,       \
+    X(context, INT, "context", 'c', "N", "0", 0, 1 << 24,                                          \
+      CMD_RUN | CMD_SERVE | CMD_INSPECT | CMD_BENCH_ENGINE,                                        \
       "tokens of one conversation; 0: the model's")                                                \
     X(kv_dtype, TEXT, "kv-dtype", 0, "TYPE", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                  \
       "of the KV cache: f32, f16 or bf16; default: f32 for f32 models, else bf16")                 \

@@ -18,7 +18,8 @@ static int32_t engine_requests_max(const EngineLimits *limits) {
 static SchedConfig engine_sched_config(const EngineConfig *config) {
     return (SchedConfig){.limits = config->limits,
                          .n_requests_max = engine_requests_max(&config->limits),
-                         .policy = config->policy};
+                         .policy = config->policy,
+                         .chunk_slack = config->chunk_slack};
 }
 
 int64_t engine_bytes(const EngineConfig *config) {

@@ -12,6 +12,7 @@ typedef struct Engine Engine;
 typedef struct EngineConfig {
     EngineLimits limits;
     sluice_policy policy;
+    double chunk_slack; /* as in SchedConfig */
     sluice_preempt preempt;
     Runner runner;              /* taken: closed with the engine, also when opening fails */
     const Tokenizer *tokenizer; /* borrowed; NULL: events carry no text */

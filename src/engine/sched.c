@@ -5,8 +5,7 @@
 #include "base/mem.h"
 #include "engine/sched_priv.h"
 
-/* A prompt chunk beside running decodes may lengthen the step by this share of a pure decode step,
- * so that their pace stays within 1.5 times of what it was. */
+/* The default of chunk_slack: the pace of decodes stays within 1.5 times of what it was. */
 static const double SCHED_CHUNK_SLACK = 0.4;
 /* Below this a chunk is not worth its overhead. */
 enum { SCHED_CHUNK_MIN = 16 };
@@ -25,6 +24,7 @@ Status sched_init(Sched *sched, const SchedConfig *config, KvCache *cache, Err *
     const size_t n_requests = (size_t)config->n_requests_max;
     const size_t ints = kv_cache_seq_ints(&config->limits.kv, config->limits.max_context);
     Sched made = {.config = *config, .cache = cache};
+    if (made.config.chunk_slack == 0) made.config.chunk_slack = SCHED_CHUNK_SLACK;
     made.place = mem_try_alloc(n_seqs, sizeof *made.place);
     made.place_memory = mem_try_alloc(n_seqs, ints * sizeof *made.place_memory);
     made.free_place = mem_try_alloc(n_seqs, sizeof *made.free_place);
@@ -247,9 +247,10 @@ static void sched_plan_decodes(Sched *s, StepPlan *plan) {
 /* Prompt tokens that this step may take beside the decodes in it. */
 static int32_t sched_prompt_budget(const Sched *s, const StepPlan *plan) {
     const int32_t left = plan->max_tokens - plan->batch.n_tokens;
-    if (plan->batch.n_tokens == 0) return left;
+    const double slack = s->config.chunk_slack;
+    if (plan->batch.n_tokens == 0 || slack < 0) return left;
     if (s->decode_us <= 0 || s->prompt_token_us <= 0) return MIN(left, plan->max_tokens / 4 + 1);
-    const double fits = SCHED_CHUNK_SLACK * s->decode_us / s->prompt_token_us;
+    const double fits = slack * s->decode_us / s->prompt_token_us;
     return (int32_t)MIN((double)left, MAX(fits, (double)SCHED_CHUNK_MIN));
 }
 

@@ -168,6 +168,7 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
     TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
     made.runner.limits = *limits;
     made.engine.policy = o->policy;
+    made.engine.chunk_slack = o->chunk_slack;
     made.engine.preempt = o->preempt;
     made.engine.tokenizer = model->tokenizer;
     made.engine.n_eos = config->n_eos;
