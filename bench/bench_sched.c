@@ -108,7 +108,7 @@ static void measure(const Row *row, int32_t n_steps) {
 }
 
 int main(int argc, char **argv) {
-    const int32_t n_steps = argc > 1 ? MIN(MAX(atoi(argv[1]), 1), 3000) : 2000;
+    const int32_t n_steps = argc > 1 ? MIN(MAX((int32_t)strtol(argv[1], NULL, 10), 1), 3000) : 2000;
     static const Row rows[] = {{1, 0, SLUICE_POLICY_FCFS, "fcfs", false},
                                {16, 0, SLUICE_POLICY_FCFS, "fcfs", false},
                                {64, 0, SLUICE_POLICY_FCFS, "fcfs", false},

@@ -146,6 +146,8 @@ typedef struct sluice_engine_options {
     sluice_preempt preempt;
     double chunk_slack; /* a prompt chunk may lengthen a step of decodes by this share, so that
                            their pace is kept; 0: 0.4; negative: without bound */
+    bool populate;      /* take all memory from the system now: a server starts a little later and
+                           cannot be out of memory afterwards */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }
@@ -153,6 +155,7 @@ typedef struct sluice_engine_options {
 /* What the options come to, before anything is allocated. */
 typedef struct sluice_engine_plan {
     size_t size;
+    /* other: tables of the engine, samplers, and an estimate of the tokenizer and the program. */
     int64_t weight_bytes, kv_bytes, activation_bytes, other_bytes, total_bytes;
     int64_t kv_tokens; /* that fit */
     int32_t block_tokens, n_blocks;

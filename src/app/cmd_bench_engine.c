@@ -17,10 +17,10 @@ enum {
     BENCH_ENGINE_SEQS = 16,
     BENCH_ENGINE_SHORT = 32, /* prompt tokens of the decodes */
     BENCH_ENGINE_DECODE = 64,
-    BENCH_ENGINE_MIXED = 64, /* requests of the mixed load */
+    BENCH_ENGINE_MIXED = 48, /* requests of the mixed load */
     BENCH_ENGINE_PROMPT = 2000,
     BENCH_ENGINE_SHARED = 1000,
-    BENCH_ENGINE_ROUNDS = 5,
+    BENCH_ENGINE_ROUNDS = 3,
     BENCH_ENGINE_STREAM_MAX = 4096
 };
 
@@ -191,7 +191,7 @@ static Status bench_engine_mixed(BenchEngine *b, int32_t together, double *rate,
     const int64_t start = clock_us();
     int64_t n_tokens = 0;
     for (int32_t i = 0; i < BENCH_ENGINE_MIXED; i++) {
-        const int32_t longest = MIN(b->info.context / 4, 256);
+        const int32_t longest = MIN(b->info.context / 4, 128);
         b->stream[i] = (BenchStream){.n_prompt = bench_engine_length((uint64_t)i, 1, 8, longest),
                                      .n_output = bench_engine_length((uint64_t)i, 2, 8, longest),
                                      .seed = (uint64_t)i + 1};

@@ -10,33 +10,6 @@
 #include "base/json.h"
 #include "base/mem.h"
 
-static void cmd_run_print_bytes(const char *name, int64_t bytes) {
-    printf("%-14s %12lld  %9.1f MB\n", name, (long long)bytes, (double)bytes / 1e6);
-}
-
-/* What the options come to, without allocating it. */
-static Status cmd_run_dry(const Config *config, const char *path, Err *err) {
-    sluice_model_options model_options;
-    sluice_engine_options engine_options;
-    session_options(config, &model_options, &engine_options);
-    sluice_error failure = {0};
-    sluice_model *model;
-    if (sluice_model_open(&model, path, &model_options, &failure) != SLUICE_OK)
-        return session_error(&failure, err);
-    sluice_engine_plan plan = {.size = sizeof plan};
-    sluice_status status = sluice_engine_dry_run(model, &engine_options, &plan, &failure);
-    sluice_model_close(model);
-    if (status != SLUICE_OK) return session_error(&failure, err);
-    cmd_run_print_bytes("weights", plan.weight_bytes);
-    cmd_run_print_bytes("kv cache", plan.kv_bytes);
-    cmd_run_print_bytes("activations", plan.activation_bytes);
-    cmd_run_print_bytes("other", plan.other_bytes);
-    cmd_run_print_bytes("total", plan.total_bytes);
-    printf("%-14s %12lld  tokens in %d blocks of %d, %s\n", "kv capacity",
-           (long long)plan.kv_tokens, plan.n_blocks, plan.block_tokens, plan.kv_dtype);
-    return OK;
-}
-
 /* The one message of --chat, with --system before it, as the request of a chat template. */
 static char *cmd_run_chat_request(const Config *config, Str text) {
     json_t *messages = json_array();
@@ -94,7 +67,10 @@ Status cmd_run(const Config *config, Err *err) {
     char *path;
     TRY(cmd_model_path(config, &path, err));
     if (config->dry_run) {
-        Status dry = cmd_run_dry(config, path, err);
+        sluice_model_options model_options;
+        sluice_engine_options engine_options;
+        session_options(config, &model_options, &engine_options);
+        Status dry = session_dry_run(path, &model_options, &engine_options, err);
         mem_free(path);
         return dry;
     }

@@ -51,13 +51,19 @@ static Status cmd_serve_keys(Serve *serve, const char *path, Err *err) {
     return OK;
 }
 
+static void cmd_serve_options(const Config *config, sluice_model_options *model,
+                              sluice_engine_options *engine) {
+    session_options(config, model, engine);
+    engine->max_seqs = (int32_t)config->max_seqs;
+    engine->max_queue = (int32_t)config->max_queue;
+    engine->kv_bytes = config->kv_mb << 20;
+    engine->populate = true;
+}
+
 static Status cmd_serve_engine(Serve *serve, const char *path, sluice_engine_plan *plan, Err *err) {
     sluice_model_options model_options;
     sluice_engine_options engine_options;
-    session_options(serve->config, &model_options, &engine_options);
-    engine_options.max_seqs = (int32_t)serve->config->max_seqs;
-    engine_options.max_queue = (int32_t)serve->config->max_queue;
-    engine_options.kv_bytes = serve->config->kv_mb << 20;
+    cmd_serve_options(serve->config, &model_options, &engine_options);
     sluice_error failure = {0};
     if (sluice_model_open(&serve->model, path, &model_options, &failure) != SLUICE_OK ||
         sluice_engine_dry_run(serve->model, &engine_options, plan, &failure) != SLUICE_OK ||
@@ -185,6 +191,14 @@ Status cmd_serve(const Config *config, Err *err) {
     int64_t start_us = clock_us();
     char *path;
     TRY(cmd_model_path(config, &path, err));
+    if (config->dry_run) {
+        sluice_model_options model_options;
+        sluice_engine_options engine_options;
+        cmd_serve_options(config, &model_options, &engine_options);
+        Status dry = session_dry_run(path, &model_options, &engine_options, err);
+        mem_free(path);
+        return dry;
+    }
     /* Before any thread, which inherit the mask. */
     sigset_t signals;
     sigemptyset(&signals);

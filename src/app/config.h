@@ -160,7 +160,7 @@ typedef enum CommandBit {
     X(no_prefix_cache, FLAG, "no-prefix-cache", 0, NULL, "", 0, 0, CMD_SIMULATE,                   \
       "compute every prompt whole")                                                                \
     X(json, FLAG, "json", 0, NULL, "", 0, 0, CMD_TOKENS | CMD_INSPECT | CMD_EVAL, "print JSON")    \
-    X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_INSPECT,                          \
+    X(dry_run, FLAG, "dry-run", 0, NULL, "", 0, 0, CMD_RUN | CMD_SERVE | CMD_INSPECT,              \
       "print what would be allocated and exit")                                                    \
     X(context, INT, "context", 'c', "N", "0", 0, 1 << 24,                                          \
       CMD_RUN | CMD_SERVE | CMD_INSPECT | CMD_BENCH_ENGINE,                                        \

@@ -25,6 +25,30 @@ void session_options(const Config *config, sluice_model_options *model,
     engine->kv_dtype = config->kv_dtype;
 }
 
+static void session_print_bytes(const char *name, int64_t bytes) {
+    printf("%-14s %12lld  %9.1f MB\n", name, (long long)bytes, (double)bytes / 1e6);
+}
+
+Status session_dry_run(const char *path, const sluice_model_options *model_options,
+                       const sluice_engine_options *engine_options, Err *err) {
+    sluice_error failure = {0};
+    sluice_model *model;
+    if (sluice_model_open(&model, path, model_options, &failure) != SLUICE_OK)
+        return session_error(&failure, err);
+    sluice_engine_plan plan = {.size = sizeof plan};
+    sluice_status status = sluice_engine_dry_run(model, engine_options, &plan, &failure);
+    sluice_model_close(model);
+    if (status != SLUICE_OK) return session_error(&failure, err);
+    session_print_bytes("weights", plan.weight_bytes);
+    session_print_bytes("kv cache", plan.kv_bytes);
+    session_print_bytes("activations", plan.activation_bytes);
+    session_print_bytes("other", plan.other_bytes);
+    session_print_bytes("total", plan.total_bytes);
+    printf("%-14s %12lld  tokens in %d blocks of %d, %s\n", "kv capacity",
+           (long long)plan.kv_tokens, plan.n_blocks, plan.block_tokens, plan.kv_dtype);
+    return OK;
+}
+
 /* The options' sampling, with the model's own defaults where they are silent. */
 static Status session_sampling(Session *session, const Config *config, Err *err) {
     const sluice_model_info *info = &session->info;

@@ -28,6 +28,10 @@ Status session_error(const sluice_error *from, Err *err);
 void session_options(const Config *config, sluice_model_options *model,
                      sluice_engine_options *engine);
 
+/* Prints what model and engine would allocate. */
+MUST_USE Status session_dry_run(const char *path, const sluice_model_options *model,
+                                const sluice_engine_options *engine, Err *err);
+
 /* Opens model and engine. On failure session may be closed. */
 MUST_USE Status session_open(Session *session, const Config *config, const char *path, Err *err);
 void session_close(Session *session);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/status.h"
 
@@ -32,6 +33,18 @@ void *mem_try_alloc_large(size_t bytes) {
 
 void mem_free_large(void *p, size_t bytes) {
     if (p != NULL) munmap(p, MAX(bytes, (size_t)1));
+}
+
+void mem_populate(void *p, size_t bytes) {
+    if (bytes == 0) return;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *first = (char *)((uintptr_t)p / page * page), *end = (char *)p + bytes;
+#ifdef MADV_POPULATE_WRITE
+    if (madvise(first, (size_t)(end - first), MADV_POPULATE_WRITE) == 0) return;
+#endif
+    /* Kernels before 5.14: an atomic no-op writes without changing what another thread wrote. */
+    for (char *at = p; at < end; at = (char *)((uintptr_t)at / page * page) + page)
+        (void)__atomic_fetch_or(at, 0, __ATOMIC_RELAXED);
 }
 
 char *mem_strndup(const char *s, size_t n) {

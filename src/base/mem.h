@@ -17,6 +17,10 @@ void *mem_try_alloc(size_t n, size_t bytes);
 void *mem_try_alloc_large(size_t bytes);
 void mem_free_large(void *p, size_t bytes);
 
+/* Has the system hand out the pages of large memory now instead of at their first use; what they
+ * hold does not change. */
+void mem_populate(void *p, size_t bytes);
+
 /* A copy of n bytes with a terminating NUL. */
 char *mem_strndup(const char *s, size_t n);
 char *mem_strdup(const char *s);

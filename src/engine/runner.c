@@ -102,6 +102,10 @@ static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err
     TRY(kv_store_open(&r->store, config, options->device, options->kv_dtype,
                       limits->kv.block_tokens, limits->kv.n_blocks, err));
     TRY(forward_open(&r->forward, options->model, &r->ctx, &forward, err));
+    if (options->populate) {
+        kv_store_populate(r->store, r->pool);
+        forward_populate(r->forward);
+    }
     r->sampler = mem_alloc((size_t)options->n_threads * sizeof(Sampler *));
     for (; r->n_samplers < options->n_threads; r->n_samplers++) {
         TRY(sampler_open(&r->sampler[r->n_samplers], config->vocab, err));

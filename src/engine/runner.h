@@ -21,6 +21,7 @@ typedef struct RunnerOptions {
     Device *device;     /* borrowed */
     int32_t n_threads;  /* of the runner's own pool */
     DType kv_dtype;
+    bool populate; /* all pages now, not at their first use */
     EngineLimits limits;
 } RunnerOptions;
 

@@ -9,6 +9,10 @@ enum {
     PLAN_BLOCK_TOKENS = 16,
     PLAN_SHORT_TOKENS = 512,
     PLAN_QUEUE_PER_SEQ = 4,
+    /* Code, libraries and stacks; and what a tokenizer takes for each of its tokens: measured on
+     * vocabularies of 8,192 to 151,936 tokens (300 to 330 bytes). */
+    PLAN_PROGRAM_BYTES = 7500000,
+    PLAN_TOKEN_BYTES = 320,
     PLAN_LOGITS = 64 /* rows for prompt logprobs and mean pooling, when few sequences run */
 };
 
@@ -139,7 +143,8 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .weight_bytes = weights.resident,
         .kv_bytes = runner.kv,
         .activation_bytes = runner.activation,
-        .other_bytes = runner.sampler + engine_bytes(&plan->engine),
+        .other_bytes = runner.sampler + engine_bytes(&plan->engine) + PLAN_PROGRAM_BYTES +
+                       PLAN_TOKEN_BYTES * (int64_t)limits->vocab,
         .kv_tokens = kv_tokens,
         .block_tokens = limits->kv.block_tokens,
         .n_blocks = limits->kv.n_blocks[0],
@@ -167,6 +172,7 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
     TRY(sluice_plan_dtype(&made.runner.kv_dtype, config, o, err));
     TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
     made.runner.limits = *limits;
+    made.runner.populate = o->populate;
     made.engine.policy = o->policy;
     made.engine.chunk_slack = o->chunk_slack;
     made.engine.preempt = o->preempt;

@@ -169,6 +169,10 @@ Status forward_open(Forward **out, const Model *model, const OpCtx *ctx,
     return OK;
 }
 
+void forward_populate(Forward *f) {
+    if (f->ctx.device->id == DEVICE_HOST) mem_populate(f->scratch.data, (size_t)f->scratch.bytes);
+}
+
 void forward_close(Forward *f) {
     if (f == NULL) return;
     scratch_close(&f->scratch, f->ctx.device);

@@ -20,6 +20,9 @@ MUST_USE Status forward_open(Forward **out, const Model *model, const OpCtx *ctx
                              const ForwardLimits *limits, Err *err);
 void forward_close(Forward *forward);
 
+/* Has the host hand out all pages of the activations now. */
+void forward_populate(Forward *forward);
+
 /* One step. Writes K and V of every token to the store and leaves the logits of logits_row in
  * *logits, [n_logits, vocab] f32 in host memory, valid until the next step. */
 MUST_USE Status forward_run(Forward *forward, KvStore *store, const Batch *batch,

@@ -112,6 +112,23 @@ void kv_store_close(KvStore *store) {
     mem_free(store);
 }
 
+enum { KV_STORE_PIECE_BYTES = 32 << 20 }; /* that one thread populates at a time */
+
+static void kv_store_populate_piece(void *context, int64_t i, int32_t thread) {
+    (void)thread;
+    const KvStoreGroup *group = context;
+    const int64_t first = i * KV_STORE_PIECE_BYTES;
+    mem_populate((char *)group->data + first,
+                 (size_t)MIN((int64_t)KV_STORE_PIECE_BYTES, group->bytes - first));
+}
+
+void kv_store_populate(KvStore *store, ThreadPool *pool) {
+    if (store->device->id != DEVICE_HOST) return;
+    for (int32_t g = 0; g < store->n_groups; g++)
+        pool_run(pool, DIV_UP(store->group[g].bytes, (int64_t)KV_STORE_PIECE_BYTES),
+                 kv_store_populate_piece, &store->group[g]);
+}
+
 /* K (part 0) or V (part 1) of a layer of the group, from the block on. */
 static char *kv_store_at(const KvStoreGroup *group, int32_t layer, int32_t part, int32_t block) {
     return (char *)group->data + ((int64_t)layer * 2 + part) * group->part_bytes +

@@ -24,6 +24,8 @@ MUST_USE Status kv_store_open(KvStore **out, const ModelConfig *config, Device *
 void kv_store_close(KvStore *store);
 KvView kv_store_layer(const KvStore *store, int32_t layer);
 int64_t kv_store_bytes(const KvStore *store);
+/* Has the host hand out all its pages now (mem_populate), on the pool's threads. */
+void kv_store_populate(KvStore *store, ThreadPool *pool);
 int32_t kv_store_block_tokens(const KvStore *store);
 
 /* Copies block src to block dst of the group, all layers (copy-on-write). */
