@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "app/cmd.h"
 #include "app/help.h"
@@ -45,9 +46,21 @@ static int main_run(const Command *command, const Config *config) {
     return EXIT_OK;
 }
 
+/* A model file was cut short, or its disk failed, while it was mapped. Nothing that was computed
+ * from it can be trusted or finished: stop, for a supervisor to start again. */
+static void main_on_bus_error(int number) {
+    (void)number;
+    static const char text[] =
+        "sluice: a model file can no longer be read: it was cut short or its disk failed\n";
+    ssize_t unused = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)unused;
+    _exit(EXIT_FAILED);
+}
+
 int main(int argc, char **argv) {
     /* A reader that leaves shows as a write error, not as a dead process. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGBUS, main_on_bus_error);
     if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
         strcmp(argv[1], "-h") == 0) {
         const Command *command = argc > 2 ? main_find_command(argv[2]) : NULL;

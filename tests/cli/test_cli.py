@@ -245,6 +245,22 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+class Vanishing(unittest.TestCase):
+    def test_file_cut_short_while_in_use(self):
+        golden = os.path.join(os.path.dirname(__file__), "..", "golden", "llama")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("config.json", "model.safetensors"):
+                shutil.copy(os.path.join(golden, name), folder)
+            process = subprocess.Popen([SLUICE, "bench", folder, "-q", "-r", "1000", "--n-prompt",
+                                        "200,200,200,200,200,200", "--n-gen", "0"],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            time.sleep(1)
+            os.truncate(os.path.join(folder, "model.safetensors"), 4096)
+            _, said = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("cut short", said)
+
+
 class Chat(unittest.TestCase):
     def setUp(self):
         try:
