@@ -72,7 +72,7 @@ static Status cmd_serve_engine(Serve *serve, const char *path, sluice_engine_pla
     return OK;
 }
 
-static Status cmd_serve_server(Serve *serve, int32_t block_tokens, Err *err) {
+static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err *err) {
     const Config *config = serve->config;
     if ((config->tls_cert == NULL) != (config->tls_key == NULL))
         FAIL(err, ERR_ARG, "--tls-cert and --tls-key go together");
@@ -95,7 +95,7 @@ static Status cmd_serve_server(Serve *serve, int32_t block_tokens, Err *err) {
                              .tls_key = serve->tls_key.data,
                              .n_keys = serve->n_keys,
                              .key = serve->key,
-                             .block_tokens = block_tokens};
+                             .plan = plan};
     return server_open(&serve->server, serve->model, serve->engine, &options, err);
 }
 
@@ -206,10 +206,11 @@ Status cmd_serve(const Config *config, Err *err) {
     sigaddset(&signals, SIGINT);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     cmd_serve_raise_files();
+    log_set_level(LOG_INFO);
     Serve serve = {.config = config};
     sluice_engine_plan plan = {.size = sizeof plan};
     Status status = cmd_serve_engine(&serve, path, &plan, err);
-    if (status == OK) status = cmd_serve_server(&serve, plan.block_tokens, err);
+    if (status == OK) status = cmd_serve_server(&serve, &plan, err);
     if (status == OK) {
         cmd_serve_banner(&serve, &plan, (double)(clock_us() - start_us) / 1e3);
         cmd_serve_notify("READY=1");

@@ -185,8 +185,10 @@ bool engine_step(Engine *e) {
 
 static void *engine_main(void *arg) {
     Engine *e = arg;
+    (void)pthread_setname_np(pthread_self(), "engine");
     while (!e->stopping) {
-        if (!engine_step(e)) mailbox_wait(&e->mail, e->next_deadline_us);
+        if (!engine_step(e))
+            mailbox_wait(&e->mail, MIN(e->next_deadline_us, engine_now(e) + ENGINE_HEARTBEAT_US));
     }
     return NULL;
 }

@@ -9,6 +9,9 @@
 
 typedef struct Engine Engine;
 
+/* A loop with nothing to do turns this often: who watches it sees that it lives. */
+enum { ENGINE_HEARTBEAT_US = 1000000 };
+
 typedef struct EngineConfig {
     EngineLimits limits;
     sluice_policy policy;

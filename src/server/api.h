@@ -19,7 +19,9 @@ void api_admin_version(struct Server *server, HttpExchange *exchange);
 void api_admin_metrics(struct Server *server, HttpExchange *exchange);
 void api_admin_health(struct Server *server, HttpExchange *exchange);
 void api_admin_ready(struct Server *server, HttpExchange *exchange);
-/* The web page and what it loads; it asks for the key itself. */
+/* What /dashboard shows, as JSON. */
+void api_dashboard_data(struct Server *server, HttpExchange *exchange);
+/* The web pages and what they load; they ask for the key themselves. */
 void api_admin_page(struct Server *server, HttpExchange *exchange);
 
 /* The body as a JSON object that names this server's model (or none); NULL when it is not, and the

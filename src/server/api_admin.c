@@ -72,6 +72,10 @@ void api_admin_page(Server *server, HttpExchange *exchange) {
     Buf body = {0};
     buf_append_str(&body, content);
     http_reply_header(exchange, "content-security-policy",
-                      "default-src 'self'; img-src 'self' data:");
+                      "default-src 'self'; img-src 'self' data:; base-uri 'none'; "
+                      "form-action 'none'; frame-ancestors 'none'");
+    http_reply_header(exchange, "x-content-type-options", "nosniff");
+    http_reply_header(exchange, "referrer-policy", "no-referrer");
+    http_reply_header(exchange, "cache-control", "no-cache");
     http_reply(exchange, 200, type, &body);
 }

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "server/api_error.h"
 #include "server/server_priv.h"
 
@@ -24,8 +25,29 @@ ApiCall *api_call_open(Server *server, HttpExchange *exchange, const ApiFormat *
     return call;
 }
 
+static void api_call_list(ApiCall *call) {
+    Server *server = call->server;
+    pthread_mutex_lock(&server->calls_lock);
+    call->listed = true;
+    call->next = server->calls;
+    if (call->next != NULL) call->next->prev = call;
+    server->calls = call;
+    pthread_mutex_unlock(&server->calls_lock);
+}
+
+static void api_call_unlist(ApiCall *call) {
+    Server *server = call->server;
+    if (!call->listed) return;
+    pthread_mutex_lock(&server->calls_lock);
+    if (call->next != NULL) call->next->prev = call->prev;
+    if (call->prev != NULL) call->prev->next = call->next;
+    if (server->calls == call) server->calls = call->next;
+    pthread_mutex_unlock(&server->calls_lock);
+}
+
 void api_call_unref(ApiCall *call) {
     if (atomic_fetch_sub(&call->n_refs, 1) != 1) return;
+    api_call_unlist(call);
     http_unref(call->exchange);
     for (int32_t i = 0; i < call->n_prompts; i++) sluice_free(call->prompt[i].ids);
     for (int32_t i = 0; i < call->n_choices; i++) {
@@ -93,6 +115,7 @@ void api_call_submit(ApiCall *call) {
         atomic_fetch_sub(&call->n_refs, n_refused);
     }
     bool none_open = call->n_open == 0;
+    if (!none_open) api_call_list(call);
     if (atomic_load(&call->cancelled) || n_refused > 0) api_call_gone(call);
     server_submit_unlock(server);
     if (none_open) {
@@ -109,13 +132,47 @@ static int32_t api_call_prompt_of(const ApiCall *call, uint64_t request) {
     return 0;
 }
 
-static void api_call_count(ApiCall *call, const sluice_usage *usage, bool first) {
+static void api_call_tokens(ApiCall *call, ApiChoice *choice, int32_t n) {
+    const int64_t now_us = clock_us();
+    const bool first = choice->last_us == 0;
+    server_metrics_tokens(&call->server->metrics, now_us,
+                          first ? http_start_us(call->exchange) : choice->last_us, first);
+    choice->last_us = now_us;
+    atomic_fetch_add(&call->n_seen, n);
+    if (atomic_load(&call->first_us) == 0) atomic_store(&call->first_us, now_us);
+}
+
+/* A sequence of this prompt ended. */
+static void api_call_count(ApiCall *call, const sluice_event *event, ApiPrompt *prompt) {
+    const sluice_usage *usage = event->usage;
+    server_metrics_end(&call->server->metrics, event);
+    prompt->n_output_max = MAX(prompt->n_output_max, usage->n_output);
+    if (event->last) server_metrics_longest(&call->server->metrics, prompt->n_output_max);
     call->n_output_tokens += usage->n_output;
-    if (!first) return;
+    if (event->index != 0) return;
     call->n_prompt_tokens += usage->n_prompt;
+    call->queue_us = MAX(call->queue_us, usage->queue_us);
     call->n_cached_tokens += usage->n_cached;
     call->miss = usage->miss;
     call->miss_at = usage->miss_at;
+}
+
+/* The tenant's first digits name it in the log well enough. */
+static void api_call_log(const ApiCall *call, const sluice_event *event) {
+    const int64_t now_us = clock_us(), start_us = http_start_us(call->exchange);
+    const int64_t first_us = atomic_load(&call->first_us);
+    const char *how = api_call_finish_text(event->finish);
+    if (atomic_load(&call->cancelled)) how = "gone";
+    if (call->failure.status != SLUICE_OK) how = "error";
+    log_line(LOG_INFO, "request",
+             "%s %s tenant=%.8s prompt=%lld cached=%lld output=%lld finish=%s queue_ms=%.1f "
+             "ttft_ms=%.1f ms=%.1f%s%s",
+             http_id(call->exchange), call->id, http_tenant(call->exchange),
+             (long long)call->n_prompt_tokens, (long long)call->n_cached_tokens,
+             (long long)call->n_output_tokens, how, (double)call->queue_us * 1e-3,
+             first_us == 0 ? -1 : (double)(first_us - start_us) * 1e-3,
+             (double)(now_us - start_us) * 1e-3, call->failure.status != SLUICE_OK ? " error=" : "",
+             call->failure.text);
 }
 
 void api_call_event(ApiCall *call, const sluice_event *event) {
@@ -123,13 +180,8 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     sluice_event mine = *event;
     mine.index = prompt * call->params.request.n + event->index;
     ApiChoice *choice = &call->choice[mine.index];
-    if (event->n_tokens > 0 || event->usage != NULL) {
-        int64_t now_us = clock_us();
-        server_metrics_event(&call->server->metrics, event,
-                             choice->last_us != 0 ? now_us - choice->last_us : 0);
-        choice->last_us = now_us;
-    }
-    if (event->usage != NULL) api_call_count(call, event->usage, event->index == 0);
+    if (event->n_tokens > 0) api_call_tokens(call, choice, event->n_tokens);
+    if (event->usage != NULL) api_call_count(call, event, &call->prompt[prompt]);
     if (event->finish == SLUICE_FINISH_ERROR && call->failure.status == SLUICE_OK) {
         call->failure.status = event->status;
         snprintf(call->failure.text, sizeof call->failure.text, "%s",
@@ -140,6 +192,7 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     if (!event->last) return;
     call->n_open--;
     if (call->n_open == 0) {
+        api_call_log(call, event);
         http_on_gone(call->exchange, NULL, NULL);
         if (call->failure.status != SLUICE_OK) {
             api_call_fail(call, &call->failure);

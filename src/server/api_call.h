@@ -38,7 +38,8 @@ typedef struct ApiChoice {
 typedef struct ApiPrompt {
     int32_t *ids; /* malloc'ed by the library */
     size_t n;
-    uint64_t request; /* the engine's id, once submitted */
+    uint64_t request;     /* the engine's id, once submitted */
+    int32_t n_output_max; /* of its sequences that have ended */
 } ApiPrompt;
 
 struct ApiCall {
@@ -57,14 +58,21 @@ struct ApiCall {
     int32_t n_choices; /* n_prompts * n */
     ApiChoice *choice;
 
+    ApiCall *next, *prev; /* in the server's list; under its lock */
+    bool listed;
+
     atomic_bool cancelled;
     atomic_int n_submitted; /* prompts whose request id is valid */
+    /* for whoever looks: tokens so far, and when the first came (0: not yet) */
+    atomic_int n_seen;
+    atomic_int_fast64_t first_us;
     /* the event thread's */
     int32_t n_open; /* engine requests without their last event */
     bool stream_begun;
     int64_t n_sent;       /* frames of the stream */
     sluice_error failure; /* of any sequence */
     int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
+    int64_t queue_us; /* the longest of its requests */
     sluice_miss miss;
     int32_t miss_at;
 };

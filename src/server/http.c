@@ -133,6 +133,14 @@ const char *http_tenant(const HttpExchange *exchange) {
     return exchange->tenant;
 }
 
+void http_set_id(HttpExchange *exchange, const char *id) {
+    snprintf(exchange->id, sizeof exchange->id, "%s", id);
+}
+
+const char *http_id(const HttpExchange *exchange) {
+    return exchange->id;
+}
+
 int64_t http_start_us(const HttpExchange *exchange) {
     return exchange->start_us;
 }
@@ -345,7 +353,9 @@ static void http_completed(void *context, struct MHD_Connection *connection, voi
     if (reason != MHD_REQUEST_TERMINATED_COMPLETED_OK) http_exchange_gone(exchange);
     pthread_mutex_lock(&exchange->lock);
     exchange->detached = true;
+    int32_t code = exchange->client_gone ? HTTP_CODE_GONE : exchange->code;
     pthread_mutex_unlock(&exchange->lock);
+    if (server->options.done != NULL) server->options.done(server->options.context, exchange, code);
     http_watch_drop(server, exchange);
     http_unref(exchange);
 }

@@ -11,7 +11,7 @@
 #include "base/buf.h"
 #include "base/status.h"
 
-enum { HTTP_TENANT_BYTES = 40 };
+enum { HTTP_TENANT_BYTES = 40, HTTP_ID_BYTES = 48 };
 
 typedef struct HttpServer HttpServer;
 typedef struct HttpExchange HttpExchange;
@@ -34,7 +34,12 @@ typedef struct HttpOptions {
     /* For errors that never reach the handler (too large, malformed): appends the body of such a
      * reply to out and returns its content type. */
     const char *(*error_body)(void *context, int32_t code, const char *text, Buf *out);
+    /* A request is over, on the net thread. code: of the reply; HTTP_CODE_GONE: the client left
+     * before its end. May be NULL. */
+    void (*done)(void *context, const HttpExchange *exchange, int32_t code);
 } HttpOptions;
+
+enum { HTTP_CODE_GONE = 499 };
 
 /* The defaults of every limit, with the address, handler and context left empty. */
 HttpOptions http_options_default(void);
@@ -64,6 +69,9 @@ int64_t http_start_us(const HttpExchange *exchange);
  * nobody in particular. */
 void http_set_tenant(HttpExchange *exchange, const char *tenant);
 const char *http_tenant(const HttpExchange *exchange);
+/* What the request is called in the log: set and read likewise, cut at HTTP_ID_BYTES - 1. */
+void http_set_id(HttpExchange *exchange, const char *id);
+const char *http_id(const HttpExchange *exchange);
 
 /* ---- the reply, from any thread ---- */
 

@@ -42,7 +42,7 @@ struct HttpExchange {
     int fd;
     int64_t start_us;
     char *method, *path;
-    char peer[HTTP_PEER_BYTES], tenant[HTTP_TENANT_BYTES];
+    char peer[HTTP_PEER_BYTES], tenant[HTTP_TENANT_BYTES], id[HTTP_ID_BYTES];
     Buf body;
     HttpExchange *next; /* in the workers' queue */
 

@@ -10,31 +10,43 @@
 #include "server/api_error.h"
 #include "server/server_priv.h"
 
+enum {
+    ROUTE_KEYED = 0,
+    ROUTE_OPEN = 1, /* answers without a key */
+    ROUTE_PROBE = 2 /* asked again and again by machines: not news for the log */
+};
+
 typedef struct Route {
     const char *method, *path;
     void (*handle)(Server *server, HttpExchange *exchange);
-    bool open; /* answers without a key */
+    int flags;
 } Route;
 
 static const Route ROUTES[] = {
-    {"POST", "/v1/chat/completions", api_chat_handle, false},
-    {"POST", "/v1/completions", api_completion_handle, false},
-    {"POST", "/v1/messages", api_message_handle, false},
-    {"POST", "/v1/messages/count_tokens", api_message_count, false},
-    {"POST", "/v1/responses", api_response_handle, false},
-    {"POST", "/v1/responses/input_tokens", api_response_count, false},
-    {"POST", "/v1/embeddings", api_embedding_handle, false},
-    {"GET", "/v1/models", api_admin_models, false},
-    {"POST", "/tokenize", api_token_tokenize, false},
-    {"POST", "/detokenize", api_token_detokenize, false},
-    {"GET", "/version", api_admin_version, false},
-    {"GET", "/metrics", api_admin_metrics, false},
-    {"GET", "/health", api_admin_health, true},
-    {"GET", "/ready", api_admin_ready, true},
-    {"GET", "/", api_admin_page, true},
-    {"GET", "/app.js", api_admin_page, true},
-    {"GET", "/style.css", api_admin_page, true},
+    {"POST", "/v1/chat/completions", api_chat_handle, ROUTE_KEYED},
+    {"POST", "/v1/completions", api_completion_handle, ROUTE_KEYED},
+    {"POST", "/v1/messages", api_message_handle, ROUTE_KEYED},
+    {"POST", "/v1/messages/count_tokens", api_message_count, ROUTE_KEYED},
+    {"POST", "/v1/responses", api_response_handle, ROUTE_KEYED},
+    {"POST", "/v1/responses/input_tokens", api_response_count, ROUTE_KEYED},
+    {"POST", "/v1/embeddings", api_embedding_handle, ROUTE_KEYED},
+    {"GET", "/v1/models", api_admin_models, ROUTE_KEYED},
+    {"POST", "/tokenize", api_token_tokenize, ROUTE_KEYED},
+    {"POST", "/detokenize", api_token_detokenize, ROUTE_KEYED},
+    {"GET", "/version", api_admin_version, ROUTE_KEYED},
+    {"GET", "/metrics", api_admin_metrics, ROUTE_PROBE},
+    {"GET", "/health", api_admin_health, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/ready", api_admin_ready, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/", api_admin_page, ROUTE_OPEN},
+    {"GET", "/dashboard", api_admin_page, ROUTE_OPEN},
+    {"GET", "/dashboard/data", api_dashboard_data, ROUTE_PROBE},
+    {"GET", "/chat.js", api_admin_page, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/common.js", api_admin_page, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/dashboard.js", api_admin_page, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/markdown.js", api_admin_page, ROUTE_OPEN | ROUTE_PROBE},
+    {"GET", "/style.css", api_admin_page, ROUTE_OPEN | ROUTE_PROBE},
 };
+_Static_assert(ARRAY_LEN(ROUTES) <= ROUTE_MAX, "ROUTE_MAX is too small");
 
 /* In a time that does not depend on where they differ. */
 static bool route_same_key(Str given, const char *key) {
@@ -71,16 +83,34 @@ static bool route_allowed(const Server *server, HttpExchange *exchange) {
     return found != NULL;
 }
 
-/* The row of a path; *path_known: some method has it. "/v1/models/ID" is "/v1/models". */
-static const Route *route_find(const char *method, const char *path, bool *path_known) {
-    *path_known = false;
-    bool model = strncmp(path, "/v1/models/", 11) == 0;
-    for (size_t i = 0; i < ARRAY_LEN(ROUTES); i++) {
-        if (strcmp(ROUTES[i].path, model ? "/v1/models" : path) != 0) continue;
-        *path_known = true;
-        if (strcmp(ROUTES[i].method, method) == 0) return &ROUTES[i];
-    }
-    return NULL;
+/* "/v1/models/ID" is "/v1/models". */
+static const char *route_stem(const char *path) {
+    return strncmp(path, "/v1/models/", 11) == 0 ? "/v1/models" : path;
+}
+
+int32_t route_find(const char *method, const char *path) {
+    for (size_t i = 0; i < ARRAY_LEN(ROUTES); i++)
+        if (strcmp(ROUTES[i].path, route_stem(path)) == 0 && strcmp(ROUTES[i].method, method) == 0)
+            return (int32_t)i;
+    return ROUTE_MAX;
+}
+
+static bool route_has_path(const char *path) {
+    for (size_t i = 0; i < ARRAY_LEN(ROUTES); i++)
+        if (strcmp(ROUTES[i].path, route_stem(path)) == 0) return true;
+    return false;
+}
+
+const char *route_path(int32_t route) {
+    return route == ROUTE_MAX ? "none" : ROUTES[route].path;
+}
+
+const char *route_method(int32_t route) {
+    return route == ROUTE_MAX ? "" : ROUTES[route].method;
+}
+
+bool route_is_probe(int32_t route) {
+    return route != ROUTE_MAX && (ROUTES[route].flags & ROUTE_PROBE) != 0;
 }
 
 void route_handle(void *context, HttpExchange *exchange) {
@@ -92,15 +122,16 @@ void route_handle(void *context, HttpExchange *exchange) {
     } else {
         snprintf(id, sizeof id, "%s", given);
     }
+    http_set_id(exchange, id);
     http_reply_header(exchange, "x-request-id", id);
-    bool path_known;
-    const Route *route = route_find(http_method(exchange), http_path(exchange), &path_known);
-    if ((route == NULL || !route->open) && !route_allowed(server, exchange)) {
+    int32_t row = route_find(http_method(exchange), http_path(exchange));
+    const Route *route = row == ROUTE_MAX ? NULL : &ROUTES[row];
+    if ((route == NULL || (route->flags & ROUTE_OPEN) == 0) && !route_allowed(server, exchange)) {
         http_reply_header(exchange, "www-authenticate", "Bearer");
         api_error_reply(exchange, 401, "the API key is missing or not known here", NULL);
     } else if (route != NULL) {
         route->handle(server, exchange);
-    } else if (path_known) {
+    } else if (route_has_path(http_path(exchange))) {
         api_error_reply(exchange, 405, "this path does not take this method", NULL);
     } else {
         api_error_reply(exchange, 404, "there is nothing at this path", NULL);

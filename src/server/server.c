@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -54,6 +55,17 @@ static const char *server_error_body(void *context, int32_t code, const char *te
     return "application/json";
 }
 
+/* Counts a request that is over, and tells the log of those that people ask. */
+static void server_http_done(void *context, const HttpExchange *exchange, int32_t code) {
+    Server *server = context;
+    const char *method = http_method(exchange), *path = http_path(exchange);
+    int32_t route = route_find(method, path);
+    server_metrics_http_done(&server->metrics, route, code);
+    log_line(route_is_probe(route) ? LOG_DEBUG : LOG_INFO, "http",
+             "%s \"%s %.200s\" %d peer=%s ms=%.1f", http_id(exchange), method, path, code,
+             http_peer(exchange), (double)(clock_us() - http_start_us(exchange)) * 1e-3);
+}
+
 /* The last part of the model's path, without its extension. */
 static char *server_default_name(const char *path) {
     Str name = str_from(path);
@@ -92,6 +104,7 @@ static Status server_start(Server *server, Err *err) {
     http.handler = route_handle;
     http.context = server;
     http.error_body = server_error_body;
+    http.done = server_http_done;
     return http_open(&server->http, &http, err);
 }
 
@@ -107,7 +120,9 @@ Status server_open(Server **out, const sluice_model *model, sluice_engine *engin
     server->model_name = options->model_name != NULL ? mem_strdup(options->model_name)
                                                      : server_default_name(server->info.path);
     server->created = (int64_t)time(NULL);
+    server->start_us = clock_us();
     pthread_mutex_init(&server->submit_lock, NULL);
+    pthread_mutex_init(&server->calls_lock, NULL);
     server_metrics_init(&server->metrics);
     Status status = server_start(server, err);
     if (status != OK) {
@@ -156,6 +171,8 @@ void server_close(Server *server) {
     }
     if (server->http != NULL) http_close(server->http);
     pthread_mutex_destroy(&server->submit_lock);
+    pthread_mutex_destroy(&server->calls_lock);
+    server_metrics_free(&server->metrics);
     mem_free(server->model_name);
     mem_free(server);
 }

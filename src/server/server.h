@@ -16,7 +16,7 @@ typedef struct ServerOptions {
     int32_t n_keys;
     const char *const *key; /* API keys; none: everybody may ask */
     int32_t n_workers;
-    int32_t block_tokens; /* of the engine, for the metrics */
+    const sluice_engine_plan *plan; /* of the engine */
 } ServerOptions;
 
 /* Listens and answers until closed. model, engine and the options' texts are borrowed. */

@@ -16,7 +16,8 @@ struct Server {
     sluice_model_info info;
     HttpServer *http;
     char *model_name;
-    int64_t created;          /* seconds since the epoch */
+    int64_t created; /* seconds since the epoch */
+    int64_t start_us;
     sluice_sampling defaults; /* of absent fields */
     uint64_t id_seed;
     atomic_uint_fast64_t n_ids;
@@ -28,6 +29,9 @@ struct Server {
      * the call knows the id of its request. */
     pthread_mutex_t submit_lock;
     ServerMetrics metrics;
+    atomic_uint_fast64_t n_stalls; /* times that the engine stood still too long */
+    pthread_mutex_t calls_lock;    /* guards the list */
+    struct ApiCall *calls;         /* submitted and not over, for the dashboard */
 };
 
 typedef struct Server Server;

@@ -8,7 +8,11 @@
     extern const char symbol##_end[] __attribute__((visibility("hidden")))
 
 WEB_EMBED(web_index, "web/index.html");
-WEB_EMBED(web_app, "web/app.js");
+WEB_EMBED(web_dashboard, "web/dashboard.html");
+WEB_EMBED(web_chat_js, "web/chat.js");
+WEB_EMBED(web_common_js, "web/common.js");
+WEB_EMBED(web_dashboard_js, "web/dashboard.js");
+WEB_EMBED(web_markdown_js, "web/markdown.js");
 WEB_EMBED(web_style, "web/style.css");
 
 typedef struct WebFile {
@@ -16,9 +20,15 @@ typedef struct WebFile {
 } WebFile;
 
 bool web_find(const char *path, Str *content, const char **content_type) {
+    static const char html[] = "text/html; charset=utf-8";
+    static const char script[] = "text/javascript; charset=utf-8";
     const WebFile files[] = {
-        {"/", "text/html; charset=utf-8", web_index, web_index_end},
-        {"/app.js", "text/javascript; charset=utf-8", web_app, web_app_end},
+        {"/", html, web_index, web_index_end},
+        {"/dashboard", html, web_dashboard, web_dashboard_end},
+        {"/chat.js", script, web_chat_js, web_chat_js_end},
+        {"/common.js", script, web_common_js, web_common_js_end},
+        {"/dashboard.js", script, web_dashboard_js, web_dashboard_js_end},
+        {"/markdown.js", script, web_markdown_js, web_markdown_js_end},
         {"/style.css", "text/css; charset=utf-8", web_style, web_style_end},
     };
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {

@@ -3,5 +3,5 @@
 
 #include "base/str.h"
 
-/* The file at a path ("/", "/app.js"); false when there is none. */
+/* The file at a path ("/", "/chat.js"); false when there is none. */
 bool web_find(const char *path, Str *content, const char **content_type);

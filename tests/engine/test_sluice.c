@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <time.h>
 
 #include "sluice.h"
 
@@ -331,6 +332,19 @@ static void sluice_closes_busy(void **state) {
     }
 }
 
+/* With nothing to do the loop still turns, which is how others know that it lives. */
+static void sluice_idles_alive(void **state) {
+    (void)state;
+    sluice_stats first = {.size = sizeof first}, now = {.size = sizeof now};
+    sluice_engine_get_stats(lib.engine, &first);
+    const struct timespec pause = {.tv_nsec = 10 * 1000000};
+    for (int i = 0; i < 6000 && now.last_step_us <= first.last_step_us; i++) {
+        nanosleep(&pause, NULL);
+        sluice_engine_get_stats(lib.engine, &now);
+    }
+    assert_true(now.last_step_us > first.last_step_us);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sluice_tells_about_the_model),
@@ -340,6 +354,7 @@ int main(void) {
         cmocka_unit_test(sluice_from_many_threads),
         cmocka_unit_test(sluice_polls),
         cmocka_unit_test(sluice_closes_busy),
+        cmocka_unit_test(sluice_idles_alive),
     };
     return cmocka_run_group_tests(tests, lib_open, lib_close);
 }
