@@ -167,6 +167,9 @@ Status pool_open(ThreadPool **out, int32_t n_threads, Err *err) {
     /* Signals are for the program's own threads; workers inherit a full mask. */
     sigset_t all, before;
     sigfillset(&all);
+    /* These are of the thread that makes them; blocked, they would kill without a handler. */
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     Status status = OK;
     int32_t n_started = 0;
