@@ -12,6 +12,8 @@ PYTHON ?= python3
 PKG_CONFIG ?= pkg-config
 OBJCOPY ?= objcopy
 INSTALL ?= install
+# The plugin for NVIDIA GPUs is built where nvcc 13 is found; CUDA= (empty) leaves it out.
+CUDA ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
 
 prefix ?= /usr/local
 bindir ?= $(prefix)/bin
@@ -61,6 +63,7 @@ LEVEL_CFLAGS = $(if $(findstring _avx512.c,$<),-march=x86-64-v4 -mavx512vnni -ma
   $(if $(findstring _avx2.c,$<),-march=x86-64-v3) \
   $(if $(findstring _amx.c,$<),-march=sapphirerapids)
 
+CUDA_SRC := $(if $(CUDA),$(sort $(wildcard src/ops/cuda/*.cu)))
 LIB_SRC := $(sort $(filter-out src/app/%,$(wildcard src/*/*.c src/*/*/*.c)))
 APP_SRC := $(sort $(wildcard src/app/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
@@ -75,6 +78,8 @@ TESTS := $(TEST_SRC:%.c=$(BUILD)/%) $(BUILD)/tests/sim/sim
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c))
 LIB_A := $(BUILD)/libsluice-internal.a
+CUDA_SO := $(if $(CUDA),$(BUILD)/libsluice_cuda.so)
+CUDA_OBJ := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
 
 # V=1 shows the commands.
 ifeq ($(V),)
@@ -85,7 +90,7 @@ endif
 .SECONDARY:
 
 .PHONY: all
-all: $(BUILD)/sluice $(BUILD)/libsluice.a $(BUILD)/libsluice.so.$(SOVERSION) ## build everything; the release binary is build/sluice
+all: $(BUILD)/sluice $(BUILD)/libsluice.a $(BUILD)/libsluice.so.$(SOVERSION) $(CUDA_SO) ## build everything; the release binary is build/sluice
 ifeq ($(BUILD),build/release)
 	@ln -sf release/sluice build/sluice
 endif
@@ -98,6 +103,19 @@ $(BUILD)/%.o: %.c Makefile
 	$(call say,CC)$(CC) $(ALL_CFLAGS) $(LEVEL_CFLAGS) -c $< -o $@
 
 $(BUILD)/tests/%.o: BASE_CFLAGS += -Itests
+
+# Only these files see CUDA's headers. They are C++ to the compiler, but need no C++ library.
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr \
+  -cudart static -Isrc -D_GNU_SOURCE -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fPIC,-fvisibility=hidden,-O2
+
+$(BUILD)/%.o: %.cu Makefile
+	@mkdir -p $(@D)
+	$(call say,NVCC)$(CUDA)/bin/nvcc $(NVCC_FLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@
+
+# Loaded at run time by ops/plugin.c; what it needs of the library is its own copy.
+$(BUILD)/libsluice_cuda.so: $(CUDA_OBJ) $(LIB_A)
+	$(call say,LD)$(CC) $(HARDEN_LDFLAGS) -pthread -shared -Wl,--exclude-libs,ALL -o $@ $^ \
+	  $(firstword $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a)) -lm -ldl -lrt
 
 # For the program and the tests: every function of the library.
 $(LIB_A): $(LIB_OBJ)
@@ -238,6 +256,7 @@ install: all ## install below DESTDIR and prefix
 	$(INSTALL) -m 644 include/sluice.h $(DESTDIR)$(includedir)/sluice.h
 	$(INSTALL) -m 644 $(BUILD)/libsluice.a $(DESTDIR)$(libdir)/libsluice.a
 	$(INSTALL) -m 755 $(BUILD)/libsluice.so.$(SOVERSION) $(DESTDIR)$(libdir)/libsluice.so.$(VERSION)
+	$(if $(CUDA_SO),$(INSTALL) -m 755 $(CUDA_SO) $(DESTDIR)$(libdir)/libsluice_cuda.so)
 	ln -sf libsluice.so.$(VERSION) $(DESTDIR)$(libdir)/libsluice.so.$(SOVERSION)
 	ln -sf libsluice.so.$(SOVERSION) $(DESTDIR)$(libdir)/libsluice.so
 	sed -e 's|@prefix@|$(prefix)|; s|@libdir@|$(libdir)|; s|@includedir@|$(includedir)|' \
@@ -252,6 +271,7 @@ install: all ## install below DESTDIR and prefix
 .PHONY: uninstall
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(bindir)/sluice $(DESTDIR)$(includedir)/sluice.h \
+	  $(DESTDIR)$(libdir)/libsluice_cuda.so \
 	  $(DESTDIR)$(libdir)/libsluice.a $(DESTDIR)$(libdir)/libsluice.so $(DESTDIR)$(libdir)/libsluice.so.$(SOVERSION) \
 	  $(DESTDIR)$(libdir)/libsluice.so.$(VERSION) $(DESTDIR)$(libdir)/pkgconfig/sluice.pc \
 	  $(DESTDIR)$(datadir)/man/man1/sluice.1 $(DESTDIR)$(datadir)/bash-completion/completions/sluice \

@@ -143,6 +143,7 @@ static Status inspect_plan(const Config *config, const char *path, sluice_engine
     sluice_model_options model_options = SLUICE_MODEL_OPTIONS_INIT;
     model_options.n_threads = (int32_t)config->threads;
     model_options.level = config->level;
+    model_options.device = config->device;
     model_options.quiet = true;
     if (sluice_model_open(&model, path, &model_options, &error) != SLUICE_OK)
         return inspect_fail(&error, err);

@@ -1,5 +1,7 @@
 #include "app/compute.h"
 
+#include "ops/plugin.h"
+
 /* The KV cache's dtype: as asked for, else f32 for f32 models and bf16 for the rest. */
 static Status compute_kv_dtype(const Config *config, const Model *model, DType *out, Err *err) {
     *out = model_config(model)->weight_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
@@ -14,9 +16,9 @@ Status compute_open(Compute *compute, const Config *config, const ComputeOptions
                     Err *err) {
     *compute = (Compute){0};
     int32_t n_threads = config->threads > 0 ? (int32_t)config->threads : thread_cores();
-    TRY(ops_cpu(&compute->ops, config->level, err));
     TRY(pool_open(&compute->pool, n_threads, err));
-    compute->ctx = (OpCtx){.device = device_host(), .pool = compute->pool};
+    compute->ctx.pool = compute->pool;
+    TRY(plugin_open(config->device, config->level, &compute->ops, &compute->ctx.device, err));
     ModelFile *file;
     if (options->shape != NULL)
         TRY(model_shape_open(&file, options->shape, options->shape_type, compute->pool, err));
@@ -45,6 +47,7 @@ void compute_close(Compute *compute) {
     if (compute->single != NULL) single_close(compute->single);
     if (compute->model != NULL) model_close(compute->model);
     if (compute->tokenizer != NULL) tokenizer_close(compute->tokenizer);
+    if (compute->ctx.device != NULL) plugin_close(compute->ctx.device);
     if (compute->pool != NULL) pool_close(compute->pool);
     *compute = (Compute){0};
 }

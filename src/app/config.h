@@ -173,6 +173,8 @@ typedef enum CommandBit {
       "prompt tokens per step at most; 0: 512")                                                    \
     X(threads, INT, "threads", 't', "N", "0", 0, 1024, CMD_COMPUTE | CMD_INSPECT,                  \
       "0: the cores this process may use")                                                         \
+    X(device, TEXT, "device", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                      \
+      "cpu, cuda or cuda:N (GPU number N); default: cpu")                                          \
     X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
       "CPU level: ref, avx2 or avx512; default: the best here")                                    \
     X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \

@@ -16,6 +16,7 @@ void session_options(const Config *config, sluice_model_options *model,
     *model = (sluice_model_options)SLUICE_MODEL_OPTIONS_INIT;
     model->n_threads = (int32_t)config->threads;
     model->level = config->level;
+    model->device = config->device;
     model->quiet = config->quiet;
     *engine = (sluice_engine_options)SLUICE_ENGINE_OPTIONS_INIT;
     engine->max_context = (int32_t)config->context;

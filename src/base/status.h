@@ -36,6 +36,10 @@ typedef struct Err {
     char text[ERR_TEXT_BYTES];
 } Err;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* The short text of a status, for logs. */
 const char *status_text(Status status);
 
@@ -53,6 +57,10 @@ Status err_set(Err *err, Status status, const char *format, ...) PRINTF_LIKE(3, 
 
 /* Prints file, line, condition, text and the stack to stderr, then aborts. */
 NORETURN void check_failed(const char *file, int line, const char *condition);
+
+#ifdef __cplusplus
+}
+#endif
 
 #define CHECK(condition)                                                                     \
     do {                                                                                     \

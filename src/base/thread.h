@@ -13,6 +13,10 @@ typedef struct ThreadPool ThreadPool;
 /* task: index in [0, n_tasks). thread: index in [0, pool_threads), for scratch memory. */
 typedef void (*PoolTask)(void *context, int64_t task, int32_t thread);
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* n_threads >= 1; 1 makes no thread at all. */
 MUST_USE Status pool_open(ThreadPool **out, int32_t n_threads, Err *err);
 void pool_close(ThreadPool *pool);
@@ -24,3 +28,7 @@ void pool_run(ThreadPool *pool, int64_t n_tasks, PoolTask task, void *context);
 
 /* Cores this process may use (affinity and cgroup quota respected). */
 int32_t thread_cores(void);
+
+#ifdef __cplusplus
+}
+#endif

@@ -13,10 +13,12 @@ typedef struct RunnerModel {
 } RunnerModel;
 
 static ForwardLimits runner_forward_limits(const EngineLimits *limits) {
-    return (ForwardLimits){.n_tokens_max = limits->max_step_tokens,
-                           .n_seqs_max = limits->max_seqs,
-                           .n_logits_max = limits->max_logits,
-                           .context_max = limits->max_context};
+    return (ForwardLimits){
+        .n_tokens_max = limits->max_step_tokens,
+        .n_seqs_max = limits->max_seqs,
+        .n_logits_max = limits->max_logits,
+        .context_max = limits->max_context,
+        .table_blocks_max = DIV_UP(limits->max_context, limits->kv.block_tokens)};
 }
 
 RunnerBytes runner_bytes(const RunnerOptions *options) {

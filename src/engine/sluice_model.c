@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "engine/sluice_priv.h"
+#include "ops/plugin.h"
 
 sluice_status sluice_model_error(Status status, const Err *from, sluice_error *err) {
     _Static_assert((int)SLUICE_ERR_TEMPLATE == (int)ERR_TEMPLATE, "the same list");
@@ -28,16 +29,13 @@ static Status sluice_model_open_text(sluice_model *m, Err *err) {
 }
 
 static Status sluice_model_init(sluice_model *m, const sluice_model_options *options, Err *err) {
-    if (options->device != NULL && strcmp(options->device, "cpu") != 0) {
-        FAIL(err, ERR_UNSUPPORTED, "device is '%.32s', expected cpu", options->device);
-    }
     if (options->n_threads < 0 || options->n_threads > 1024) {
         FAIL(err, ERR_ARG, "n_threads is %d, expected 0 (all cores) to 1024", options->n_threads);
     }
     m->n_threads = options->n_threads == 0 ? thread_cores() : options->n_threads;
-    TRY(ops_cpu(&m->ops, options->level, err));
     TRY(pool_open(&m->pool, m->n_threads, err));
-    m->ctx = (OpCtx){.device = device_host(), .pool = m->pool};
+    TRY(plugin_open(options->device, options->level, &m->ops, &m->ctx.device, err));
+    m->ctx.pool = m->pool;
     ModelFile *file = NULL;
     TRY(model_file_open(&file, m->path, err));
     const ModelOptions model = {.ops = m->ops, .ctx = &m->ctx, .quiet = options->quiet};
@@ -70,6 +68,7 @@ void sluice_model_close(sluice_model *m) {
     if (m->chat != NULL) chat_close(m->chat);
     if (m->tokenizer != NULL) tokenizer_close(m->tokenizer);
     if (m->model != NULL) model_close(m->model);
+    if (m->ctx.device != NULL) plugin_close(m->ctx.device);
     if (m->pool != NULL) pool_close(m->pool);
     mem_free(m->path);
     mem_free(m);

@@ -2,9 +2,14 @@
 
 #include "base/mem.h"
 #include "model/forward_priv.h"
+#include "tensor/half.h"
 
 Tensor forward_rows(const ForwardStep *step, float *data, int64_t n) {
     return tensor_2d(data, DTYPE_F32, step->n_rows, n);
+}
+
+Tensor forward_feed(const ForwardStep *step, void *data, int64_t n) {
+    return tensor_2d(data, step->forward->scratch.feed, step->n_rows, n);
 }
 
 void forward_norm(ForwardStep *step, const float *w, const float *bias) {
@@ -17,17 +22,17 @@ void forward_norm(ForwardStep *step, const float *w, const float *bias) {
                      .w = w,
                      .bias = bias,
                      .eps = c->norm_eps,
-                     .out = forward_rows(step, step->h, c->dim)};
+                     .out = forward_feed(step, step->h, c->dim)};
     f->ops->norm(&f->ctx, &args);
     step->add = false;
 }
 
-void forward_residual(ForwardStep *step, float *input, int64_t k, const Weight *w,
-                      const float *bias, const float *post_norm) {
+void forward_residual(ForwardStep *step, void *input, int64_t k, const Weight *w, const float *bias,
+                      const float *post_norm) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
     Tensor out = forward_rows(step, post_norm != NULL ? f->scratch.add : step->x, c->dim);
-    LinearArgs linear = {.x = forward_rows(step, input, k),
+    LinearArgs linear = {.x = forward_feed(step, input, k),
                          .n_parts = 1,
                          .part = {{w, bias, out}},
                          .accumulate = post_norm == NULL};
@@ -50,11 +55,11 @@ static void forward_embed(ForwardStep *step) {
     f->ops->embed(&f->ctx, &args);
 }
 
-static void forward_logits(ForwardStep *step) {
+static void forward_make_logits(ForwardStep *step) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
     Tensor logits = forward_rows(step, f->scratch.logits, c->vocab);
-    LinearArgs args = {.x = forward_rows(step, step->h, c->dim),
+    LinearArgs args = {.x = forward_feed(step, step->h, c->dim),
                        .n_parts = 1,
                        .part = {{&f->model->weights.output, NULL, logits}}};
     f->ops->linear(&f->ctx, &args);
@@ -76,7 +81,6 @@ static void forward_check(const Forward *f, const Batch *batch) {
 /* From tokens to the final norm of the wanted rows, in step->h. */
 static void forward_layers(ForwardStep *step) {
     const Forward *f = step->forward;
-    forward_check(f, step->batch);
     forward_embed(step);
     for (int32_t i = 0; i < f->config->n_layers; i++) {
         layer_attn(step, i);
@@ -89,8 +93,108 @@ static void forward_layers(ForwardStep *step) {
     forward_norm(step, f->model->weights.out_norm, f->model->weights.out_norm_bias);
 }
 
-/* n values of the device's memory on the host. */
-static Status forward_fetch(Forward *f, const float *data, int64_t n, const float **out, Err *err) {
+/* All rows' logits are wanted, in the order of the tokens: there is nothing to gather. */
+static bool forward_all_rows(const Batch *batch) {
+    if (batch->n_logits != batch->n_tokens) return false;
+    for (int32_t i = 0; i < batch->n_logits; i++)
+        if (batch->logits_row[i] != i) return false;
+    return true;
+}
+
+static ForwardStep forward_begin(Forward *f, KvStore *store, const Batch *batch, bool all_rows) {
+    return (ForwardStep){.forward = f,
+                         .batch = batch,
+                         .store = store,
+                         .n_rows = batch->n_tokens,
+                         .all_rows = all_rows,
+                         .x = f->scratch.x,
+                         .h = f->scratch.h};
+}
+
+/* The pass over a batch whose arrays the ops can read. Returns the step after the final norm. */
+static ForwardStep forward_pass(Forward *f, KvStore *store, const Batch *batch, bool all_rows,
+                                bool logits) {
+    ForwardStep step = forward_begin(f, store, batch, all_rows);
+    forward_layers(&step);
+    if (logits && step.n_rows > 0) forward_make_logits(&step);
+    return step;
+}
+
+/* ---- recorded steps ----------------------------------------------------------------------- */
+
+/* Every sequence has one token, whose logits are wanted. */
+static bool forward_is_decode(const Batch *batch, bool all_rows) {
+    if (!all_rows || batch->n_seqs != batch->n_tokens) return false;
+    for (int32_t i = 0; i < batch->n_seqs; i++)
+        if (batch->query_start[i + 1] != i + 1) return false;
+    return true;
+}
+
+static const ForwardGraph *forward_find_graph(const Forward *f, const KvStore *store,
+                                              const Batch *batch, bool all_rows) {
+    if (f->recorded != store || !forward_is_decode(batch, all_rows)) return NULL;
+    for (int32_t i = 0; i < f->n_graphs; i++)
+        if (f->graph[i].n_seqs >= batch->n_seqs) return &f->graph[i];
+    return NULL;
+}
+
+/* The number of sequences of the graph after the one for n: steps that cost little to fill up. */
+static int32_t forward_next_bucket(int32_t n) {
+    if (n < 8) return n * 2;
+    if (n < 64) return n + 8;
+    if (n < 256) return n + 16;
+    return n + 64;
+}
+
+static Status forward_record_one(Forward *f, KvStore *store, int32_t n_seqs, Err *err) {
+    const DeviceVtable *device = f->ctx.device->vtable;
+    forward_batch_place(f, n_seqs, n_seqs, n_seqs);
+    TRY(device->graph_begin(f->ctx.device, err));
+    (void)forward_pass(f, store, &f->sent.batch, true, true);
+    ForwardGraph *graph = &f->graph[f->n_graphs];
+    TRY(device->graph_end(f->ctx.device, &graph->graph, err));
+    graph->n_seqs = n_seqs;
+    f->n_graphs++;
+    return OK;
+}
+
+Status forward_record(Forward *f, KvStore *store, Err *err) {
+    if (f->ctx.device->id == DEVICE_HOST) return OK;
+    CHECK(f->n_graphs == 0);
+    const int32_t n_max =
+        MIN(MIN(f->limits.n_seqs_max, f->limits.n_logits_max), f->limits.n_tokens_max);
+    for (int32_t n = 1; f->n_graphs < FORWARD_GRAPHS_MAX; n = MIN(forward_next_bucket(n), n_max)) {
+        TRY(forward_record_one(f, store, n, err));
+        if (n == n_max) break;
+    }
+    f->recorded = store;
+    return OK;
+}
+
+/* ---- steps -------------------------------------------------------------------------------- */
+
+Status forward_queue(Forward *f, KvStore *store, const Batch *batch, Err *err) {
+    forward_check(f, batch);
+    f->n_logits = batch->n_logits;
+    const bool all_rows = forward_all_rows(batch);
+    if (f->ctx.device->id == DEVICE_HOST) {
+        (void)forward_pass(f, store, batch, all_rows, true);
+        return OK;
+    }
+    const ForwardGraph *graph = forward_find_graph(f, store, batch, all_rows);
+    TRY(forward_batch_send(f, batch, graph != NULL ? graph->n_seqs : 0, err));
+    if (graph != NULL) return f->ctx.device->vtable->graph_run(f->ctx.device, graph->graph, err);
+    (void)forward_pass(f, store, &f->sent.batch, all_rows, true);
+    return OK;
+}
+
+Tensor forward_logits(const Forward *f) {
+    return tensor_2d(f->scratch.logits, DTYPE_F32, f->n_logits, f->config->vocab);
+}
+
+/* Floats of the device's memory on the host. */
+static Status forward_download(Forward *f, const float *data, int64_t n, const float **out,
+                               Err *err) {
     if (f->ctx.device->id == DEVICE_HOST) {
         *out = data;
         return OK;
@@ -100,32 +204,48 @@ static Status forward_fetch(Forward *f, const float *data, int64_t n, const floa
                                            (size_t)n * sizeof(float), err);
 }
 
-static ForwardStep forward_begin(Forward *f, KvStore *store, const Batch *batch) {
-    return (ForwardStep){.forward = f,
-                         .batch = batch,
-                         .store = store,
-                         .n_rows = batch->n_tokens,
-                         .x = f->scratch.x,
-                         .h = f->scratch.h};
+Status forward_fetch_row(Forward *f, int32_t row, const float **logits, Err *err) {
+    CHECK(row >= 0 && row < f->n_logits);
+    return forward_download(f, f->scratch.logits + (int64_t)row * f->config->vocab,
+                            f->config->vocab, logits, err);
+}
+
+Status forward_fetch(Forward *f, const float **logits, Err *err) {
+    return forward_download(f, f->scratch.logits, (int64_t)f->n_logits * f->config->vocab, logits,
+                            err);
 }
 
 Status forward_run(Forward *f, KvStore *store, const Batch *batch, const float **logits, Err *err) {
-    ForwardStep step = forward_begin(f, store, batch);
-    forward_layers(&step);
-    if (step.n_rows > 0) forward_logits(&step);
-    return forward_fetch(f, f->scratch.logits, (int64_t)batch->n_logits * f->config->vocab, logits,
-                         err);
+    TRY(forward_queue(f, store, batch, err));
+    return forward_fetch(f, logits, err);
+}
+
+/* bf16 rows that were downloaded in place, as f32. */
+static void forward_widen(float *rows, int64_t n) {
+    const uint16_t *half = (const uint16_t *)(const void *)rows;
+    for (int64_t i = n - 1; i >= 0; i--) rows[i] = bf16_to_f32(half[i]);
 }
 
 Status forward_hidden(Forward *f, KvStore *store, const Batch *batch, const float **hidden,
                       Err *err) {
-    ForwardStep step = forward_begin(f, store, batch);
-    forward_layers(&step);
-    return forward_fetch(f, step.h, (int64_t)batch->n_logits * f->config->dim, hidden, err);
+    forward_check(f, batch);
+    const bool on_host = f->ctx.device->id == DEVICE_HOST, all_rows = forward_all_rows(batch);
+    if (!on_host) TRY(forward_batch_send(f, batch, 0, err));
+    ForwardStep step = forward_pass(f, store, on_host ? batch : &f->sent.batch, all_rows, false);
+    const int64_t n = (int64_t)batch->n_logits * f->config->dim;
+    if (f->scratch.feed == DTYPE_F32) return forward_download(f, step.h, n, hidden, err);
+    CHECK(f->scratch.feed == DTYPE_BF16 && !on_host);
+    TRY(f->ctx.device->vtable->download(f->ctx.device, f->host_logits, step.h,
+                                        (size_t)n * sizeof(uint16_t), err));
+    forward_widen(f->host_logits, n);
+    *hidden = f->host_logits;
+    return OK;
 }
 
 int64_t forward_bytes(const Model *model, const ForwardLimits *limits, int32_t n_threads) {
-    return scratch_bytes(&model->config, limits, model->ops, n_threads);
+    int64_t bytes = scratch_bytes(&model->config, limits, model->ops, n_threads);
+    if (model->ctx->device->id != DEVICE_HOST) bytes += forward_batch_bytes(limits, &model->config);
+    return bytes;
 }
 
 static Status forward_check_limits(const ModelConfig *c, const ForwardLimits *limits, Err *err) {
@@ -152,13 +272,7 @@ Status forward_open(Forward **out, const Model *model, const OpCtx *ctx,
     f->limits = *limits;
     f->ctx = *ctx;
     Status status = scratch_open(&f->scratch, c, limits, model->ops, ctx, err);
-    if (status == OK && ctx->device->id != DEVICE_HOST) {
-        f->host_logits = mem_try_alloc((size_t)limits->n_logits_max,
-                                       (size_t)MAX(c->vocab, c->dim) * sizeof(float));
-        if (f->host_logits == NULL)
-            status =
-                err_set(err, ERR_NOMEM, "no memory for %d rows of logits", limits->n_logits_max);
-    }
+    if (status == OK && ctx->device->id != DEVICE_HOST) status = forward_batch_open(f, err);
     if (status != OK) {
         forward_close(f);
         return status;
@@ -175,7 +289,9 @@ void forward_populate(Forward *f) {
 
 void forward_close(Forward *f) {
     if (f == NULL) return;
+    for (int32_t i = 0; i < f->n_graphs; i++)
+        f->ctx.device->vtable->graph_free(f->ctx.device, f->graph[i].graph);
+    forward_batch_close(f);
     scratch_close(&f->scratch, f->ctx.device);
-    mem_free(f->host_logits);
     mem_free(f);
 }

@@ -5,6 +5,21 @@
 #include "model/model_priv.h"
 #include "model/scratch.h"
 
+/* A step's arrays in the device's memory. */
+typedef struct ForwardBatch {
+    int32_t *host, *device; /* [len_max] */
+    int64_t len_max;
+    Batch batch; /* its pointers are the device's */
+} ForwardBatch;
+
+/* A recorded decode step of n_seqs sequences with one token each. */
+typedef struct ForwardGraph {
+    int32_t n_seqs;
+    void *graph;
+} ForwardGraph;
+
+enum { FORWARD_GRAPHS_MAX = 64 };
+
 struct Forward {
     const Model *model;
     const ModelConfig *config;
@@ -12,7 +27,14 @@ struct Forward {
     OpCtx ctx; /* a copy of the caller's with scratch of our own */
     ForwardLimits limits;
     Scratch scratch;
-    float *host_logits; /* [n_logits, vocab], where the device's memory is not the host's */
+    int32_t n_logits; /* of the last step */
+
+    /* Only where the device's memory is not the host's. */
+    float *host_logits; /* [n_logits, vocab] */
+    ForwardBatch sent;
+    ForwardGraph graph[FORWARD_GRAPHS_MAX]; /* by ascending number of sequences */
+    int32_t n_graphs;
+    const KvStore *recorded; /* the store that the graphs use */
 };
 
 /* A step on its way through the layers. n_rows is n_tokens until the last layer keeps only the rows
@@ -22,18 +44,30 @@ typedef struct ForwardStep {
     const Batch *batch;
     KvStore *store;
     int32_t n_rows;
-    float *x, *h;
+    bool all_rows; /* logits of every token are wanted, in order */
+    float *x;
+    void *h;
     bool add; /* scratch.add is yet to be added to x: the next norm does it */
 } ForwardStep;
 
-/* [n_rows, n] f32 */
+/* [n_rows, n] f32, and of the dtype that feeds matrix products. */
 Tensor forward_rows(const ForwardStep *step, float *data, int64_t n);
+Tensor forward_feed(const ForwardStep *step, void *data, int64_t n);
 /* h = norm(x), adding what is pending to x before. */
 void forward_norm(ForwardStep *step, const float *w, const float *bias);
 /* Adds part's output for input [n_rows, k] to the residual stream: at once, or (post norms) as its
  * norm with the weights post_norm when the next norm runs. */
-void forward_residual(ForwardStep *step, float *input, int64_t k, const Weight *w,
-                      const float *bias, const float *post_norm);
+void forward_residual(ForwardStep *step, void *input, int64_t k, const Weight *w, const float *bias,
+                      const float *post_norm);
+
+/* The arrays of a step on the device: bytes on either side, the memory for them, and one copy of
+ * the batch, filled up to n_seqs sequences of one token (or the batch's own number). */
+int64_t forward_batch_bytes(const ForwardLimits *limits, const ModelConfig *config);
+MUST_USE Status forward_batch_open(Forward *forward, Err *err);
+void forward_batch_close(Forward *forward);
+/* Points the batch at the arrays of a step of that size. */
+void forward_batch_place(Forward *forward, int32_t n_tokens, int32_t n_seqs, int32_t n_logits);
+MUST_USE Status forward_batch_send(Forward *forward, const Batch *batch, int32_t n_seqs, Err *err);
 
 /* The kinds of layer, each from x to x. */
 void layer_attn(ForwardStep *step, int32_t layer);

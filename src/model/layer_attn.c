@@ -6,11 +6,11 @@ static void layer_attn_qkv(ForwardStep *step, const LayerWeights *w) {
     const ModelConfig *c = f->config;
     int64_t heads = (int64_t)c->n_heads * c->head_dim;
     int64_t kv_heads = (int64_t)c->n_kv_heads * c->head_dim;
-    LinearArgs args = {.x = forward_rows(step, step->h, c->dim),
+    LinearArgs args = {.x = forward_feed(step, step->h, c->dim),
                        .n_parts = 3,
-                       .part = {{&w->q, w->q_bias, forward_rows(step, f->scratch.q, heads)},
-                                {&w->k, w->k_bias, forward_rows(step, f->scratch.k, kv_heads)},
-                                {&w->v, w->v_bias, forward_rows(step, f->scratch.v, kv_heads)}}};
+                       .part = {{&w->q, w->q_bias, forward_feed(step, f->scratch.q, heads)},
+                                {&w->k, w->k_bias, forward_feed(step, f->scratch.k, kv_heads)},
+                                {&w->v, w->v_bias, forward_feed(step, f->scratch.v, kv_heads)}}};
     f->ops->linear(&step->forward->ctx, &args);
 }
 
@@ -20,9 +20,10 @@ static void layer_attn_rope_kv(ForwardStep *step, int32_t layer, const LayerWeig
     bool local = c->layer_kind[layer] == LAYER_WINDOW && c->rope_local.style != ROPE_NONE;
     const RopeConfig *rope = local ? &c->rope_local : &c->rope;
     int32_t n = step->n_rows;
-    RopeKvArgs args = {.q = tensor_3d(f->scratch.q, DTYPE_F32, n, c->n_heads, c->head_dim),
-                       .k = tensor_3d(f->scratch.k, DTYPE_F32, n, c->n_kv_heads, c->head_dim),
-                       .v = tensor_3d(f->scratch.v, DTYPE_F32, n, c->n_kv_heads, c->head_dim),
+    DType feed = f->scratch.feed;
+    RopeKvArgs args = {.q = tensor_3d(f->scratch.q, feed, n, c->n_heads, c->head_dim),
+                       .k = tensor_3d(f->scratch.k, feed, n, c->n_kv_heads, c->head_dim),
+                       .v = tensor_3d(f->scratch.v, feed, n, c->n_kv_heads, c->head_dim),
                        .q_norm = w->q_norm,
                        .k_norm = w->k_norm,
                        .norm_eps = c->norm_eps,
@@ -41,8 +42,8 @@ static void layer_attn_attend(ForwardStep *step, int32_t layer) {
     const Batch *batch = step->batch;
     const BatchKv *kv = &batch->kv[kv_store_layer_group(c, layer)];
     AttnArgs args = {
-        .q = tensor_3d(f->scratch.q, DTYPE_F32, step->n_rows, c->n_heads, c->head_dim),
-        .out = tensor_3d(f->scratch.attn, DTYPE_F32, step->n_rows, c->n_heads, c->head_dim),
+        .q = tensor_3d(f->scratch.q, f->scratch.feed, step->n_rows, c->n_heads, c->head_dim),
+        .out = tensor_3d(f->scratch.attn, f->scratch.feed, step->n_rows, c->n_heads, c->head_dim),
         .kv = kv_store_layer(step->store, layer),
         .n_seqs = batch->n_seqs,
         .query_start = batch->query_start,
@@ -58,19 +59,19 @@ static void layer_attn_attend(ForwardStep *step, int32_t layer) {
 
 /* Behind the last layer's attention only the rows with wanted logits matter: x and the attention's
  * output shrink to them. Returns where the latter now stands. */
-static float *layer_attn_keep_rows(ForwardStep *step) {
+static void *layer_attn_keep_rows(ForwardStep *step) {
     Forward *f = step->forward;
     const Batch *batch = step->batch;
     int64_t heads = (int64_t)f->config->n_heads * f->config->head_dim;
     Tensor x = forward_rows(step, step->x, f->config->dim);
-    Tensor attn = forward_rows(step, f->scratch.attn, heads);
+    Tensor attn = forward_feed(step, f->scratch.attn, heads);
     step->n_rows = batch->n_logits;
     Tensor kept_x = forward_rows(step, step->h, f->config->dim);
-    Tensor kept_attn = forward_rows(step, f->scratch.q, heads);
+    Tensor kept_attn = forward_feed(step, f->scratch.q, heads);
     f->ops->gather_rows(&f->ctx, &x, batch->logits_row, batch->n_logits, &kept_x);
     f->ops->gather_rows(&f->ctx, &attn, batch->logits_row, batch->n_logits, &kept_attn);
     float *freed = step->x;
-    step->x = step->h;
+    step->x = kept_x.data;
     step->h = freed;
     return f->scratch.q;
 }
@@ -88,7 +89,8 @@ void layer_attn(ForwardStep *step, int32_t layer) {
         return;
     }
     layer_attn_attend(step, layer);
-    float *attn = last ? layer_attn_keep_rows(step) : f->scratch.attn;
+    bool shrink = last && !step->all_rows;
+    void *attn = shrink ? layer_attn_keep_rows(step) : f->scratch.attn;
     forward_residual(step, attn, (int64_t)c->n_heads * c->head_dim, &w->o, w->o_bias,
                      w->post_attn_norm);
 }

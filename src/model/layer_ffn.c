@@ -5,14 +5,23 @@ void layer_ffn(ForwardStep *step, int32_t layer) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
     const LayerWeights *w = &f->model->weights.layer[layer];
-    Tensor up = forward_rows(step, f->scratch.up, c->ff_dim);
-    Tensor gate = c->ffn_gated ? forward_rows(step, f->scratch.gate, c->ff_dim) : up;
+    Tensor hidden = forward_feed(step, f->scratch.hidden, c->ff_dim);
     forward_norm(step, w->ffn_norm, w->ffn_norm_bias);
-    LinearArgs linear = {.x = forward_rows(step, step->h, c->dim),
-                         .n_parts = c->ffn_gated ? 2 : 1,
-                         .part = {{&w->up, w->up_bias, up}, {&w->gate, w->gate_bias, gate}}};
-    f->ops->linear(&f->ctx, &linear);
-    ActArgs act = {.kind = c->act, .gate = gate, .up = c->ffn_gated ? &up : NULL, .out = gate};
-    f->ops->act(&f->ctx, &act);
-    forward_residual(step, gate.data, c->ff_dim, &w->down, w->down_bias, w->post_ffn_norm);
+    Tensor h = forward_feed(step, step->h, c->dim);
+    if (c->ffn_gated) {
+        GatedArgs gated = {.x = h,
+                           .gate = &w->gate,
+                           .up = &w->up,
+                           .gate_bias = w->gate_bias,
+                           .up_bias = w->up_bias,
+                           .act = c->act,
+                           .out = hidden};
+        f->ops->gated(&f->ctx, &gated);
+    } else {
+        LinearArgs linear = {.x = h, .n_parts = 1, .part = {{&w->up, w->up_bias, hidden}}};
+        f->ops->linear(&f->ctx, &linear);
+        ActArgs act = {.kind = c->act, .gate = hidden, .out = hidden};
+        f->ops->act(&f->ctx, &act);
+    }
+    forward_residual(step, hidden.data, c->ff_dim, &w->down, w->down_bias, w->post_ffn_norm);
 }

@@ -6,7 +6,7 @@ void layer_moe(ForwardStep *step, int32_t layer) {
     const ModelConfig *c = f->config;
     const LayerWeights *w = &f->model->weights.layer[layer];
     forward_norm(step, w->ffn_norm, w->ffn_norm_bias);
-    Tensor h = forward_rows(step, step->h, c->dim);
+    Tensor h = forward_feed(step, step->h, c->dim);
     Tensor logits = forward_rows(step, f->scratch.router, c->n_experts);
     LinearArgs router = {.x = h, .n_parts = 1, .part = {{&w->router, NULL, logits}}};
     f->ops->linear(&f->ctx, &router);

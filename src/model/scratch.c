@@ -1,7 +1,15 @@
 #include "model/scratch.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 #include "model/rope_table.h"
+
+static bool scratch_has_dense(const ModelConfig *config) {
+    for (int32_t i = 0; i < config->n_layers; i++)
+        if (!config->layer_moe[i]) return true;
+    return false;
+}
 
 OpsLimits scratch_ops_limits(const ModelConfig *config, const ForwardLimits *limits) {
     int64_t heads = (int64_t)config->n_heads * config->head_dim;
@@ -11,6 +19,9 @@ OpsLimits scratch_ops_limits(const ModelConfig *config, const ForwardLimits *lim
                        .n_seqs_max = limits->n_seqs_max,
                        .k_max = widest,
                        .n_max = MAX(widest, (int64_t)config->n_experts),
+                       .ff = config->ffn_gated && scratch_has_dense(config) ? config->ff_dim : 0,
+                       .vocab = config->vocab,
+                       .n_logits_max = limits->n_logits_max,
                        .n_heads = config->n_heads,
                        .n_kv_heads = config->n_kv_heads,
                        .head_dim = config->head_dim,
@@ -19,11 +30,8 @@ OpsLimits scratch_ops_limits(const ModelConfig *config, const ForwardLimits *lim
                        .expert_ff = config->expert_ff_dim};
 }
 
-static bool scratch_has_dense(const ModelConfig *config) {
-    for (int32_t i = 0; i < config->n_layers; i++)
-        if (!config->layer_moe[i]) return true;
-    return false;
-}
+/* What tensor cores' copies want of a row's start. */
+enum { SCRATCH_ALIGN = 256 };
 
 static int64_t scratch_table_len(const RopeConfig *rope, int32_t n_pos) {
     return rope_table_bytes(rope, n_pos) / (int64_t)sizeof(float);
@@ -35,30 +43,33 @@ static int64_t scratch_place(Scratch *s, const ModelConfig *c, const ForwardLimi
     int64_t n = limits->n_tokens_max, heads = (int64_t)c->n_heads * c->head_dim;
     int64_t kv_heads = (int64_t)c->n_kv_heads * c->head_dim;
     int64_t ff = scratch_has_dense(c) ? c->ff_dim : 0;
+    const int64_t feed = dtype_info(s->feed)->group_bytes, f32 = sizeof(float);
     const struct {
-        float **part;
-        int64_t len;
+        void *part; /* address of the pointer */
+        int64_t len, size;
     } parts[] = {
-        {&s->x, n * c->dim},
-        {&s->h, n * c->dim},
-        {&s->add, c->post_norms ? n * c->dim : 0},
-        {&s->q, n * heads},
-        {&s->k, n * kv_heads},
-        {&s->v, n * kv_heads},
-        {&s->attn, n * heads},
-        {&s->gate, c->ffn_gated ? n * ff : 0},
-        {&s->up, n * ff},
-        {&s->router, n * c->n_experts},
-        {&s->expert_weight, n * c->n_experts_used},
-        {(float **)(void *)&s->expert, n * c->n_experts_used},
-        {&s->logits, (int64_t)limits->n_logits_max * c->vocab},
-        {&s->cos_sin, scratch_table_len(&c->rope, limits->context_max)},
-        {&s->cos_sin_local, scratch_table_len(&c->rope_local, limits->context_max)},
+        {&s->x, n * c->dim, f32},
+        {&s->h, n * c->dim, f32},
+        {&s->add, c->post_norms ? n * c->dim : 0, f32},
+        {&s->q, n * heads, feed},
+        {&s->k, n * kv_heads, feed},
+        {&s->v, n * kv_heads, feed},
+        {&s->attn, n * heads, feed},
+        {&s->hidden, n * ff, feed},
+        {&s->router, n * c->n_experts, f32},
+        {&s->expert_weight, n * c->n_experts_used, f32},
+        {&s->expert, n * c->n_experts_used, sizeof(int32_t)},
+        {&s->logits, (int64_t)limits->n_logits_max * c->vocab, f32},
+        {&s->cos_sin, scratch_table_len(&c->rope, limits->context_max), f32},
+        {&s->cos_sin_local, scratch_table_len(&c->rope_local, limits->context_max), f32},
     };
     int64_t bytes = 0;
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-        if (base != NULL) *parts[i].part = (float *)(void *)(base + bytes);
-        bytes = ALIGN_UP(bytes + parts[i].len * (int64_t)sizeof(float), (int64_t)CACHE_LINE);
+        if (base != NULL) {
+            void *at = base + bytes;
+            memcpy(parts[i].part, &at, sizeof at);
+        }
+        bytes = ALIGN_UP(bytes + parts[i].len * parts[i].size, (int64_t)SCRATCH_ALIGN);
     }
     if (base != NULL) s->op = base + bytes;
     return bytes + (int64_t)s->op_bytes;
@@ -67,7 +78,8 @@ static int64_t scratch_place(Scratch *s, const ModelConfig *c, const ForwardLimi
 int64_t scratch_bytes(const ModelConfig *config, const ForwardLimits *limits, const Ops *ops,
                       int32_t n_threads) {
     OpsLimits ops_limits = scratch_ops_limits(config, limits);
-    Scratch s = {.op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
+    Scratch s = {.feed = ops->feed(config->weight_dtype),
+                 .op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
     return scratch_place(&s, config, limits, NULL);
 }
 
@@ -92,7 +104,8 @@ Status scratch_open(Scratch *out, const ModelConfig *config, const ForwardLimits
     int32_t n_threads = ctx->pool != NULL ? pool_threads(ctx->pool) : 1;
     OpsLimits ops_limits = scratch_ops_limits(config, limits);
     Device *device = ctx->device;
-    *out = (Scratch){.op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
+    *out = (Scratch){.feed = ops->feed(config->weight_dtype),
+                     .op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
     out->bytes = scratch_place(out, config, limits, NULL);
     TRY(device->vtable->alloc(device, (size_t)out->bytes, &out->data, err));
     (void)scratch_place(out, config, limits, out->data);

@@ -3,14 +3,15 @@
 
 #include "model/forward.h"
 
-/* One allocation of the device; the parts are f32 unless they say otherwise. */
+/* One allocation of the device. What is not f32 is of the dtype `feed`, which the ops choose. */
 typedef struct Scratch {
+    DType feed;
     float *x;             /* [n_tokens, dim] the residual stream */
-    float *h;             /* [n_tokens, dim] its norm */
+    void *h;              /* [n_tokens, dim] feed, its norm; has room for f32 */
     float *add;           /* [n_tokens, dim] what the next norm adds to x (post norms only) */
-    float *q, *k, *v;     /* [n_tokens, heads * head_dim] */
-    float *attn;          /* [n_tokens, n_heads * head_dim] */
-    float *gate, *up;     /* [n_tokens, ff_dim] */
+    void *q, *k, *v;      /* [n_tokens, heads * head_dim] feed */
+    void *attn;           /* [n_tokens, n_heads * head_dim] feed */
+    void *hidden;         /* [n_tokens, ff_dim] feed */
     float *router;        /* [n_tokens, n_experts] */
     float *expert_weight; /* [n_tokens, n_experts_used] */
     int32_t *expert;      /* [n_tokens, n_experts_used] */

@@ -42,7 +42,8 @@ static Status single_init(Single *s, const OpCtx *ctx, DType kv_dtype, Err *err)
     ForwardLimits limits = {.n_tokens_max = s->chunk,
                             .n_seqs_max = 1,
                             .n_logits_max = MIN(s->chunk, s->n_logits_max),
-                            .context_max = s->context_max};
+                            .context_max = s->context_max,
+                            .table_blocks_max = DIV_UP(s->context_max, s->block_tokens)};
     TRY(forward_open(&s->forward, s->model, ctx, &limits, err));
     int32_t n_blocks[MODEL_KV_GROUPS_MAX] = {0};
     s->n_groups = kv_store_groups(c);

@@ -128,8 +128,9 @@ Status weights_norm(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
     return weights_vector(b, at, n, bias);
 }
 
-Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used, int32_t of) {
-    TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
+/* Books a prepared matrix that `used` in `of` tokens read. */
+static void weights_book(WeightsBinder *b, const Tensor *t, const Weight *out, int32_t used,
+                         int32_t of) {
     /* Grouped formats are never transposed, so t is the file's: its pages would lie idle beside the
      * packed copy. */
     if (out->owned != NULL && dtype_is_grouped(t->dtype)) {
@@ -141,6 +142,39 @@ Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t u
     b->out->token_bytes += bytes * used / of;
     b->out->n_params += tensor_len(t);
     b->out->n_params_active += tensor_len(t) * used / of;
+}
+
+Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out) {
+    TRY(b->ops->weight_prepare(b->ctx, t, out, b->err));
+    weights_book(b, t, out, 1, 1);
+    return OK;
+}
+
+Status weights_prepare_gated(WeightsBinder *b, const Tensor *gate, const Tensor *up,
+                             LayerWeights *w) {
+    if (b->ops->gated_prepare == NULL) {
+        TRY(weights_prepare(b, gate, &w->gate));
+        return weights_prepare(b, up, &w->up);
+    }
+    TRY(b->ops->gated_prepare(b->ctx, gate, up, &w->gate, &w->up, b->err));
+    weights_book(b, gate, &w->gate, 1, 1);
+    weights_book(b, up, &w->up, 1, 1);
+    return OK;
+}
+
+Status weights_prepare_experts(WeightsBinder *b, const ExpertsFile *file, LayerWeights *w) {
+    const int32_t n = b->config->n_experts, used = b->config->n_experts_used;
+    const Tensor *const from[] = {file->gate, file->up, file->down};
+    Weight *const to[] = {w->expert_gate, w->expert_up, w->expert_down};
+    if (b->ops->experts_prepare != NULL)
+        TRY(b->ops->experts_prepare(b->ctx, file, n, to[0], to[1], to[2], b->err));
+    for (int32_t e = 0; e < n; e++) {
+        for (size_t i = 0; i < ARRAY_LEN(from); i++) {
+            if (b->ops->experts_prepare == NULL)
+                TRY(b->ops->weight_prepare(b->ctx, &from[i][e], &to[i][e], b->err));
+            weights_book(b, &from[i][e], &to[i][e], used, n);
+        }
+    }
     return OK;
 }
 
@@ -175,7 +209,7 @@ Status weights_matrix(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t 
                       Weight *out) {
     Tensor t;
     TRY(weights_matrix_get(b, (WeightsAt){.role = role, .layer = layer}, n, k, &t));
-    return weights_prepare(b, &t, out, 1, 1);
+    return weights_prepare(b, &t, out);
 }
 
 Status weights_bias(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n, bool wanted,
@@ -200,12 +234,12 @@ static Status weights_outer(WeightsBinder *b) {
     Tensor t;
     TRY(weights_table(b, ARCH_EMBED, c->vocab, &w->embed, &t));
     if (c->tied_embeddings) {
-        TRY(weights_prepare(b, &t, &w->output, 1, 1));
+        TRY(weights_prepare(b, &t, &w->output));
     } else {
         w->n_params += tensor_len(&t);
         w->n_params_active += tensor_len(&t);
         TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_OUTPUT}, c->vocab, c->dim, &t));
-        TRY(weights_prepare(b, &t, &w->output, 1, 1));
+        TRY(weights_prepare(b, &t, &w->output));
     }
     if (c->learned_pos) {
         TRY(weights_table(b, ARCH_POS_EMBED, c->context, &w->pos_embed, &t));

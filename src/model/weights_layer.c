@@ -20,9 +20,9 @@ static Status weights_layer_qkv(WeightsBinder *b, int32_t layer, LayerWeights *w
                            &t));
     Tensor q = tensor_rows(&t, 0, nq), k = tensor_rows(&t, nq, nkv);
     Tensor v = tensor_rows(&t, nq + nkv, nkv);
-    TRY(weights_prepare(b, &q, &w->q, 1, 1));
-    TRY(weights_prepare(b, &k, &w->k, 1, 1));
-    TRY(weights_prepare(b, &v, &w->v, 1, 1));
+    TRY(weights_prepare(b, &q, &w->q));
+    TRY(weights_prepare(b, &k, &w->k));
+    TRY(weights_prepare(b, &v, &w->v));
     const float *bias = NULL;
     TRY(weights_bias(b, ARCH_QKV, layer, nq + 2 * nkv, c->qkv_bias, &bias));
     if (bias == NULL) return OK;
@@ -51,18 +51,23 @@ static Status weights_layer_ffn(WeightsBinder *b, int32_t layer, LayerWeights *w
     const ModelConfig *c = b->config;
     bool fused =
         c->ffn_gated && (*b->names)[ARCH_GATE_UP] != NULL && !weights_has(b, ARCH_GATE, layer);
-    if (fused) {
-        Tensor t;
-        TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_GATE_UP, .layer = layer},
-                               2 * (int64_t)c->ff_dim, c->dim, &t));
-        Tensor gate = tensor_rows(&t, 0, c->ff_dim), up = tensor_rows(&t, c->ff_dim, c->ff_dim);
-        TRY(weights_prepare(b, &gate, &w->gate, 1, 1));
-        TRY(weights_prepare(b, &up, &w->up, 1, 1));
-    } else {
-        if (c->ffn_gated) {
-            TRY(weights_matrix(b, ARCH_GATE, layer, c->ff_dim, c->dim, &w->gate));
+    if (c->ffn_gated) {
+        Tensor t, gate, up;
+        if (fused) {
+            TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_GATE_UP, .layer = layer},
+                                   2 * (int64_t)c->ff_dim, c->dim, &t));
+            gate = tensor_rows(&t, 0, c->ff_dim);
+            up = tensor_rows(&t, c->ff_dim, c->ff_dim);
+        } else {
+            WeightsAt at = {.role = ARCH_GATE, .layer = layer};
+            TRY(weights_matrix_get(b, at, c->ff_dim, c->dim, &gate));
             TRY(weights_bias(b, ARCH_GATE, layer, c->ff_dim, c->ffn_bias, &w->gate_bias));
+            at.role = ARCH_UP;
+            TRY(weights_matrix_get(b, at, c->ff_dim, c->dim, &up));
+            TRY(weights_bias(b, ARCH_UP, layer, c->ff_dim, c->ffn_bias, &w->up_bias));
         }
+        TRY(weights_prepare_gated(b, &gate, &up, w));
+    } else {
         TRY(weights_matrix(b, ARCH_UP, layer, c->ff_dim, c->dim, &w->up));
         TRY(weights_bias(b, ARCH_UP, layer, c->ff_dim, c->ffn_bias, &w->up_bias));
     }
@@ -118,19 +123,23 @@ static Status weights_layer_stacks(WeightsBinder *b, int32_t layer, Tensor stack
 
 static Status weights_layer_moe(WeightsBinder *b, int32_t layer, LayerWeights *w) {
     const ModelConfig *c = b->config;
+    const int32_t n = c->n_experts;
     Tensor stacks[3] = {{0}}, part[3];
-    TRY(weights_matrix(b, ARCH_ROUTER, layer, c->n_experts, c->dim, &w->router));
-    w->expert_gate = mem_alloc((size_t)c->n_experts * sizeof(Weight));
-    w->expert_up = mem_alloc((size_t)c->n_experts * sizeof(Weight));
-    w->expert_down = mem_alloc((size_t)c->n_experts * sizeof(Weight));
+    TRY(weights_matrix(b, ARCH_ROUTER, layer, n, c->dim, &w->router));
+    w->expert_gate = mem_alloc((size_t)n * sizeof(Weight));
+    w->expert_up = mem_alloc((size_t)n * sizeof(Weight));
+    w->expert_down = mem_alloc((size_t)n * sizeof(Weight));
     TRY(weights_layer_stacks(b, layer, stacks));
-    for (int32_t e = 0; e < c->n_experts; e++) {
-        TRY(weights_layer_expert_get(b, layer, e, stacks, part));
-        TRY(weights_prepare(b, &part[0], &w->expert_gate[e], c->n_experts_used, c->n_experts));
-        TRY(weights_prepare(b, &part[1], &w->expert_up[e], c->n_experts_used, c->n_experts));
-        TRY(weights_prepare(b, &part[2], &w->expert_down[e], c->n_experts_used, c->n_experts));
+    Tensor *tensors = mem_alloc(3 * (size_t)n * sizeof *tensors);
+    const ExpertsFile file = {tensors, tensors + n, tensors + 2 * n};
+    Status status = OK;
+    for (int32_t e = 0; e < n && status == OK; e++) {
+        status = weights_layer_expert_get(b, layer, e, stacks, part);
+        for (int32_t i = 0; i < 3 && status == OK; i++) tensors[i * n + e] = part[i];
     }
-    return OK;
+    if (status == OK) status = weights_prepare_experts(b, &file, w);
+    mem_free(tensors);
+    return status;
 }
 
 Status weights_layer_bind(WeightsBinder *b, int32_t layer, LayerWeights *w) {

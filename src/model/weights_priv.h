@@ -31,10 +31,12 @@ MUST_USE Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, in
                             int64_t n2, Tensor *out);
 /* A matrix [n, k], the file's own [k, n] where it is transposed (then an owned copy). */
 MUST_USE Status weights_matrix_get(WeightsBinder *b, WeightsAt at, int64_t n, int64_t k, Tensor *t);
-/* Prepares a matrix that `used` in `of` tokens read. */
-MUST_USE Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out, int32_t used,
-                                int32_t of);
-/* The two above for a matrix that every token reads. */
+/* Prepares a matrix for the ops; both of a gated layer; all of a layer's experts. */
+MUST_USE Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out);
+MUST_USE Status weights_prepare_gated(WeightsBinder *b, const Tensor *gate, const Tensor *up,
+                                      LayerWeights *w);
+MUST_USE Status weights_prepare_experts(WeightsBinder *b, const ExpertsFile *file, LayerWeights *w);
+/* weights_matrix_get and weights_prepare in one. */
 MUST_USE Status weights_matrix(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
                                int64_t k, Weight *out);
 /* The bias [n] of a matrix, left alone unless wanted. */

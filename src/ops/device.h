@@ -1,11 +1,12 @@
 /* device: the memory and the queue of work of one accelerator, or of the host.
  *
- * The host device is always there; a plugin adds others. All calls are made by the thread that owns
- * the device (the engine's). Copies and ops are queued in order; only device_sync and a download
- * wait for them. On the host everything is done when the call returns. */
+ * The host device is always there; a plugin (ops/plugin.h) adds others. All calls are made by the
+ * thread that owns the device: whoever opens the model, then the engine's. Copies and ops are
+ * queued in order; only sync, a download and receive's sync wait for them. On the host everything
+ * is done when the call returns. */
 #pragma once
 
-#include "base/status.h"
+#include "base/thread.h"
 
 typedef struct Device Device;
 
@@ -13,13 +14,30 @@ typedef struct DeviceVtable {
     const char *name; /* "cpu", "cuda" */
     Status (*alloc)(Device *device, size_t bytes, void **out, Err *err);
     void (*free)(Device *device, void *p, size_t bytes);
+    /* src may be changed when it returns. */
     Status (*upload)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
     Status (*download)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
     Status (*copy)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
+    /* Waits; fails when anything queued before it failed. */
     Status (*sync)(Device *device, Err *err);
     /* Bytes in all and free now. */
     void (*memory)(Device *device, int64_t *total_bytes, int64_t *free_bytes);
     void (*close)(Device *device);
+
+    /* The rest is NULL on the host, whose ops read the caller's memory. */
+
+    /* Host memory that the device copies from and to without the processor. */
+    Status (*host_alloc)(Device *device, size_t bytes, void **out, Err *err);
+    void (*host_free)(Device *device, void *p);
+    /* Queues a copy from, or to, memory of host_alloc, which stays as it is until the next sync. */
+    Status (*send)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
+    Status (*receive)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
+    /* What is queued between begin and end is recorded instead of run; run queues it again, as
+     * often as wanted. One recording at a time. */
+    Status (*graph_begin)(Device *device, Err *err);
+    Status (*graph_end)(Device *device, void **graph, Err *err);
+    Status (*graph_run)(Device *device, void *graph, Err *err);
+    void (*graph_free)(Device *device, void *graph);
 } DeviceVtable;
 
 /* Extended by each backend: it is the first member of the backend's own struct. */

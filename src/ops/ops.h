@@ -7,8 +7,14 @@
  * element alone (k, head_dim, the positions it attends to), never on n_tokens, on the other
  * sequences of the batch, on the chunking of a prompt or on the number of threads.
  *
- * Shapes are the caller's duty and are CHECKed. Activations are f32 on the CPU. Token-major
- * activations: the first dimension is the token of the flat batch. */
+ * Shapes are the caller's duty and are CHECKed. Activations are f32 on the CPU; a level may want
+ * what feeds a matrix product, and q, k and v, in the smaller dtype that its `feed` names, and
+ * takes f32 there too. Token-major activations: the first dimension is the token of the flat batch.
+ *
+ * Everything that an op reads or writes lies in the memory of the level's device, the index arrays
+ * (tokens, slots, tables) included; only the argument structs and arrays of Weight are the host's.
+ * On an accelerator a token with kv_slot -1 writes no keys, and a sequence with kv_len 0 attends to
+ * nothing: rows that fill a recorded step up. */
 #pragma once
 
 #include "base/thread.h"
@@ -30,6 +36,9 @@ typedef struct OpsLimits {
     int32_t n_seqs_max;
     int64_t k_max; /* longest reduction of a linear */
     int64_t n_max; /* widest output of a linear, vocabulary excepted */
+    int64_t ff;    /* width of the gated dense layers; 0: there are none */
+    int64_t vocab; /* 0: no logits are made */
+    int32_t n_logits_max;
     int32_t n_heads, n_kv_heads, head_dim;
     int32_t n_experts, n_experts_used, expert_ff;
 } OpsLimits;
@@ -63,7 +72,7 @@ typedef struct NormArgs {
     const float *w;    /* [dim] f32 */
     const float *bias; /* [dim] or NULL */
     float eps;
-    Tensor out; /* [n_rows, dim]; may be x */
+    Tensor out; /* [n_rows, dim]; may be x; f32 or the feed's dtype */
 } NormArgs;
 
 enum { LINEAR_PARTS_MAX = 3 };
@@ -77,11 +86,27 @@ typedef struct LinearPart {
 } LinearPart;
 
 typedef struct LinearArgs {
-    Tensor x; /* [n_tokens, k] f32; rows may be strided */
+    Tensor x; /* [n_tokens, k] f32 or the feed's dtype; rows may be strided */
     int32_t n_parts;
     LinearPart part[LINEAR_PARTS_MAX];
     bool accumulate; /* the residual add, fused */
 } LinearArgs;
+
+typedef enum ActKind {
+    ACT_SILU,
+    ACT_GELU,      /* exact, with erf */
+    ACT_GELU_TANH, /* the tanh approximation: GPT-2's gelu_new, Gemma's gelu_pytorch_tanh */
+    ACT_RELU
+} ActKind;
+
+/* out = act(x Wg^T + bias) * (x Wu^T + bias): a gated feed-forward layer's first half. */
+typedef struct GatedArgs {
+    Tensor x;                         /* [n_tokens, k] as in LinearArgs */
+    const Weight *gate, *up;          /* [n, k] each */
+    const float *gate_bias, *up_bias; /* [n] f32 or NULL */
+    ActKind act;
+    Tensor out; /* [n_tokens, n] f32 or the feed's dtype; rows may be strided */
+} GatedArgs;
 
 /* One layer's keys and values, paged: element (slot, head, i) with slot = block * block_tokens +
  * offset stands at ((block * n_kv_heads + head) * block_tokens + offset) * head_dim + i. */
@@ -100,8 +125,8 @@ typedef enum RopeStyle {
 /* Per token and head: normalize (if *_norm), rotate the first rope_dim elements, and write k and v
  * to their slot of the KV cache. q is changed in place; k and v are scratch afterwards. */
 typedef struct RopeKvArgs {
-    Tensor q;    /* [n_tokens, n_heads, head_dim] f32; token rows may be strided */
-    Tensor k, v; /* [n_tokens, n_kv_heads, head_dim] f32; token rows may be strided */
+    Tensor q;    /* [n_tokens, n_heads, head_dim] f32 or the feed's dtype; rows may be strided */
+    Tensor k, v; /* [n_tokens, n_kv_heads, head_dim] likewise */
     const float *q_norm, *k_norm; /* [head_dim] RMS-norm weights, or NULL */
     float norm_eps;
     RopeStyle style;
@@ -123,8 +148,8 @@ enum { ATTN_SPLIT_TOKENS = 256 };
  * head's softmax has one more logit, sinks[head], without a value.
  * source: FlashAttention 2205.14135, PagedAttention 2309.06180. */
 typedef struct AttnArgs {
-    Tensor q;   /* [n_tokens, n_heads, head_dim] f32; token rows may be strided */
-    Tensor out; /* [n_tokens, n_heads, head_dim] f32 */
+    Tensor q;   /* [n_tokens, n_heads, head_dim] f32 or the feed's dtype; rows may be strided */
+    Tensor out; /* [n_tokens, n_heads, head_dim] likewise */
     KvView kv;
     int32_t n_seqs;
     const int32_t *query_start; /* [n_seqs + 1] */
@@ -136,13 +161,6 @@ typedef struct AttnArgs {
     bool causal;
     const float *sinks; /* [n_heads] or NULL */
 } AttnArgs;
-
-typedef enum ActKind {
-    ACT_SILU,
-    ACT_GELU,      /* exact, with erf */
-    ACT_GELU_TANH, /* the tanh approximation: GPT-2's gelu_new, Gemma's gelu_pytorch_tanh */
-    ACT_RELU
-} ActKind;
 
 /* out = act(gate) * up, or act(gate) when up is NULL. out may be gate. */
 typedef struct ActArgs {
@@ -177,8 +195,50 @@ typedef struct MoeArgs {
     bool accumulate;
 } MoeArgs;
 
+/* What a pick of a token depends on besides the logits; an array of them lies on the device. The
+ * rules are the sampler's (sample/sampler.h): changes, temperature, top-k, top-p, min-p, draw. */
+typedef struct SampleSpec {
+    double u;                              /* uniform in [0, 1): where the draw falls */
+    int32_t row;                           /* of the logits */
+    float temperature;                     /* 0: the first of the largest logits */
+    int32_t top_k;                         /* 0: off */
+    float top_p, min_p;                    /* 1, 0: off */
+    float repetition, presence, frequency; /* penalties; 1, 0, 0: off */
+    int32_t first_change, n_changes;       /* in SampleArgs.change */
+} SampleSpec;
+
+/* A logit that bias or penalties change: a token stands once in a spec's. */
+typedef struct SampleChange {
+    int32_t token;
+    int32_t n_output; /* times that the output has it */
+    float bias;       /* added first; -inf takes the token out */
+    int32_t seen;     /* in prompt or output: the penalties apply */
+} SampleChange;
+
+typedef struct SampleResult {
+    int32_t token;
+    int32_t status; /* OK, or ERR_DEVICE: a logit is NaN or +inf, or none is finite */
+} SampleResult;
+
+typedef struct SampleArgs {
+    Tensor logits; /* [n_rows, vocab] f32; the rows of specs with changes are changed */
+    int32_t n;
+    const SampleSpec *spec;     /* [n], a row with changes stands in one spec only */
+    const SampleChange *change; /* all specs' */
+    SampleResult *out;          /* [n] */
+} SampleArgs;
+
+/* The matrices of a layer's experts as a file has them, arrays of one for each expert. */
+typedef struct ExpertsFile {
+    const Tensor *gate, *up, *down;
+} ExpertsFile;
+
 typedef struct Ops {
     const char *level; /* "ref", "avx2", "avx512", "cuda" */
+
+    /* The dtype of activations that are multiplied with weights of this dtype, and of q, k, v and
+     * the attention's output beside them. */
+    DType (*feed)(DType weight);
 
     /* Bytes of scratch that any op may use within the limits. */
     size_t (*scratch_bytes)(const OpsLimits *limits, int32_t n_threads);
@@ -187,10 +247,17 @@ typedef struct Ops {
      * uploads. weight_release undoes it. */
     Status (*weight_prepare)(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
     void (*weight_release)(OpCtx *ctx, Weight *weight);
+    /* The gate and up matrices of a gated layer, of one shape and dtype, and those of n experts
+     * with their down matrices. NULL where weight_prepare for each does as well. */
+    Status (*gated_prepare)(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,
+                            Weight *out_up, Err *err);
+    Status (*experts_prepare)(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate,
+                              Weight *up, Weight *down, Err *err);
 
     void (*embed)(OpCtx *ctx, const EmbedArgs *args);
     void (*norm)(OpCtx *ctx, const NormArgs *args);
     void (*linear)(OpCtx *ctx, const LinearArgs *args);
+    void (*gated)(OpCtx *ctx, const GatedArgs *args);
     void (*rope_kv)(OpCtx *ctx, const RopeKvArgs *args);
     void (*attn)(OpCtx *ctx, const AttnArgs *args);
     void (*act)(OpCtx *ctx, const ActArgs *args);
@@ -201,6 +268,8 @@ typedef struct Ops {
     /* out[i, :] = x[row[i], :] */
     void (*gather_rows)(OpCtx *ctx, const Tensor *x, const int32_t *row, int32_t n_rows,
                         Tensor *out);
+    /* Picks tokens where the logits lie; NULL on the CPU, where sample/ does. */
+    void (*sample)(OpCtx *ctx, const SampleArgs *args);
 } Ops;
 
 typedef enum OpsLevel { OPS_REF, OPS_AVX2, OPS_AVX512, OPS_LEVEL_COUNT } OpsLevel;

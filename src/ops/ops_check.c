@@ -68,6 +68,18 @@ void ops_check_linear(const LinearArgs *args) {
     }
 }
 
+void ops_check_gated(const GatedArgs *args) {
+    int64_t n_tokens = args->x.shape[0], k = args->x.shape[1], n = args->up->t.shape[0];
+    ops_check_act_kind(args->act);
+    ops_check_2d(&args->x, n_tokens, k);
+    ops_check_2d(&args->out, n_tokens, n);
+    const Weight *const both[] = {args->gate, args->up};
+    for (size_t i = 0; i < ARRAY_LEN(both); i++) {
+        CHECK(both[i]->t.n_dims == 2 && dtype_can_read(both[i]->t.dtype));
+        CHECK(both[i]->t.shape[0] == n && both[i]->t.shape[1] == k);
+    }
+}
+
 void ops_check_rope_kv(const RopeKvArgs *args) {
     int64_t n_tokens = args->q.shape[0], head_dim = args->q.shape[2];
     ops_check_kv(&args->kv);

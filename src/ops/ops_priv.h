@@ -62,6 +62,7 @@ static inline OpsRange ops_attn_range(const AttnArgs *args, int32_t pos, int32_t
 void ops_check_embed(const EmbedArgs *args);
 void ops_check_norm(const NormArgs *args);
 void ops_check_linear(const LinearArgs *args);
+void ops_check_gated(const GatedArgs *args);
 void ops_check_rope_kv(const RopeKvArgs *args);
 void ops_check_attn(const AttnArgs *args);
 void ops_check_act(const ActArgs *args);
@@ -70,6 +71,11 @@ void ops_check_moe(const MoeArgs *args);
 void ops_check_softcap(const Tensor *x, float cap);
 void ops_check_gather_rows(const Tensor *x, const int32_t *row, int32_t n_rows, const Tensor *out);
 
+/* gated as two ops of a level: both products, then the activation. `up` lies in scratch for it. */
+size_t ops_gated_scratch_bytes(const OpsLimits *limits);
+void ops_gated(OpCtx *ctx, const GatedArgs *args, void (*linear)(OpCtx *, const LinearArgs *),
+               void (*act)(OpCtx *, const ActArgs *));
+
 /* The reference: plain loops, sums in f64 in index order, one rounding per output element. */
 size_t ref_linear_scratch_bytes(const OpsLimits *limits);
 Status ref_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
@@ -77,6 +83,7 @@ void ref_weight_release(OpCtx *ctx, Weight *weight);
 void ref_embed(OpCtx *ctx, const EmbedArgs *args);
 void ref_norm(OpCtx *ctx, const NormArgs *args);
 void ref_linear(OpCtx *ctx, const LinearArgs *args);
+void ref_gated(OpCtx *ctx, const GatedArgs *args);
 void ref_rope_kv(OpCtx *ctx, const RopeKvArgs *args);
 void ref_attn(OpCtx *ctx, const AttnArgs *args);
 void ref_act(OpCtx *ctx, const ActArgs *args);

@@ -76,7 +76,7 @@ static void batch_open(BatchTest *t, const GoldenCase *c) {
     ints_append(&t->tokens, t->golden.prompt.data, t->golden.prompt.len);
     ints_append(&t->tokens, t->golden.greedy.data, t->golden.greedy.len);
     const ModelConfig *config = model_config(t->model.model);
-    ForwardLimits limits = {BATCH_STEP_TOKENS, BATCH_SEQS, BATCH_STEP_TOKENS, GOLDEN_CONTEXT};
+    ForwardLimits limits = {BATCH_STEP_TOKENS, BATCH_SEQS, BATCH_STEP_TOKENS, GOLDEN_CONTEXT, 0};
     const int32_t n_blocks[] = {BATCH_SEQS * BATCH_TABLE, BATCH_SEQS * BATCH_TABLE};
     ASSERT_OK(forward_open(&t->forward, t->model.model, &t->model.ctx, &limits, &err), err);
     ASSERT_OK(

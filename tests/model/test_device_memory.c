@@ -8,7 +8,7 @@
 
 typedef struct FakeDevice {
     Device base;
-    int64_t live_bytes, n_allocs, n_downloads;
+    int64_t live_bytes, n_allocs, n_downloads, n_host, n_sent;
     int64_t fail_at; /* the allocation that fails, -1: none */
 } FakeDevice;
 
@@ -36,12 +36,33 @@ static Status fake_download(Device *device, void *dst, const void *src, size_t b
     return fake_copy(device, dst, src, bytes, err);
 }
 
+static Status fake_host_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    FakeDevice *fake = (FakeDevice *)device;
+    if (fake->n_allocs++ == fake->fail_at) FAIL(err, ERR_NOMEM, "fake: no memory");
+    fake->n_host++;
+    *out = mem_alloc(bytes);
+    return OK;
+}
+
+static void fake_host_free(Device *device, void *p) {
+    ((FakeDevice *)device)->n_host--;
+    mem_free(p);
+}
+
+static Status fake_send(Device *device, void *dst, const void *src, size_t bytes, Err *err) {
+    ((FakeDevice *)device)->n_sent++;
+    return fake_copy(device, dst, src, bytes, err);
+}
+
 static const DeviceVtable fake_vtable = {.name = "fake",
                                          .alloc = fake_alloc,
                                          .free = fake_free,
                                          .upload = fake_copy,
                                          .download = fake_download,
-                                         .copy = fake_copy};
+                                         .copy = fake_copy,
+                                         .host_alloc = fake_host_alloc,
+                                         .host_free = fake_host_free,
+                                         .send = fake_send};
 
 static FakeDevice fake_device(int64_t fail_at) {
     return (FakeDevice){.base = {&fake_vtable, 0}, .fail_at = fail_at};
@@ -66,12 +87,14 @@ static void device_same(const char *family) {
     ASSERT_OK(single_feed(b, g.prompt.data, 50, 4, &got, &err), err);
     assert_memory_equal(want, got, 4 * (size_t)g.vocab * sizeof(float));
     assert_int_equal(fake.n_downloads, 1);
+    assert_int_equal(fake.n_sent, 1); /* a step's arrays go up in one copy */
     single_close(a);
     single_close(b);
     model_close(other.model);
     golden_close_model(&host);
     golden_free(&g);
     assert_int_equal(fake.live_bytes, 0);
+    assert_int_equal(fake.n_host, 0);
 }
 
 static void device_computes(void **state) {
@@ -105,6 +128,7 @@ static bool device_try(const char *family, int64_t fail_at) {
     }
     assert_true(status == OK || (status == ERR_NOMEM && strcmp(err.text, "fake: no memory") == 0));
     assert_int_equal(fake.live_bytes, 0);
+    assert_int_equal(fake.n_host, 0);
     return status == OK;
 }
 

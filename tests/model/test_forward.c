@@ -118,7 +118,7 @@ static void forward_hidden_states(void **state) {
     int32_t table[] = {0, 1};
     const int32_t n_blocks[] = {2, 0};
     forward_test_open(&t, "qwen2", 64);
-    ForwardLimits limits = {N, 1, 2, N};
+    ForwardLimits limits = {N, 1, 2, N, 0};
     ASSERT_OK(forward_open(&forward, t.m.model, &t.m.ctx, &limits, &err), err);
     ASSERT_OK(kv_store_open(&store, model_config(t.m.model), device_host(), DTYPE_F32, 16, n_blocks,
                             &err),

@@ -1,0 +1,244 @@
+/* cuda_device: memory, copies and recorded steps of one GPU, and the entry of the plugin. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ops/cuda/cuda_common.cuh"
+
+static CudaDevice *cuda_device(Device *device) {
+    return (CudaDevice *)device;
+}
+
+static Status cuda_device_fail(cudaError_t code, const char *call, Err *err) {
+    (void)cudaGetLastError();
+    FAIL(err, ERR_DEVICE, "cuda: %s: %s", call, cudaGetErrorString(code));
+}
+
+/* A failure of this call, or of one before that could not be told. */
+static Status cuda_device_check(CudaDevice *d, cudaError_t code, const char *call, Err *err) {
+    if (d->failure != cudaSuccess) {
+        cudaError_t failure = d->failure;
+        d->failure = cudaSuccess;
+        return cuda_device_fail(failure, d->failed_call, err);
+    }
+    return code == cudaSuccess ? OK : cuda_device_fail(code, call, err);
+}
+
+static Status cuda_device_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    cudaError_t code = cudaSetDevice(device->id);
+    if (code == cudaSuccess) code = cudaMalloc(out, bytes > 0 ? bytes : 1);
+    if (code == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        size_t left = 0, all = 0;
+        (void)cudaMemGetInfo(&left, &all);
+        FAIL(err, ERR_NOMEM, "cuda: no memory for %zu bytes; %zu of %zu are free", bytes, left,
+             all);
+    }
+    return cuda_device_check(cuda_device(device), code, "cudaMalloc", err);
+}
+
+static void cuda_device_free(Device *device, void *p, size_t bytes) {
+    (void)bytes;
+    if (p != NULL) cuda_note(cuda_device(device), cudaFree(p), "cudaFree");
+}
+
+static Status cuda_device_sync(Device *device, Err *err) {
+    CudaDevice *d = cuda_device(device);
+    return cuda_device_check(d, cudaStreamSynchronize(d->stream), "a kernel before", err);
+}
+
+static Status cuda_device_queue_copy(Device *device, void *dst, const void *src, size_t bytes,
+                                     cudaMemcpyKind kind, Err *err) {
+    CudaDevice *d = cuda_device(device);
+    cudaError_t code = cudaSetDevice(device->id);
+    if (code == cudaSuccess) code = cudaMemcpyAsync(dst, src, bytes, kind, d->stream);
+    return cuda_device_check(d, code, "cudaMemcpyAsync", err);
+}
+
+static Status cuda_device_upload(Device *device, void *dst, const void *src, size_t bytes,
+                                 Err *err) {
+    TRY(cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyHostToDevice, err));
+    return cuda_device_sync(device, err);
+}
+
+static Status cuda_device_download(Device *device, void *dst, const void *src, size_t bytes,
+                                   Err *err) {
+    TRY(cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyDeviceToHost, err));
+    return cuda_device_sync(device, err);
+}
+
+static Status cuda_device_copy(Device *device, void *dst, const void *src, size_t bytes, Err *err) {
+    return cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyDeviceToDevice, err);
+}
+
+static Status cuda_device_send(Device *device, void *dst, const void *src, size_t bytes, Err *err) {
+    return cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyHostToDevice, err);
+}
+
+static Status cuda_device_receive(Device *device, void *dst, const void *src, size_t bytes,
+                                  Err *err) {
+    return cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyDeviceToHost, err);
+}
+
+static void cuda_device_memory(Device *device, int64_t *total_bytes, int64_t *free_bytes) {
+    size_t left = 0, all = 0;
+    (void)cudaSetDevice(device->id);
+    cuda_note(cuda_device(device), cudaMemGetInfo(&left, &all), "cudaMemGetInfo");
+    *total_bytes = (int64_t)all;
+    *free_bytes = (int64_t)left;
+}
+
+static Status cuda_device_host_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    cudaError_t code = cudaSetDevice(device->id);
+    if (code == cudaSuccess) code = cudaHostAlloc(out, bytes > 0 ? bytes : 1, 0);
+    if (code == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        FAIL(err, ERR_NOMEM, "cuda: no page-locked host memory for %zu bytes", bytes);
+    }
+    return cuda_device_check(cuda_device(device), code, "cudaHostAlloc", err);
+}
+
+static void cuda_device_host_free(Device *device, void *p) {
+    cuda_note(cuda_device(device), cudaFreeHost(p), "cudaFreeHost");
+}
+
+static Status cuda_device_graph_begin(Device *device, Err *err) {
+    CudaDevice *d = cuda_device(device);
+    cudaError_t code = cudaSetDevice(device->id);
+    if (code == cudaSuccess)
+        code = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal);
+    return cuda_device_check(d, code, "cudaStreamBeginCapture", err);
+}
+
+static Status cuda_device_graph_end(Device *device, void **out, Err *err) {
+    CudaDevice *d = cuda_device(device);
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    TRY(cuda_device_check(d, cudaStreamEndCapture(d->stream, &graph), "cudaStreamEndCapture", err));
+    cudaError_t code = cudaGraphInstantiate(&exec, graph, 0);
+    if (code == cudaSuccess) code = cudaGraphUpload(exec, d->stream);
+    (void)cudaGraphDestroy(graph);
+    TRY(cuda_device_check(d, code, "cudaGraphInstantiate", err));
+    *out = exec;
+    return OK;
+}
+
+static Status cuda_device_graph_run(Device *device, void *graph, Err *err) {
+    CudaDevice *d = cuda_device(device);
+    return cuda_device_check(d, cudaGraphLaunch((cudaGraphExec_t)graph, d->stream),
+                             "cudaGraphLaunch", err);
+}
+
+static void cuda_device_graph_free(Device *device, void *graph) {
+    cuda_note(cuda_device(device), cudaGraphExecDestroy((cudaGraphExec_t)graph),
+              "cudaGraphExecDestroy");
+}
+
+static void cuda_device_close(Device *device) {
+    CudaDevice *d = cuda_device(device);
+    cuda_weight_close(d);
+    if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
+    free(d);
+}
+
+static const DeviceVtable CUDA_DEVICE_VTABLE = {
+    .name = "cuda",
+    .alloc = cuda_device_alloc,
+    .free = cuda_device_free,
+    .upload = cuda_device_upload,
+    .download = cuda_device_download,
+    .copy = cuda_device_copy,
+    .sync = cuda_device_sync,
+    .memory = cuda_device_memory,
+    .close = cuda_device_close,
+    .host_alloc = cuda_device_host_alloc,
+    .host_free = cuda_device_host_free,
+    .send = cuda_device_send,
+    .receive = cuda_device_receive,
+    .graph_begin = cuda_device_graph_begin,
+    .graph_end = cuda_device_graph_end,
+    .graph_run = cuda_device_graph_run,
+    .graph_free = cuda_device_graph_free,
+};
+
+static Status cuda_device_find(int32_t id, cudaDeviceProp *properties, Err *err) {
+    int n = 0;
+    cudaError_t code = cudaGetDeviceCount(&n);
+    (void)cudaGetLastError();
+    if (code == cudaErrorInsufficientDriver || code == cudaErrorNoDevice || n == 0)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda: no NVIDIA driver or GPU here (%s)",
+             cudaGetErrorString(code));
+    if (code != cudaSuccess)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(code));
+    if (id >= n) FAIL(err, ERR_ARG, "device cuda:%d, there are %d GPUs", id, n);
+    code = cudaGetDeviceProperties(properties, id);
+    if (code != cudaSuccess) return cuda_device_fail(code, "cudaGetDeviceProperties", err);
+    if (properties->major != 9)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda:%d is a %s of compute capability %d.%d, wanted 9.0",
+             id, properties->name, properties->major, properties->minor);
+    return OK;
+}
+
+static Status cuda_device_open(int32_t id, Device **out, Err *err) {
+    cudaDeviceProp properties;
+    TRY(cuda_device_find(id, &properties, err));
+    CudaDevice *d = (CudaDevice *)calloc(1, sizeof *d);
+    if (d == NULL) FAIL(err, ERR_NOMEM, "no memory for a device");
+    d->base.vtable = &CUDA_DEVICE_VTABLE;
+    d->base.id = id;
+    d->n_sms = properties.multiProcessorCount;
+    cudaError_t code = cudaSetDevice(id);
+    if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (code != cudaSuccess) {
+        cuda_device_close(&d->base);
+        return cuda_device_fail(code, "cudaStreamCreate", err);
+    }
+    *out = &d->base;
+    return OK;
+}
+
+/* bf16 where the weights are: the tensor cores multiply it with them. The rest computes in f32. */
+static DType cuda_device_feed(DType weight) {
+    return weight == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+/* Ops run one after the other, so they share one piece. */
+static size_t cuda_device_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
+    (void)n_threads;
+    size_t bytes = cuda_product_scratch_bytes(limits);
+    bytes = MAX(bytes, cuda_attend_scratch_bytes(limits));
+    bytes = MAX(bytes, cuda_moe_scratch_bytes(limits));
+    return MAX(bytes, cuda_sample_scratch_bytes(limits));
+}
+
+static const Ops CUDA_DEVICE_OPS = {
+    .level = "cuda",
+    .feed = cuda_device_feed,
+    .scratch_bytes = cuda_device_scratch_bytes,
+    .weight_prepare = cuda_weight_prepare,
+    .weight_release = cuda_weight_release,
+    .experts_prepare = cuda_weight_experts,
+    .embed = cuda_embed,
+    .norm = cuda_norm,
+    .linear = cuda_product,
+    .gated = cuda_product_gated,
+    .rope_kv = cuda_rope,
+    .attn = cuda_attend,
+    .act = cuda_act,
+    .moe_route = cuda_moe_route,
+    .moe = cuda_moe,
+    .softcap = cuda_act_softcap,
+    .gather_rows = cuda_embed_gather,
+    .sample = cuda_sample,
+};
+
+static const Plugin CUDA_DEVICE_PLUGIN = {
+    .abi = PLUGIN_ABI,
+    .ops_bytes = sizeof(Ops),
+    .device_bytes = sizeof(DeviceVtable),
+    .ops = &CUDA_DEVICE_OPS,
+    .device_open = cuda_device_open,
+};
+
+extern "C" __attribute__((visibility("default"))) const Plugin *sluice_plugin(void) {
+    return &CUDA_DEVICE_PLUGIN;
+}

@@ -1,0 +1,105 @@
+/* cuda_rope: q/k norm, rotary embedding, and the write of k and v to the paged cache; a warp per
+ * token and head. */
+#include "ops/cuda/cuda_common.cuh"
+
+enum { CUDA_ROPE_WARPS = 8 };
+
+struct CudaRope {
+    const float *q_norm, *k_norm, *cos_sin;
+    const int32_t *pos, *kv_slot;
+    int64_t q_stride, k_stride, v_stride;
+    int n_heads, n_kv_heads, head_dim, rope_dim, block_tokens;
+    float eps;
+    RopeStyle style;
+};
+
+/* Normalizes and rotates one head in shared memory. */
+static __device__ __forceinline__ void cuda_rope_head(const CudaRope &r, float *head,
+                                                      const float *norm, const float *cos_sin,
+                                                      int lane) {
+    if (norm != NULL) {
+        float sum = 0;
+        for (int i = lane; i < r.head_dim; i += CUDA_WARP) sum += head[i] * head[i];
+        const float scale = 1 / sqrtf(cuda_warp_sum(sum) / r.head_dim + r.eps);
+        for (int i = lane; i < r.head_dim; i += CUDA_WARP) head[i] = head[i] * scale * norm[i];
+        __syncwarp();
+    }
+    const int n_pairs = r.style == ROPE_NONE ? 0 : r.rope_dim / 2;
+    for (int i = lane; i < n_pairs; i += CUDA_WARP) {
+        const int first = r.style == ROPE_NEOX ? i : 2 * i;
+        const int second = r.style == ROPE_NEOX ? i + n_pairs : 2 * i + 1;
+        const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = head[first], b = head[second];
+        head[first] = a * c - b * s;
+        head[second] = b * c + a * s;
+    }
+    __syncwarp();
+}
+
+template <typename T, typename C>
+static __global__ void __launch_bounds__(CUDA_ROPE_WARPS *CUDA_WARP)
+    cuda_rope_kernel(CudaRope r, T *q, const T *k, const T *v, C *k_cache, C *v_cache) {
+    extern __shared__ float heads[];
+    cuda_wait();
+    const int lane = threadIdx.x % CUDA_WARP, warp = threadIdx.x / CUDA_WARP;
+    const int h = blockIdx.y * CUDA_ROPE_WARPS + warp;
+    const int64_t t = blockIdx.x;
+    if (h >= r.n_heads + 2 * r.n_kv_heads) return;
+    float *head = heads + warp * r.head_dim;
+    const bool is_q = h < r.n_heads, is_k = !is_q && h < r.n_heads + r.n_kv_heads;
+    const int kv_head = is_k ? h - r.n_heads : h - r.n_heads - r.n_kv_heads;
+    const T *from = is_q   ? q + t * r.q_stride + (int64_t)h * r.head_dim
+                    : is_k ? k + t * r.k_stride + (int64_t)kv_head * r.head_dim
+                           : v + t * r.v_stride + (int64_t)kv_head * r.head_dim;
+    for (int i = lane; i < r.head_dim; i += CUDA_WARP) head[i] = cuda_to_f32(from[i]);
+    __syncwarp();
+    if (is_q || is_k)
+        cuda_rope_head(r, head, is_q ? r.q_norm : r.k_norm,
+                       r.cos_sin + (r.style == ROPE_NONE ? 0 : (int64_t)r.pos[t] * r.rope_dim),
+                       lane);
+    if (is_q) {
+        T *to = q + t * r.q_stride + (int64_t)h * r.head_dim;
+        for (int i = lane; i < r.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
+        return;
+    }
+    const int slot = r.kv_slot[t];
+    if (slot < 0) return;
+    const int64_t block = slot / r.block_tokens, offset = slot % r.block_tokens;
+    const int64_t at =
+        ((block * r.n_kv_heads + kv_head) * r.block_tokens + offset) * r.head_dim;
+    C *to = (is_k ? k_cache : v_cache) + at;
+    for (int i = lane; i < r.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
+}
+
+void cuda_rope(OpCtx *ctx, const RopeKvArgs *args) {
+    const Tensor *q = &args->q, *k = &args->k, *v = &args->v;
+    const KvView *kv = &args->kv;
+    CHECK(q->dtype == k->dtype && q->dtype == v->dtype && q->shape[2] == kv->head_dim);
+    CHECK(args->rope_dim >= 0 && args->rope_dim <= kv->head_dim && kv->head_dim <= 1024);
+    const CudaRope r = {args->q_norm,
+                        args->k_norm,
+                        args->cos_sin,
+                        args->pos,
+                        args->kv_slot,
+                        q->stride[0],
+                        k->stride[0],
+                        v->stride[0],
+                        (int)q->shape[1],
+                        kv->n_kv_heads,
+                        kv->head_dim,
+                        args->rope_dim,
+                        kv->block_tokens,
+                        args->norm_eps,
+                        args->style};
+    const int n = r.n_heads + 2 * r.n_kv_heads;
+    const dim3 grid((unsigned)q->shape[0], (unsigned)DIV_UP(n, (int)CUDA_ROPE_WARPS));
+    cuda_by_dtype(q->dtype, [&](auto in) {
+        typedef decltype(in) T;
+        cuda_by_dtype(kv->dtype, [&](auto one) {
+            typedef decltype(one) C;
+            cuda_launch(ctx, "rope_kv", cuda_rope_kernel<T, C>, grid,
+                        dim3(CUDA_ROPE_WARPS * CUDA_WARP),
+                        CUDA_ROPE_WARPS * (size_t)r.head_dim * sizeof(float), r, (T *)q->data,
+                        (const T *)k->data, (const T *)v->data, (C *)kv->k, (C *)kv->v);
+        });
+    });
+}
