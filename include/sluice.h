@@ -223,6 +223,7 @@ typedef struct sluice_request {
     const char *cache_salt;  /* separates cached prefixes further */
     int32_t priority;        /* higher first */
     int64_t deadline_us;     /* from submission until the final event; 0: none */
+    int64_t queue_us_max;    /* from submission until a step begins with it; 0: none */
     void *user;              /* given back with each event */
     /* Called on the engine's thread for each event; must be quick and must not call the engine
      * except sluice_cancel. NULL: events are fetched with sluice_poll. */
@@ -241,8 +242,8 @@ typedef enum sluice_finish {
     SLUICE_FINISH_STOP,   /* end-of-text, a stop token or a stop string */
     SLUICE_FINISH_LENGTH, /* max_tokens or the context is reached */
     SLUICE_FINISH_CANCELLED,
-    SLUICE_FINISH_DEADLINE,
-    SLUICE_FINISH_ERROR /* see status and text */
+    SLUICE_FINISH_DEADLINE, /* one of its times is up: see status and text */
+    SLUICE_FINISH_ERROR     /* see status and text */
 } sluice_finish;
 
 /* Why fewer prompt tokens came from the cache than could have. */
@@ -292,7 +293,7 @@ typedef struct sluice_event {
     int32_t stop_index;        /* which stop string, -1: none */
     int32_t stop_id;           /* which stop token, -1: none */
     bool last;                 /* the request's final event: exactly one per request */
-    sluice_status status;      /* with FINISH_ERROR */
+    sluice_status status;      /* with FINISH_ERROR or _DEADLINE */
     const char *error;         /* its sentence, or NULL */
     const sluice_usage *usage; /* with the final event of a sequence */
 } sluice_event;

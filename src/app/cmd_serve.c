@@ -72,6 +72,34 @@ static Status cmd_serve_engine(Serve *serve, const char *path, sluice_engine_pla
     return OK;
 }
 
+static int64_t cmd_serve_us(double seconds) {
+    return (int64_t)(seconds * 1e6);
+}
+
+static ServerLimits cmd_serve_limits(const Config *config) {
+    ServerLimits limits = server_limits_default();
+    limits.http =
+        (HttpLimits){.url_bytes_max = (int32_t)config->max_url_bytes,
+                     .header_count_max = (int32_t)config->max_headers,
+                     .header_bytes_max = (int32_t)config->max_header_bytes,
+                     .body_bytes_max = (size_t)config->max_body_bytes,
+                     .pending_bytes_max = (size_t)config->max_pending_bytes,
+                     .connections_max = (int32_t)config->max_connections,
+                     .connections_per_address_max = (int32_t)config->max_connections_per_address,
+                     .header_us_max = cmd_serve_us(config->header_timeout),
+                     .idle_us_max = cmd_serve_us(config->idle_timeout),
+                     .stall_us_max = cmd_serve_us(config->stall_timeout),
+                     .body_rate_min = (int32_t)config->body_rate};
+    limits.json = (JsonLimits){.bytes_max = limits.http.body_bytes_max,
+                               .depth_max = (int32_t)config->max_json_depth,
+                               .values_max = config->max_json_values};
+    limits.messages_max = (int32_t)config->max_messages;
+    limits.parts_max = (int32_t)config->max_parts;
+    limits.queue_us_max = cmd_serve_us(config->queue_timeout);
+    limits.request_us_max = cmd_serve_us(config->request_timeout);
+    return limits;
+}
+
 static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err *err) {
     const Config *config = serve->config;
     if ((config->tls_cert == NULL) != (config->tls_key == NULL))
@@ -95,7 +123,8 @@ static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err
                              .tls_key = serve->tls_key.data,
                              .n_keys = serve->n_keys,
                              .key = serve->key,
-                             .plan = plan};
+                             .plan = plan,
+                             .limits = cmd_serve_limits(config)};
     return server_open(&serve->server, serve->model, serve->engine, &options, err);
 }
 

@@ -113,6 +113,36 @@ typedef enum CommandBit {
     X(tls_key, TEXT, "tls-key", 0, "FILE", "", 0, 0, CMD_SERVE, "its key, PEM")                    \
     X(drain_timeout, INT, "drain-timeout", 0, "S", "30", 0, 86400, CMD_SERVE,                      \
       "seconds that open requests get after SIGTERM")                                              \
+    X(max_connections, INT, "max-connections", 0, "N", "4096", 1, 1 << 20, CMD_SERVE,              \
+      "connections at once")                                                                       \
+    X(max_connections_per_address, INT, "max-connections-per-address", 0, "N", "256", 1, 1 << 20,  \
+      CMD_SERVE, "of them from one address")                                                       \
+    X(max_url_bytes, INT, "max-url-bytes", 0, "N", "4096", 16, 1 << 16, CMD_SERVE,                 \
+      "of a request's URL")                                                                        \
+    X(max_headers, INT, "max-headers", 0, "N", "100", 1, 10000, CMD_SERVE, "of a request")         \
+    X(max_header_bytes, INT, "max-header-bytes", 0, "N", "16384", 64, 1 << 20, CMD_SERVE,          \
+      "of all headers of a request")                                                               \
+    X(max_body_bytes, INT, "max-body-bytes", 0, "N", "16777216", 1, 1 << 30, CMD_SERVE,            \
+      "of a request's body")                                                                       \
+    X(max_json_depth, INT, "max-json-depth", 0, "N", "64", 1, 64, CMD_SERVE,                       \
+      "levels of nesting in a body")                                                               \
+    X(max_json_values, INT, "max-json-values", 0, "N", "1000000", 1, 1000000, CMD_SERVE,           \
+      "values in a body")                                                                          \
+    X(max_messages, INT, "max-messages", 0, "N", "4096", 1, 1 << 20, CMD_SERVE, "of a chat")       \
+    X(max_parts, INT, "max-parts", 0, "N", "8192", 1, 1 << 20, CMD_SERVE,                          \
+      "parts of all messages' contents")                                                           \
+    X(max_pending_bytes, INT, "max-pending-bytes", 0, "N", "1048576", 1, 1 << 30, CMD_SERVE,       \
+      "output that waits for its client to read it; more: the client is cut")                      \
+    X(header_timeout, NUMBER, "header-timeout", 0, "S", "10", 0.1, 86400, CMD_SERVE,               \
+      "seconds until a request's headers are there")                                               \
+    X(body_rate, INT, "body-rate", 0, "N", "1024", 0, 1 << 30, CMD_SERVE,                          \
+      "bytes a second that a body must come with, once --header-timeout is over")                  \
+    X(idle_timeout, NUMBER, "idle-timeout", 0, "S", "75", 0.1, 86400, CMD_SERVE,                   \
+      "seconds between two requests of a connection")                                              \
+    X(stall_timeout, NUMBER, "stall-timeout", 0, "S", "30", 0.1, 86400, CMD_SERVE,                 \
+      "seconds in which a client may read nothing of its reply")                                   \
+    X(queue_timeout, NUMBER, "queue-timeout", 0, "S", "30", 0.01, 86400, CMD_SERVE,                \
+      "seconds that a request may wait for its turn")                                              \
     X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
     X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_LOAD, "to send, at most")         \
@@ -130,8 +160,8 @@ typedef enum CommandBit {
       "arrivals, lengths and shared blocks of a Mooncake trace (jsonl)")                           \
     X(speedup, NUMBER, "speedup", 0, "X", "1", 1e-3, 1e6, CMD_LOAD,                                \
       "play the trace X times faster")                                                             \
-    X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6, CMD_BENCH_SERVE,        \
-      "give a request up after S seconds")                                                         \
+    X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6,                         \
+      CMD_SERVE | CMD_BENCH_SERVE, "give a request up after S seconds")                            \
     X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \
       "bound on the time to the first token, for the goodput")                                     \
     X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \

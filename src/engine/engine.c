@@ -89,12 +89,22 @@ Status engine_open(Engine **out, const EngineConfig *config, Err *err) {
 
 /* ---- the loop ---------------------------------------------------------------------------- */
 
+/* When the request is to end if it is where it is now. */
+static int64_t engine_deadline(const Request *request) {
+    return request->started ? request->deadline_us
+                            : MIN(request->deadline_us, request->queue_deadline_us);
+}
+
+static int64_t engine_point_in_time(int64_t start_us, int64_t us) {
+    return us > INT64_MAX - start_us ? INT64_MAX : start_us + us;
+}
+
 static void engine_take_request(Engine *e, Request *request) {
     request->next = NULL;
-    if (request->deadline_us != INT64_MAX) {
-        request->deadline_us = request->submit_us + request->deadline_us;
-        e->next_deadline_us = MIN(e->next_deadline_us, request->deadline_us);
-    }
+    const int64_t start_us = request->submit_us;
+    request->deadline_us = engine_point_in_time(start_us, request->deadline_us);
+    request->queue_deadline_us = engine_point_in_time(start_us, request->queue_deadline_us);
+    e->next_deadline_us = MIN(e->next_deadline_us, engine_deadline(request));
     CHECK(e->n_live < e->n_requests_max);
     e->live[e->n_live++] = request;
     sched_add(&e->sched, request);
@@ -106,10 +116,14 @@ static void engine_expire(Engine *e) {
     e->next_deadline_us = INT64_MAX;
     for (int32_t i = e->n_live - 1; i >= 0; i--) { /* ending one moves the last into its place */
         Request *request = e->live[i];
-        if (request->deadline_us > now) {
-            e->next_deadline_us = MIN(e->next_deadline_us, request->deadline_us);
+        if (engine_deadline(request) > now) {
+            e->next_deadline_us = MIN(e->next_deadline_us, engine_deadline(request));
+        } else if (request->deadline_us <= now) {
+            engine_commit_end(e, request, SLUICE_FINISH_DEADLINE, ERR_CANCELLED,
+                              "the request took longer than it may");
         } else {
-            engine_commit_end(e, request, SLUICE_FINISH_DEADLINE, OK, NULL);
+            engine_commit_end(e, request, SLUICE_FINISH_DEADLINE, ERR_LIMIT,
+                              "the request waited longer in the queue than it may");
         }
     }
 }

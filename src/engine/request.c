@@ -58,9 +58,9 @@ static Status request_check_counts(const sluice_request *asked, const RequestRul
     if (asked->pooling < SLUICE_POOL_NONE || asked->pooling > SLUICE_POOL_CLS) {
         FAIL(err, ERR_ARG, "pooling is %d, there is no such kind", (int)asked->pooling);
     }
-    if (asked->deadline_us < 0) {
-        FAIL(err, ERR_ARG, "deadline is %lld us, expected 0 (none) or more",
-             (long long)asked->deadline_us);
+    if (asked->deadline_us < 0 || asked->queue_us_max < 0) {
+        FAIL(err, ERR_ARG, "deadline is %lld us and that in the queue %lld, expected 0 or more",
+             (long long)asked->deadline_us, (long long)asked->queue_us_max);
     }
     return OK;
 }
@@ -313,6 +313,7 @@ static void request_set_fields(Request *r, const sluice_request *asked, const Re
     r->salt = request_salt(asked, rules->salt_seed);
     r->tenant = asked->tenant == NULL ? 0 : hash_bytes(asked->tenant, strlen(asked->tenant), 1);
     r->deadline_us = asked->deadline_us == 0 ? INT64_MAX : asked->deadline_us;
+    r->queue_deadline_us = asked->queue_us_max == 0 ? INT64_MAX : asked->queue_us_max;
     r->usage.n_prompt = r->n_prompt;
 }
 

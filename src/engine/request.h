@@ -80,8 +80,9 @@ typedef struct Request {
     sluice_pooling pooling;
     int32_t priority;
     KvSalt salt;
-    uint64_t tenant;                /* hash of its name */
-    int64_t submit_us, deadline_us; /* deadline_us: INT64_MAX: none */
+    uint64_t tenant; /* hash of its name */
+    /* From submission when made, points in time once the engine has it; INT64_MAX: none. */
+    int64_t submit_us, deadline_us, queue_deadline_us;
     /* how it stands */
     bool started; /* was admitted once: the usage's queue time and cache hit are known */
     bool forked;  /* the siblings run on their own */

@@ -29,6 +29,33 @@ void api_go(ApiCall *call, Status status, const ApiFault *fault) {
     }
 }
 
+/* How many parts the contents of a list of messages have. */
+static size_t api_count_parts(const json_t *messages) {
+    size_t n = 0;
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        n += json_array_size(json_object_get(json_array_get(messages, i), "content"));
+    return n;
+}
+
+/* The bounds of a conversation, whichever API it comes through. */
+static Status api_check_lists(const Server *server, const json_t *body, ApiFault *fault) {
+    static const char *const keys[] = {"messages", "input"};
+    const ServerLimits *limits = &server->options.limits;
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        const json_t *list = json_object_get(body, keys[i]);
+        size_t n_parts = api_count_parts(list);
+        if (strcmp(keys[i], "messages") == 0 &&
+            json_array_size(list) > (size_t)limits->messages_max)
+            return api_params_fault(fault, keys[i], "'%s' has %zu messages, at most %d are allowed",
+                                    keys[i], json_array_size(list), limits->messages_max);
+        if (n_parts > (size_t)limits->parts_max)
+            return api_params_fault(fault, keys[i],
+                                    "'%s' has %zu content parts, at most %d are allowed", keys[i],
+                                    n_parts, limits->parts_max);
+    }
+    return OK;
+}
+
 json_t *api_body(Server *server, HttpExchange *exchange) {
     Err err = {0};
     json_t *body = NULL;
@@ -37,10 +64,12 @@ json_t *api_body(Server *server, HttpExchange *exchange) {
         api_error_reply(exchange, 503, "the server is shutting down", NULL);
         return NULL;
     }
-    if (json_parse(&body, http_body(exchange), &JSON_LIMITS_REQUEST, "the body", &err) != OK) {
+    if (json_parse(&body, http_body(exchange), &server->options.limits.json, "the body", &err) !=
+        OK) {
         api_error_reply(exchange, 400, err.text, NULL);
         return NULL;
     }
+    ApiFault fault = {0};
     const json_t *model = json_object_get(body, "model");
     if (!json_is_object(body)) {
         api_error_reply(exchange, 400, "the body is not a JSON object", NULL);
@@ -48,6 +77,8 @@ json_t *api_body(Server *server, HttpExchange *exchange) {
         api_error_reply(exchange, 400, "'model' must be a string", "model");
     } else if (json_is_string(model) && strcmp(json_string_value(model), server->model_name) != 0) {
         api_error_reply(exchange, 404, "there is no such model here (see /v1/models)", "model");
+    } else if (api_check_lists(server, body, &fault) != OK) {
+        api_reply_fault(exchange, &fault);
     } else {
         return body;
     }

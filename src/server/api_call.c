@@ -71,7 +71,7 @@ static void api_call_gone(void *user) {
 /* Ends the call with an error: a reply of its own, or an event in a stream that has begun. */
 static void api_call_fail(ApiCall *call, const sluice_error *failure) {
     if (!call->stream_begun) {
-        api_error_reply_status(call->exchange, failure);
+        api_error_reply_status(call->exchange, failure, server_retry_seconds(call->server));
         return;
     }
     Buf body = {0};
@@ -101,6 +101,8 @@ void api_call_submit(ApiCall *call) {
         request.n_prompt = call->prompt[i].n;
         request.user = call;
         request.tenant = http_tenant(call->exchange);
+        request.queue_us_max = server->options.limits.queue_us_max;
+        request.deadline_us = server->options.limits.request_us_max;
         server_metrics_request(&server->metrics, &request);
         if (sluice_submit(server->engine, &request, &call->prompt[i].request, &failure) !=
             SLUICE_OK)
@@ -181,8 +183,12 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     mine.index = prompt * call->params.request.n + event->index;
     ApiChoice *choice = &call->choice[mine.index];
     if (event->n_tokens > 0) api_call_tokens(call, choice, event->n_tokens);
-    if (event->usage != NULL) api_call_count(call, event, &call->prompt[prompt]);
-    if (event->finish == SLUICE_FINISH_ERROR && call->failure.status == SLUICE_OK) {
+    if (event->usage != NULL) {
+        api_call_count(call, event, &call->prompt[prompt]);
+        server_note_service(call->server, event->usage->total_us - event->usage->queue_us);
+    }
+    bool failed = event->finish == SLUICE_FINISH_ERROR || event->finish == SLUICE_FINISH_DEADLINE;
+    if (failed && call->failure.status == SLUICE_OK) {
         call->failure.status = event->status;
         snprintf(call->failure.text, sizeof call->failure.text, "%s",
                  event->error != NULL ? event->error : "the generation failed");

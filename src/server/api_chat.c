@@ -7,7 +7,7 @@
 #include "server/api_openai.h"
 #include "server/server_priv.h"
 
-enum { API_MESSAGES_MAX = 4096, API_PARTS_MAX = 8192, API_TOOLS_MAX = 128 };
+enum { API_TOOLS_MAX = 128 };
 
 static Status api_chat_logprobs(ApiCall *call, const json_t *body, ApiFault *fault) {
     int64_t n = 0;
@@ -26,9 +26,6 @@ static Status api_chat_parts(const json_t *parts, const char *param, size_t mess
     Buf text = {0};
     size_t n = json_array_size(parts);
     Status status = OK;
-    if (n > API_PARTS_MAX)
-        status = api_params_fault(fault, param, "%s[%zu].content has %zu parts, at most %d", param,
-                                  message, n, API_PARTS_MAX);
     for (size_t i = 0; i < n && status == OK; i++) {
         const json_t *part = json_array_get(parts, i), *value = json_object_get(part, "text");
         const char *type = json_string_value(json_object_get(part, "type"));
@@ -80,9 +77,8 @@ static Status api_chat_message(const json_t *from, size_t i, json_t *messages, A
 static Status api_chat_messages(const json_t *body, json_t *messages, ApiFault *fault) {
     const json_t *from = json_object_get(body, "messages");
     size_t n = json_array_size(from);
-    if (!json_is_array(from) || n == 0 || n > API_MESSAGES_MAX)
-        return api_params_fault(fault, "messages", "'messages' must be a list of 1 to %d messages",
-                                API_MESSAGES_MAX);
+    if (!json_is_array(from) || n == 0)
+        return api_params_fault(fault, "messages", "'messages' must be a list of messages");
     for (size_t i = 0; i < n; i++)
         TRY(api_chat_message(json_array_get(from, i), i, messages, fault));
     return OK;

@@ -4,8 +4,6 @@
 
 #include "base/json.h"
 
-enum { API_ERROR_RETRY_SECONDS = 1 };
-
 /* HTTP code -> OpenAI's type and code, Anthropic's type. */
 typedef struct ApiErrorRow {
     int32_t code;
@@ -59,15 +57,20 @@ void api_error_body(Buf *out, ApiDialect dialect, int32_t code, const char *text
     buf_append_text(out, "}}");
 }
 
-void api_error_reply(HttpExchange *exchange, int32_t code, const char *text, const char *param) {
+static void api_error_write(HttpExchange *exchange, int32_t code, const char *text,
+                            const char *param, int32_t retry_seconds) {
     Buf body = {0};
     api_error_body(&body, api_error_dialect(http_path(exchange)), code, text, param);
     if (code == 429 || code == 503) {
         char seconds[16];
-        snprintf(seconds, sizeof seconds, "%d", API_ERROR_RETRY_SECONDS);
+        snprintf(seconds, sizeof seconds, "%d", retry_seconds);
         http_reply_header(exchange, "retry-after", seconds);
     }
     http_reply(exchange, code, "application/json", &body);
+}
+
+void api_error_reply(HttpExchange *exchange, int32_t code, const char *text, const char *param) {
+    api_error_write(exchange, code, text, param, 1);
 }
 
 int32_t api_error_code(sluice_status status) {
@@ -87,6 +90,7 @@ int32_t api_error_code(sluice_status status) {
     return 500;
 }
 
-void api_error_reply_status(HttpExchange *exchange, const sluice_error *failure) {
-    api_error_reply(exchange, api_error_code(failure->status), failure->text, NULL);
+void api_error_reply_status(HttpExchange *exchange, const sluice_error *failure,
+                            int32_t retry_seconds) {
+    api_error_write(exchange, api_error_code(failure->status), failure->text, NULL, retry_seconds);
 }

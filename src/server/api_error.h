@@ -19,5 +19,6 @@ void api_error_reply(HttpExchange *exchange, int32_t code, const char *text, con
 
 /* The HTTP code for a failure of the library: bad arguments 400, a full queue 429, ... */
 int32_t api_error_code(sluice_status status);
-/* As api_error_reply for the library's failure. */
-void api_error_reply_status(HttpExchange *exchange, const sluice_error *failure);
+/* As api_error_reply for the library's failure; retry_seconds: when another try may succeed. */
+void api_error_reply_status(HttpExchange *exchange, const sluice_error *failure,
+                            int32_t retry_seconds);

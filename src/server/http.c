@@ -13,20 +13,23 @@
 #include "server/http_check.h"
 #include "server/http_priv.h"
 
-enum { HTTP_BACKLOG = 1024, HTTP_STREAM_BLOCK = 16384 };
+enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 16384 };
 
 HttpOptions http_options_default(void) {
     return (HttpOptions){.address = "127.0.0.1",
                          .port = 8000,
                          .n_workers = 2,
-                         .connections_max = 4096,
-                         .connections_per_address_max = 256,
-                         .body_bytes_max = 16 << 20,
-                         .pending_bytes_max = 1 << 20,
-                         .header_seconds_max = 10,
-                         .idle_seconds_max = 75,
-                         .stall_seconds_max = 30,
-                         .body_rate_min = 1024};
+                         .limits = {.url_bytes_max = 4096,
+                                    .header_count_max = 100,
+                                    .header_bytes_max = 16384,
+                                    .body_bytes_max = 16 << 20,
+                                    .pending_bytes_max = 1 << 20,
+                                    .connections_max = 4096,
+                                    .connections_per_address_max = 256,
+                                    .header_us_max = 10 * 1000000,
+                                    .idle_us_max = 75 * 1000000,
+                                    .stall_us_max = 30 * 1000000,
+                                    .body_rate_min = 1024}};
 }
 
 /* ---- exchanges ---- */
@@ -40,7 +43,7 @@ static HttpExchange *http_exchange_open(HttpServer *server, struct MHD_Connectio
     exchange->start_us = clock_us();
     exchange->method = mem_strdup(method);
     exchange->path = mem_strdup(path);
-    exchange->body.bytes_max = server->options.body_bytes_max;
+    exchange->body.bytes_max = server->options.limits.body_bytes_max;
     pthread_mutex_init(&exchange->lock, NULL);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -189,8 +192,8 @@ void http_stream_write(HttpExchange *exchange, Str data) {
             exchange->stalled_since_us = clock_us();
         }
         buf_append_str(&exchange->data, data);
-        too_much =
-            exchange->data.len - exchange->data_read > exchange->server->options.pending_bytes_max;
+        too_much = exchange->data.len - exchange->data_read >
+                   exchange->server->options.limits.pending_bytes_max;
         http_exchange_wake(exchange);
     }
     pthread_mutex_unlock(&exchange->lock);
@@ -284,12 +287,13 @@ static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *con
     const char *unsound = conn->target_fault;
     int32_t code = conn->target_code;
     pthread_mutex_unlock(&server->lock);
-    if (unsound == NULL) unsound = http_check_header(connection, exchange->method, version, &code);
+    if (unsound == NULL)
+        unsound = http_check_header(&server->check, connection, exchange->method, version, &code);
     if (unsound != NULL) return http_refuse(exchange, code, unsound);
     const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
     int64_t bytes = 0;
     if (length != NULL && str_to_i64(str_from(length), &bytes) &&
-        bytes > (int64_t)server->options.body_bytes_max)
+        bytes > (int64_t)server->options.limits.body_bytes_max)
         return http_refuse(exchange, 413, "the body is too large");
     return MHD_YES;
 }
@@ -385,7 +389,7 @@ static void *http_request_line(void *context, const char *uri, struct MHD_Connec
     int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     pthread_mutex_lock(&server->lock);
     HttpConn *conn = &server->conn[fd];
-    conn->target_fault = http_check_target(uri, &conn->target_code);
+    conn->target_fault = http_check_target(&server->check, uri, &conn->target_code);
     if (conn->state == HTTP_CONN_IDLE) {
         conn->state = HTTP_CONN_HEADER;
         conn->since_us = clock_us();
@@ -438,9 +442,9 @@ static Status http_start(HttpServer *server, int listen_fd, Err *err) {
         0, NULL, NULL, http_access, server, MHD_OPTION_LISTEN_SOCKET, listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, server, MHD_OPTION_NOTIFY_CONNECTION,
         http_connection, server, MHD_OPTION_URI_LOG_CALLBACK, http_request_line, server,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max,
-        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)options->connections_per_address_max,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)4 * HTTP_HEADER_BYTES_MAX,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->limits.connections_max,
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)options->limits.connections_per_address_max,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, http_check_memory(&server->check),
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls ? tls_items : no_items,
         MHD_OPTION_END);
     if (server->daemon == NULL)
@@ -454,6 +458,7 @@ static Status http_start(HttpServer *server, int listen_fd, Err *err) {
 Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     HttpServer *server = mem_alloc(sizeof *server);
     server->options = *options;
+    http_check_init(&server->check, &options->limits);
     server->epoll_fd = server->stop_fd = -1;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->work, NULL);

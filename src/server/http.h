@@ -19,16 +19,24 @@ typedef struct HttpExchange HttpExchange;
 /* Runs on a worker, with the whole request. Must reply, or keep a reference and reply later. */
 typedef void (*HttpHandler)(void *context, HttpExchange *exchange);
 
+/* What a client may take. Times are in microseconds. */
+typedef struct HttpLimits {
+    int32_t url_bytes_max, header_count_max, header_bytes_max;
+    size_t body_bytes_max;
+    size_t pending_bytes_max; /* of a stream not yet read by the client: then it is cut */
+    int32_t connections_max, connections_per_address_max;
+    int64_t header_us_max; /* until the header is whole */
+    int64_t idle_us_max;   /* between two requests of a connection */
+    int64_t stall_us_max;  /* in which the client reads nothing of what waits for it */
+    int32_t body_rate_min; /* bytes per second, after header_us_max */
+} HttpLimits;
+
 typedef struct HttpOptions {
     const char *address;            /* "127.0.0.1", "::1", "0.0.0.0" */
     int32_t port;                   /* 0: any free one, see http_port */
     const char *tls_cert, *tls_key; /* PEM text, or NULL: no TLS */
     int32_t n_workers;
-    int32_t connections_max, connections_per_address_max;
-    size_t body_bytes_max;
-    size_t pending_bytes_max; /* of a stream not yet read by the client: then it is cut */
-    int32_t header_seconds_max, idle_seconds_max, stall_seconds_max;
-    int32_t body_rate_min; /* bytes per second, after header_seconds_max */
+    HttpLimits limits;
     HttpHandler handler;
     void *context;
     /* For errors that never reach the handler (too large, malformed): appends the body of such a

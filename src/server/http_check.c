@@ -1,15 +1,17 @@
 #include "server/http_check.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
 #define HTTP_CHECK_ALNUM "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-typedef struct HttpCheck {
+/* What the headers of one request come to. */
+typedef struct HttpSeen {
     size_t bytes; /* of the header's lines as they are usually written */
     int32_t n, n_length, n_encoding, n_host;
     bool bad_encoding, bad_length, bad_host, bad_name, bad_value;
-} HttpCheck;
+} HttpSeen;
 
 /* RFC 9110 5.6.2. */
 static bool http_check_token(const char *text) {
@@ -31,31 +33,48 @@ static bool http_check_host(const char *text) {
 static enum MHD_Result http_check_one(void *context, enum MHD_ValueKind kind, const char *name,
                                       size_t name_len, const char *value, size_t len) {
     (void)kind;
-    HttpCheck *check = context;
+    HttpSeen *seen = context;
     if (value == NULL) value = "";
-    check->n++;
-    check->bytes += name_len + strlen(": ") + len + strlen("\r\n");
+    seen->n++;
+    seen->bytes += name_len + strlen(": ") + len + strlen("\r\n");
     if (strcasecmp(name, "content-length") == 0) {
-        check->n_length++;
-        check->bad_length |= len == 0 || len > 18 || strspn(value, "0123456789") != len;
+        seen->n_length++;
+        seen->bad_length |= len == 0 || len > 18 || strspn(value, "0123456789") != len;
     } else if (strcasecmp(name, "transfer-encoding") == 0) {
-        check->n_encoding++;
-        check->bad_encoding |= strcasecmp(value, "chunked") != 0;
+        seen->n_encoding++;
+        seen->bad_encoding |= strcasecmp(value, "chunked") != 0;
     } else if (strcasecmp(name, "host") == 0) {
-        check->n_host++;
-        check->bad_host |= !http_check_host(value);
+        seen->n_host++;
+        seen->bad_host |= !http_check_host(value);
     }
-    check->bad_name |= strlen(name) != name_len || !http_check_token(name);
+    seen->bad_name |= strlen(name) != name_len || !http_check_token(name);
     for (size_t i = 0; i < len; i++) {
         unsigned char byte = (unsigned char)value[i];
-        check->bad_value |= (byte < 0x20 && byte != '\t') || byte == 0x7f;
+        seen->bad_value |= (byte < 0x20 && byte != '\t') || byte == 0x7f;
     }
     return MHD_YES;
 }
 
-const char *http_check_target(const char *target, int32_t *code) {
+void http_check_init(HttpCheck *check, const HttpLimits *limits) {
+    check->limits = *limits;
+    snprintf(check->url_text, sizeof check->url_text, "the URL is longer than %d bytes",
+             limits->url_bytes_max);
+    snprintf(check->count_text, sizeof check->count_text, "there are more than %d headers",
+             limits->header_count_max);
+    snprintf(check->bytes_text, sizeof check->bytes_text, "the headers are longer than %d bytes",
+             limits->header_bytes_max);
+}
+
+size_t http_check_memory(const HttpCheck *check) {
+    /* The head once as it comes in, once more where a line is joined from two; an entry for each
+     * header; what a reply's head and a block of its body take. */
+    return 2 * ((size_t)check->limits.header_bytes_max + (size_t)check->limits.url_bytes_max) +
+           64 * (size_t)check->limits.header_count_max + 16384;
+}
+
+const char *http_check_target(const HttpCheck *check, const char *target, int32_t *code) {
     *code = 414;
-    if (strlen(target) > HTTP_URL_BYTES_MAX) return "the URL is longer than 4096 bytes";
+    if (strlen(target) > (size_t)check->limits.url_bytes_max) return check->url_text;
     *code = 400;
     if (target[0] != '/' || target[1] == '/') return "the URL does not begin with one '/'";
     for (const char *c = target; *c != '\0'; c++) {
@@ -67,25 +86,24 @@ const char *http_check_target(const char *target, int32_t *code) {
     return NULL;
 }
 
-const char *http_check_header(struct MHD_Connection *connection, const char *method,
-                              const char *version, int32_t *code) {
-    HttpCheck check = {0};
-    MHD_get_connection_values_n(connection, MHD_HEADER_KIND, http_check_one, &check);
+const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
+                              const char *method, const char *version, int32_t *code) {
+    HttpSeen seen = {0};
+    MHD_get_connection_values_n(connection, MHD_HEADER_KIND, http_check_one, &seen);
     bool v11 = strcmp(version, "HTTP/1.1") == 0;
     *code = 431;
-    if (check.n > HTTP_HEADER_COUNT_MAX) return "there are more than 100 headers";
-    if (check.bytes > HTTP_HEADER_BYTES_MAX) return "the headers are longer than 16384 bytes";
+    if (seen.n > check->limits.header_count_max) return check->count_text;
+    if (seen.bytes > (size_t)check->limits.header_bytes_max) return check->bytes_text;
     *code = 400;
     if (!http_check_token(method)) return "the method holds a character that is not allowed";
-    if (check.n_length > 1 || check.bad_length)
-        return "the content-length header is not one number";
-    if (check.n_encoding > 1 || check.bad_encoding || (check.n_encoding > 0 && !v11))
+    if (seen.n_length > 1 || seen.bad_length) return "the content-length header is not one number";
+    if (seen.n_encoding > 1 || seen.bad_encoding || (seen.n_encoding > 0 && !v11))
         return "the transfer-encoding header is not 'chunked' of HTTP/1.1";
-    if (check.n_encoding > 0 && check.n_length > 0)
+    if (seen.n_encoding > 0 && seen.n_length > 0)
         return "content-length and transfer-encoding exclude each other";
-    if (check.n_host > 1 || (check.n_host == 0 && v11)) return "wanted exactly one host header";
-    if (check.bad_host) return "the host header is not a name and a port";
-    if (check.bad_name || check.bad_value) return "a header holds a character that is not allowed";
+    if (seen.n_host > 1 || (seen.n_host == 0 && v11)) return "wanted exactly one host header";
+    if (seen.bad_host) return "the host header is not a name and a port";
+    if (seen.bad_name || seen.bad_value) return "a header holds a character that is not allowed";
     if (!v11 && strcmp(version, "HTTP/1.0") != 0) return "the protocol is not HTTP/1.1";
     return NULL;
 }

@@ -7,13 +7,21 @@
 
 #include <microhttpd.h>
 
-#include "base/base.h"
+#include "server/http.h"
 
-enum { HTTP_URL_BYTES_MAX = 4096, HTTP_HEADER_COUNT_MAX = 100, HTTP_HEADER_BYTES_MAX = 16384 };
+/* The limits of a request's head and the sentences that name them. */
+typedef struct HttpCheck {
+    HttpLimits limits;
+    char url_text[64], count_text[64], bytes_text[64];
+} HttpCheck;
+
+void http_check_init(HttpCheck *check, const HttpLimits *limits);
+/* Bytes that libmicrohttpd needs per connection, for a head at its limit. */
+size_t http_check_memory(const HttpCheck *check);
 
 /* What is wrong with the raw request target, or NULL. *code becomes 400 or 414. */
-const char *http_check_target(const char *target, int32_t *code);
+const char *http_check_target(const HttpCheck *check, const char *target, int32_t *code);
 
 /* What is wrong with the method, version and headers, or NULL. *code becomes 400, 431 or 505. */
-const char *http_check_header(struct MHD_Connection *connection, const char *method,
-                              const char *version, int32_t *code);
+const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
+                              const char *method, const char *version, int32_t *code);

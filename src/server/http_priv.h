@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "server/http.h"
+#include "server/http_check.h"
 
 enum { HTTP_HEADERS_MAX = 8, HTTP_PEER_BYTES = 64 };
 
@@ -25,6 +26,8 @@ typedef struct HttpConn {
     int64_t body_bytes;
     const char *target_fault; /* of the request line that came last, or NULL */
     int32_t target_code;      /* to refuse it with */
+    uint64_t acked_bytes;     /* by the client, when it was looked at last */
+    int64_t acked_us;         /* when that had grown */
     HttpExchange *exchange;   /* referenced, while state is WORK */
 } HttpConn;
 
@@ -63,6 +66,7 @@ struct HttpExchange {
 
 struct HttpServer {
     HttpOptions options;
+    HttpCheck check;
     struct MHD_Daemon *daemon;
     int32_t port;
     bool listening;

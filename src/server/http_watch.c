@@ -1,6 +1,8 @@
 /* The watcher sees clients that leave (libmicrohttpd does not look at a suspended connection) and
  * cuts those that are too slow; the workers run the handler. */
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -17,6 +19,7 @@ void http_watch(HttpServer *server, HttpExchange *exchange) {
     HttpConn *conn = &server->conn[exchange->fd];
     conn->state = HTTP_CONN_WORK;
     conn->since_us = clock_us();
+    conn->acked_us = 0;
     if (conn->exchange == NULL) {
         http_ref(exchange);
         conn->exchange = exchange;
@@ -58,23 +61,43 @@ static HttpExchange *http_watched(HttpServer *server, uint64_t key) {
     return exchange;
 }
 
+/* Since when the client has read nothing of a reply that libmicrohttpd has in its hands; 0: it reads.
+ */
+static int64_t http_unread_since(HttpConn *conn, int32_t fd, int64_t now_us) {
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0) return 0;
+    if (conn->acked_us == 0 || info.tcpi_bytes_acked != conn->acked_bytes) {
+        conn->acked_bytes = info.tcpi_bytes_acked;
+        conn->acked_us = now_us;
+    }
+    return conn->acked_us;
+}
+
+/* Since when the client of a reply has read nothing of what waits for it; 0: nothing waits. */
+static int64_t http_stalled_since(HttpConn *conn, int64_t now_us) {
+    HttpExchange *exchange = conn->exchange;
+    if (exchange == NULL) return 0;
+    pthread_mutex_lock(&exchange->lock);
+    int64_t since_us = exchange->stalled_since_us;
+    bool whole = exchange->reply == HTTP_REPLY_WHOLE || exchange->reply == HTTP_REPLY_ENDED;
+    pthread_mutex_unlock(&exchange->lock);
+    return since_us == 0 && whole ? http_unread_since(conn, exchange->fd, now_us) : since_us;
+}
+
 /* Whether the connection has used up its time in the state it is in. */
-static bool http_too_slow(const HttpServer *server, const HttpConn *conn, int64_t now_us) {
-    const HttpOptions *options = &server->options;
-    int64_t us = now_us - conn->since_us, second = 1000000;
+static bool http_too_slow(const HttpServer *server, HttpConn *conn, int64_t now_us) {
+    const HttpLimits *limits = &server->options.limits;
+    int64_t us = now_us - conn->since_us;
     switch (conn->state) {
-        case HTTP_CONN_HEADER: return us > options->header_seconds_max * second;
-        case HTTP_CONN_IDLE: return us > options->idle_seconds_max * second;
+        case HTTP_CONN_HEADER: return us > limits->header_us_max;
+        case HTTP_CONN_IDLE: return us > limits->idle_us_max;
         case HTTP_CONN_BODY:
-            return us > options->header_seconds_max * second &&
-                   conn->body_bytes < us / second * options->body_rate_min;
+            return us > limits->header_us_max &&
+                   conn->body_bytes < us / 1000 * limits->body_rate_min / 1000;
         case HTTP_CONN_WORK: {
-            HttpExchange *exchange = conn->exchange;
-            if (exchange == NULL) return false;
-            pthread_mutex_lock(&exchange->lock);
-            int64_t since_us = exchange->stalled_since_us;
-            pthread_mutex_unlock(&exchange->lock);
-            return since_us != 0 && now_us - since_us > options->stall_seconds_max * second;
+            int64_t since_us = http_stalled_since(conn, now_us);
+            return since_us != 0 && now_us - since_us > limits->stall_us_max;
         }
         case HTTP_CONN_FREE: break;
     }

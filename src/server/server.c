@@ -14,7 +14,7 @@
 #include "server/route.h"
 #include "server/server_priv.h"
 
-enum { SERVER_POLL_US = 100000 };
+enum { SERVER_POLL_US = 100000, SERVER_RETRY_SECONDS_MAX = 60 };
 
 void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes) {
     uint64_t n = atomic_fetch_add(&server->n_ids, 1);
@@ -25,6 +25,18 @@ void server_new_id(Server *server, const char *prefix, char *out, size_t out_byt
 
 uint64_t server_new_seed(Server *server) {
     return rng_bits(server->id_seed, 2, atomic_fetch_add(&server->n_ids, 1));
+}
+
+void server_note_service(Server *server, int64_t us) {
+    int64_t mean = atomic_load(&server->service_us);
+    atomic_store(&server->service_us, mean == 0 ? us : mean + (us - mean) / 8);
+}
+
+int32_t server_retry_seconds(const Server *server) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    int64_t us = atomic_load(&server->service_us) / MAX(stats.n_running, 1) * stats.n_waiting;
+    return (int32_t)MIN(1 + us / 1000000, SERVER_RETRY_SECONDS_MAX);
 }
 
 void server_submit_lock(Server *server) {
@@ -89,6 +101,15 @@ static sluice_sampling server_defaults(const sluice_model_info *info) {
     return sampling;
 }
 
+ServerLimits server_limits_default(void) {
+    return (ServerLimits){.http = http_options_default().limits,
+                          .json = JSON_LIMITS_REQUEST,
+                          .messages_max = 4096,
+                          .parts_max = 8192,
+                          .queue_us_max = 30 * 1000000,
+                          .request_us_max = 600 * 1000000LL};
+}
+
 static Status server_start(Server *server, Err *err) {
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != sizeof server->id_seed)
         FAIL(err, ERR_IO, "the system gives no random numbers");
@@ -101,6 +122,7 @@ static Status server_start(Server *server, Err *err) {
     http.tls_cert = server->options.tls_cert;
     http.tls_key = server->options.tls_key;
     if (server->options.n_workers > 0) http.n_workers = server->options.n_workers;
+    http.limits = server->options.limits.http;
     http.handler = route_handle;
     http.context = server;
     http.error_body = server_error_body;

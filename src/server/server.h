@@ -1,12 +1,23 @@
 /* server: puts an engine on the network. */
 #pragma once
 
+#include "base/json.h"
 #include "base/status.h"
+#include "server/http.h"
 #include "sluice.h"
 
 typedef struct Server Server;
 
 enum { SERVER_KEYS_MAX = 1024 };
+
+/* What a request may cost. */
+typedef struct ServerLimits {
+    HttpLimits http;
+    JsonLimits json;
+    int32_t messages_max, parts_max; /* of a chat, and of all their contents */
+    int64_t queue_us_max;            /* until the engine begins with a request */
+    int64_t request_us_max;          /* until its last token */
+} ServerLimits;
 
 typedef struct ServerOptions {
     const char *address; /* to listen at */
@@ -17,7 +28,11 @@ typedef struct ServerOptions {
     const char *const *key; /* API keys; none: everybody may ask */
     int32_t n_workers;
     const sluice_engine_plan *plan; /* of the engine */
+    ServerLimits limits;
 } ServerOptions;
+
+/* The defaults of every limit. */
+ServerLimits server_limits_default(void);
 
 /* Listens and answers until closed. model, engine and the options' texts are borrowed. */
 MUST_USE Status server_open(Server **out, const sluice_model *model, sluice_engine *engine,

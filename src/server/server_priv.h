@@ -32,6 +32,7 @@ struct Server {
     atomic_uint_fast64_t n_stalls; /* times that the engine stood still too long */
     pthread_mutex_t calls_lock;    /* guards the list */
     struct ApiCall *calls;         /* submitted and not over, for the dashboard */
+    atomic_int_fast64_t service_us; /* that a request spends running: a moving average */
 };
 
 typedef struct Server Server;
@@ -40,5 +41,9 @@ typedef struct Server Server;
 void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes);
 /* A seed for a request that gives none. */
 uint64_t server_new_seed(Server *server);
+/* A request has ended after running that long. The event thread's. */
+void server_note_service(Server *server, int64_t us);
+/* In how many seconds those that wait now will have run, as far as one can tell: 1 to 60. */
+int32_t server_retry_seconds(const Server *server);
 void server_submit_lock(Server *server);
 void server_submit_unlock(Server *server);

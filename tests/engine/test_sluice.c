@@ -303,6 +303,46 @@ static void sluice_polls(void **state) {
                         (size_t)said[0].n_tokens[0] * sizeof(int32_t));
 }
 
+/* A request whose turn does not come in time ends without a token; those that run, however long, do
+ * not. */
+static void sluice_queue_time(void **state) {
+    (void)state;
+    sluice_engine *engine = NULL;
+    sluice_engine_options options = SLUICE_ENGINE_OPTIONS_INIT;
+    options.max_seqs = 1;
+    options.max_context = 512;
+    assert_int_equal(sluice_engine_open(&engine, lib.model, &options, NULL), SLUICE_OK);
+    int32_t ids[64];
+    static Said said[2];
+    memset(said, 0, sizeof said);
+    sluice_request r = SLUICE_REQUEST_INIT;
+    r.prompt = ids;
+    r.n_prompt = tokenize("Once upon a time", ids, 64);
+    r.max_tokens = 400;
+    r.ignore_eos = true;
+    uint64_t id[2];
+    for (int32_t i = 0; i < 2; i++) {
+        r.user = &said[i];
+        r.queue_us_max = i == 0 ? 10000000 : 1000;
+        assert_int_equal(sluice_submit(engine, &r, &id[i], NULL), SLUICE_OK);
+    }
+    for (int32_t n_last = 0; n_last < 2;) {
+        sluice_event event;
+        if (!sluice_poll(engine, 1000000, &event)) continue;
+        if (event.user == &said[1]) {
+            assert_int_equal(event.status, SLUICE_ERR_LIMIT);
+            assert_non_null(strstr(event.error, "queue"));
+        }
+        said_take(event.user, &event);
+        n_last += event.last;
+    }
+    assert_int_equal(said[0].finish[0], SLUICE_FINISH_LENGTH);
+    assert_int_equal(said[0].n_tokens[0], 400);
+    assert_int_equal(said[1].finish[0], SLUICE_FINISH_DEADLINE);
+    assert_int_equal(said[1].n_tokens[0], 0);
+    sluice_engine_close(engine);
+}
+
 /* Closing an engine in the middle of work gives every request its last event. */
 static void sluice_closes_busy(void **state) {
     (void)state;
@@ -353,6 +393,7 @@ int main(void) {
         cmocka_unit_test(sluice_stops),
         cmocka_unit_test(sluice_from_many_threads),
         cmocka_unit_test(sluice_polls),
+        cmocka_unit_test(sluice_queue_time),
         cmocka_unit_test(sluice_closes_busy),
         cmocka_unit_test(sluice_idles_alive),
     };

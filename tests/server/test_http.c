@@ -65,10 +65,10 @@ static int fixture_open(void **state) {
     options.handler = fixture_handle;
     options.context = fixture;
     options.error_body = fixture_error;
-    options.body_bytes_max = 1000;
-    options.header_seconds_max = 1;
-    options.idle_seconds_max = 2;
-    options.stall_seconds_max = 1;
+    options.limits.body_bytes_max = 1000;
+    options.limits.header_us_max = 1000000;
+    options.limits.idle_us_max = 2000000;
+    options.limits.stall_us_max = 1000000;
     Err err = {0};
     if (http_open(&fixture->server, &options, &err) != OK) return -1;
     *state = fixture;
