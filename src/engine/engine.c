@@ -96,7 +96,9 @@ static int64_t engine_deadline(const Request *request) {
 }
 
 static int64_t engine_point_in_time(int64_t start_us, int64_t us) {
-    return us > INT64_MAX - start_us ? INT64_MAX : start_us + us;
+    int64_t point_us;
+    const bool never = us == INT64_MAX || __builtin_add_overflow(start_us, us, &point_us);
+    return never ? INT64_MAX : point_us;
 }
 
 static void engine_take_request(Engine *e, Request *request) {

@@ -13,7 +13,9 @@
 #include "server/http_check.h"
 #include "server/http_priv.h"
 
-enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 16384 };
+/* HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
+enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 16384, HTTP_DISCARD_BODIES = 4 };
+static const char HTTP_TOO_LARGE[] = "the body is too large";
 
 HttpOptions http_options_default(void) {
     return (HttpOptions){.address = "127.0.0.1",
@@ -292,9 +294,13 @@ static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *con
     if (unsound != NULL) return http_refuse(exchange, code, unsound);
     const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
     int64_t bytes = 0;
-    if (length != NULL && str_to_i64(str_from(length), &bytes) &&
-        bytes > (int64_t)server->options.limits.body_bytes_max)
-        return http_refuse(exchange, 413, "the body is too large");
+    if (length == NULL || !str_to_i64(str_from(length), &bytes)) bytes = 0;
+    int64_t bytes_max = (int64_t)server->options.limits.body_bytes_max;
+    /* Who sends without waiting sees the reply only when all was taken: up to a size, that is. */
+    bool waits = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "expect") != NULL;
+    if (bytes > bytes_max && (waits || bytes / HTTP_DISCARD_BODIES > bytes_max))
+        return http_refuse(exchange, 413, HTTP_TOO_LARGE);
+    exchange->body.failed = bytes > bytes_max;
     return MHD_YES;
 }
 
@@ -321,7 +327,7 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
         return http_begin(server, connection, exchange, version);
     }
     if (*len > 0) return http_take_body(server, exchange, data, len);
-    if (exchange->body.failed) return http_refuse(exchange, 413, "the body is too large");
+    if (exchange->body.failed) return http_refuse(exchange, 413, HTTP_TOO_LARGE);
     bool first = false, ready = false, whole = false, gone;
     pthread_mutex_lock(&exchange->lock);
     gone = exchange->client_gone;

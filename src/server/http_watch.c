@@ -61,7 +61,7 @@ static HttpExchange *http_watched(HttpServer *server, uint64_t key) {
     return exchange;
 }
 
-/* Since when the client has read nothing of a reply that libmicrohttpd has in its hands; 0: it reads.
+/* Since when the client read nothing of a reply that libmicrohttpd has in its hands; 0: it reads.
  */
 static int64_t http_unread_since(HttpConn *conn, int32_t fd, int64_t now_us) {
     struct tcp_info info = {0};

@@ -29,9 +29,9 @@ struct Server {
      * the call knows the id of its request. */
     pthread_mutex_t submit_lock;
     ServerMetrics metrics;
-    atomic_uint_fast64_t n_stalls; /* times that the engine stood still too long */
-    pthread_mutex_t calls_lock;    /* guards the list */
-    struct ApiCall *calls;         /* submitted and not over, for the dashboard */
+    atomic_uint_fast64_t n_stalls;  /* times that the engine stood still too long */
+    pthread_mutex_t calls_lock;     /* guards the list */
+    struct ApiCall *calls;          /* submitted and not over, for the dashboard */
     atomic_int_fast64_t service_us; /* that a request spends running: a moving average */
 };
 

@@ -288,7 +288,7 @@ static void engine_refuses(void **state) {
         assert_true((cases[i].status == OK) == (id != 0));
         assert_true((cases[i].status == OK) == (err.text[0] == 0));
     }
-    sluice_request bad[13];
+    sluice_request bad[14];
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) bad[i] = simple_request(prompt, 5, 5);
     const int32_t outside[] = {1, FAKE_VOCAB}, negative[] = {-1};
     const char *const empty_stop[] = {""};
@@ -301,7 +301,7 @@ static void engine_refuses(void **state) {
     memset(long_name, 'x', sizeof long_name);
     long_name[sizeof long_name - 1] = 0;
     bad[9].prompt = NULL, bad[10].n_stop_ids = 2, bad[11].sampling.n_bias = 1;
-    bad[12].tenant = long_name;
+    bad[12].tenant = long_name, bad[13].queue_us_max = -1;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         uint64_t id = 0;
         Err err = {0};

@@ -15,7 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-enum { REPLY_BYTES = 1 << 20 };
+enum { PENDING_BYTES = 20000, LARGE_BYTES = 32 << 20 };
 
 typedef struct Fixture {
     HttpServer *server;
@@ -44,6 +44,19 @@ static void fixture_handle(void *context, HttpExchange *exchange) {
         http_stream_begin(exchange, 200, "text/event-stream");
         fixture->held = exchange;
         atomic_store(&fixture->is_held, true);
+    } else if (str_is(path, "/large")) {
+        for (int i = 0; i < LARGE_BYTES / 64; i++)
+            buf_append_text(&body,
+                            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n");
+        http_reply(exchange, 200, "text/plain", &body);
+    } else if (str_starts_with(path, "/pending/")) {
+        int64_t n = 0;
+        assert_true(str_to_i64(str_slice(path, strlen("/pending/"), path.len), &n));
+        for (int64_t i = 0; i < n; i++) buf_append_byte(&body, 'p');
+        http_stream_begin(exchange, 200, "text/plain");
+        http_stream_write(exchange, buf_str(&body));
+        http_stream_end(exchange);
+        buf_free(&body);
     } else {
         buf_append_format(&body, "%s %s %zu:", http_method(exchange), http_path(exchange),
                           http_body(exchange).len);
@@ -58,7 +71,7 @@ static const char *fixture_error(void *context, int32_t code, const char *text, 
     return "text/plain";
 }
 
-static int fixture_open(void **state) {
+static int fixture_open_with(void **state, int32_t connections_max, int32_t per_address_max) {
     Fixture *fixture = mem_alloc(sizeof *fixture);
     HttpOptions options = http_options_default();
     options.port = 0;
@@ -69,10 +82,25 @@ static int fixture_open(void **state) {
     options.limits.header_us_max = 1000000;
     options.limits.idle_us_max = 2000000;
     options.limits.stall_us_max = 1000000;
+    options.limits.pending_bytes_max = PENDING_BYTES;
+    options.limits.connections_max = connections_max;
+    options.limits.connections_per_address_max = per_address_max;
     Err err = {0};
     if (http_open(&fixture->server, &options, &err) != OK) return -1;
     *state = fixture;
     return 0;
+}
+
+static int fixture_open(void **state) {
+    return fixture_open_with(state, 100, 50);
+}
+
+static int fixture_open_few(void **state) {
+    return fixture_open_with(state, 4, 100);
+}
+
+static int fixture_open_few_per_address(void **state) {
+    return fixture_open_with(state, 100, 4);
 }
 
 static int fixture_close(void **state) {
@@ -278,6 +306,140 @@ static void http_slow_header(void **state) {
     close(fd);
 }
 
+/* Sends a body in pieces; what came back, or nothing when the connection was cut. */
+static void send_slowly(const Fixture *fixture, int n_pieces, int piece_bytes, int pause_ms,
+                        Buf *reply) {
+    int fd = client_connect(fixture);
+    Buf request = {0};
+    buf_append_format(&request,
+                      "POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                      "Content-Length: %d\r\n\r\n",
+                      n_pieces * piece_bytes);
+    client_send(fd, request.data, request.len);
+    buf_clear(&request);
+    for (int i = 0; i < piece_bytes; i++) buf_append_byte(&request, 'a');
+    for (int i = 0; i < n_pieces; i++) {
+        usleep((useconds_t)pause_ms * 1000);
+        client_send(fd, request.data, request.len);
+    }
+    buf_clear(reply);
+    client_read_all(fd, reply);
+    buf_free(&request);
+    close(fd);
+}
+
+/* A body must come with 1,024 bytes a second once the header's second is over. */
+static void http_slow_body(void **state) {
+    Fixture *fixture = *state;
+    Buf reply = {0};
+    send_slowly(fixture, 2, 500, 400, &reply); /* slow, but over before it counts */
+    expect(&reply, "POST /p 1000:");
+    int handled = atomic_load(&fixture->n_handled);
+    send_slowly(fixture, 40, 25, 100, &reply); /* 250 bytes a second */
+    assert_int_equal(reply.len, 0);
+    assert_int_equal(atomic_load(&fixture->n_handled), handled);
+    buf_free(&reply);
+}
+
+/* Between two requests a connection may rest for two seconds. */
+static void http_idle(void **state) {
+    Fixture *fixture = *state;
+    int fd = client_connect(fixture);
+    static const char request[] = "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    char reply[512];
+    for (int i = 0; i < 2; i++) {
+        client_send(fd, request, sizeof request - 1);
+        assert_true(recv(fd, reply, sizeof reply, 0) > 0);
+        if (i == 0) usleep(1000000);
+    }
+    int64_t start_us = clock_us();
+    assert_int_equal(recv(fd, reply, sizeof reply, 0), 0);
+    assert_in_range(clock_us() - start_us, 1900000, 6000000);
+    close(fd);
+}
+
+/* Reads a large reply in pieces with pauses; the bytes that came. */
+static size_t read_slowly(const Fixture *fixture, size_t piece, int pause_ms, size_t n_pieces) {
+    int fd = client_connect(fixture), room = 65536;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+    static const char request[] = "GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    client_send(fd, request, sizeof request - 1);
+    char *data = mem_alloc(piece);
+    size_t sum = 0, n_read = 0;
+    ssize_t n = 1;
+    while (n > 0) {
+        n = recv(fd, data, piece, MSG_WAITALL);
+        sum += (size_t)MAX(n, 0);
+        if (n_read++ < n_pieces) usleep((useconds_t)pause_ms * 1000);
+    }
+    mem_free(data);
+    close(fd);
+    return sum;
+}
+
+/* A whole reply that is read slowly arrives; one that is not read for a second is cut. */
+static void http_slow_reader_of_whole(void **state) {
+    Fixture *fixture = *state;
+    assert_true(read_slowly(fixture, 1 << 20, 200, 10) > LARGE_BYTES);
+    int64_t before = http_stats(fixture->server).n_cut;
+    assert_true(read_slowly(fixture, 1 << 20, 3000, 1) < LARGE_BYTES);
+    assert_true(http_stats(fixture->server).n_cut > before);
+}
+
+static void http_pending_limit(void **state) {
+    Fixture *fixture = *state;
+    Buf reply = {0}, request = {0};
+    for (int size = PENDING_BYTES - 1; size <= PENDING_BYTES + 1; size++) {
+        buf_clear(&request);
+        buf_append_format(&request,
+                          "GET /pending/%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", size);
+        exchange_once(fixture, request.data, request.len, &reply);
+        size_t n = 0;
+        for (size_t i = 0; i < reply.len; i++) n += reply.data[i] == 'p';
+        /* Two are in the header, in "Content-Type: text/plain", which may come before the cut. */
+        if (size <= PENDING_BYTES) {
+            assert_int_equal(n, size + 2);
+        } else {
+            assert_in_range(n, 0, 2);
+        }
+    }
+    buf_free(&reply);
+    buf_free(&request);
+}
+
+/* One request on an open connection; whether an answer came within a while. */
+static bool answers(int fd) {
+    static const char request[] = "GET /1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    struct timeval timeout = {.tv_usec = 500000};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    client_send(fd, request, sizeof request - 1);
+    char reply[512];
+    return recv(fd, reply, sizeof reply, 0) > 0;
+}
+
+/* Four connections are served, the fifth is not until one of them leaves. */
+static void http_connections(void **state) {
+    Fixture *fixture = *state;
+    int fd[6];
+    for (int i = 0; i < 5; i++) {
+        fd[i] = client_connect(fixture);
+        assert_int_equal(answers(fd[i]), i < 4);
+    }
+    close(fd[0]);
+    close(fd[4]);
+    bool served = false;
+    for (int i = 0; i < 50 && !served; i++) {
+        usleep(20000);
+        fd[5] = client_connect(fixture);
+        served = answers(fd[5]);
+        if (!served) close(fd[5]);
+    }
+    assert_true(served);
+    for (int i = 1; i < 4; i++) assert_true(answers(fd[i]));
+    for (int i = 1; i < 6; i++)
+        if (i != 4) close(fd[i]);
+}
+
 static void http_malformed(void **state) {
     Fixture *fixture = *state;
     static const char *const requests[] = {
@@ -330,6 +492,13 @@ int main(void) {
         cmocka_unit_test_setup_teardown(http_client_leaves, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(http_slow_reader, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(http_slow_header, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_slow_body, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_idle, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_slow_reader_of_whole, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_pending_limit, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_connections, fixture_open_few, fixture_close),
+        cmocka_unit_test_setup_teardown(http_connections, fixture_open_few_per_address,
+                                        fixture_close),
         cmocka_unit_test_setup_teardown(http_malformed, fixture_open, fixture_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
