@@ -311,6 +311,8 @@ SLUICE_API bool sluice_poll(sluice_engine *engine, int64_t timeout_us, sluice_ev
 /* Readable while events wait: for poll and epoll. Owned by the engine. */
 SLUICE_API int sluice_event_fd(const sluice_engine *engine);
 
+enum { SLUICE_STEP_SIZES = 14 };
+
 typedef struct sluice_stats {
     size_t size;
     int64_t n_steps, step_us_total; /* the loop's own heartbeat */
@@ -323,6 +325,8 @@ typedef struct sluice_stats {
     int64_t prefix_query_tokens, prefix_hit_tokens;
     int64_t n_evicted_blocks, n_checksum_errors, n_nonfinite;
     int64_t host_kv_bytes_used;
+    /* Steps of at most 1, 8, 16, 32, ... 16384 tokens, the larger ones last; all their tokens. */
+    int64_t n_steps_by_tokens[SLUICE_STEP_SIZES], n_step_tokens;
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);

@@ -54,7 +54,7 @@ function showWelcome() {
   });
   $("messages").replaceChildren(el("section", {className: "welcome"},
     el("h2", {}, "Ask something."),
-    el("p", {className: "muted"}, "The model runs here. Nothing leaves this machine."),
+    el("p", {className: "muted"}, "The model runs on this server; nothing goes any further."),
     el("div", {className: "starts"}, ...starts)));
 }
 

@@ -176,6 +176,14 @@ static void engine_publish(Engine *e, int64_t now_us) {
     mailbox_publish(&e->mail, stats, (int32_t)n_left);
 }
 
+/* The place of a step of n tokens in n_steps_by_tokens. */
+static int32_t engine_step_size(int32_t n) {
+    if (n <= 1) return 0;
+    int32_t size = 1;
+    while (size < SLUICE_STEP_SIZES - 1 && n > 4 << size) size++;
+    return size;
+}
+
 bool engine_step(Engine *e) {
     engine_take_inbox(e);
     if (e->stopping) return false;
@@ -193,6 +201,8 @@ bool engine_step(Engine *e) {
         const int64_t took = engine_now(e) - start;
         sched_step_took(&e->sched, &e->plan, took);
         e->stats.n_steps++;
+        e->stats.n_steps_by_tokens[engine_step_size(e->plan.batch.n_tokens)]++;
+        e->stats.n_step_tokens += e->plan.batch.n_tokens;
         e->stats.step_us_total += took;
     }
     engine_publish(e, start);

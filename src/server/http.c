@@ -363,7 +363,7 @@ static void http_completed(void *context, struct MHD_Connection *connection, voi
     if (reason != MHD_REQUEST_TERMINATED_COMPLETED_OK) http_exchange_gone(exchange);
     pthread_mutex_lock(&exchange->lock);
     exchange->detached = true;
-    int32_t code = exchange->client_gone ? HTTP_CODE_GONE : exchange->code;
+    int32_t code = reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? exchange->code : HTTP_CODE_GONE;
     pthread_mutex_unlock(&exchange->lock);
     if (server->options.done != NULL) server->options.done(server->options.context, exchange, code);
     http_watch_drop(server, exchange);

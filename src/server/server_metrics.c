@@ -14,6 +14,8 @@ static const double REQUEST_S[] = {.001, .01, .1, .3, .5, .8, 1,   1.5, 2,   2.5
                                    15,   20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 static const double TOKENS[] = {1,   2,    5,    10,   20,    50,    100,   200,
                                 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
+static const double STEP_TOKENS[] = {1,   8,    16,   32,   64,   128,  256,
+                                     512, 1024, 2048, 4096, 8192, 16384};
 static const double COUNT[] = {1, 2, 5, 10, 20};
 
 /* Every status that this server replies with; what is missing counts as the last. */
@@ -108,7 +110,8 @@ static void server_metrics_engine(const sluice_stats *s, const char *labels, Buf
         {"vllm:num_requests_waiting", "gauge", "Requests in the queue.", s->n_waiting},
         {"vllm:kv_cache_usage_perc", "gauge", "Share of KV blocks in use, 0 to 1.", usage},
         {"vllm:num_preemptions_total", "counter", "Sequences preempted.", (double)s->n_preempted},
-        {"vllm:prompt_tokens_total", "counter", "Prompt tokens.", (double)s->n_prompt_tokens},
+        {"vllm:prompt_tokens_total", "counter", "Prompt tokens computed.",
+         (double)s->n_prompt_tokens},
         {"vllm:generation_tokens_total", "counter", "Tokens generated.",
          (double)s->n_output_tokens},
         {"vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.",
@@ -203,6 +206,19 @@ static void server_metrics_http(const Server *server, Buf *out) {
     }
 }
 
+/* The engine counts its steps by their size; here they become a histogram. */
+static void server_metrics_steps(const sluice_stats *s, const char *labels, Buf *out) {
+    static const char name[] = "vllm:iteration_tokens_total";
+    _Static_assert(ARRAY_LEN(STEP_TOKENS) + 1 == SLUICE_STEP_SIZES, "one count too many or few");
+    Histogram steps;
+    METRICS_INIT(&steps, STEP_TOKENS);
+    for (int i = 0; i < SLUICE_STEP_SIZES; i++)
+        atomic_store(&steps.count[i], (uint64_t)s->n_steps_by_tokens[i]);
+    atomic_store(&steps.sum_micro, (uint64_t)s->n_step_tokens * 1000000);
+    metrics_head(out, name, "histogram", "Tokens of a step of the engine.");
+    metrics_histogram(out, name, labels, &steps);
+}
+
 static void server_metrics_finishes(const ServerMetrics *m, Str labels, Buf *out) {
     static const char *const finishes[SERVER_FINISHES] = {"stop", "length", "abort", "error"};
     metrics_head(out, "vllm:request_success_total", "counter", "Sequences by how they ended.");
@@ -227,6 +243,7 @@ void server_metrics_write(Server *server, Buf *out) {
                        "Times that the engine stood still too long; 0 in health.", labels.data,
                        (double)atomic_load(&server->n_stalls));
     server_metrics_histograms(&server->metrics, labels.data, out);
+    server_metrics_steps(&stats, labels.data, out);
     server_metrics_finishes(&server->metrics, buf_str(&labels), out);
     size_t n_common = labels.len;
     buf_append_format(&labels, ",block_size=\"%d\",num_gpu_blocks=\"%d\"",
