@@ -90,6 +90,9 @@ typedef struct sluice_model_info {
      * not given. */
     double temperature, top_p;
     int32_t top_k;
+    /* The chat template's source, borrowed; NULL: none. The second renders requests with tools and
+     * is the first where the model has only one. */
+    const char *chat_template, *tool_template;
 } sluice_model_info;
 SLUICE_API void sluice_model_get_info(const sluice_model *model, sluice_model_info *info);
 

@@ -128,6 +128,10 @@ void sluice_model_get_info(const sluice_model *m, sluice_model_info *info) {
         .bos_id = c->bos_id,
         .eos_id = c->n_eos > 0 ? c->eos_id[0] : -1,
     };
+    if (m->chat != NULL) {
+        all.chat_template = chat_source(m->chat, false).ptr;
+        all.tool_template = chat_source(m->chat, true).ptr;
+    }
     sluice_model_sampling(model_file(m->model), &all);
     memcpy(info, &all, MIN(info->size, sizeof all));
 }

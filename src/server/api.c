@@ -86,13 +86,14 @@ json_t *api_body(Server *server, HttpExchange *exchange) {
     return NULL;
 }
 
-Status api_encode(const Server *server, Str text, bool add_special, int32_t **ids, size_t *n,
-                  Err *err) {
-    (void)sluice_tokenize(server->model, text.ptr, text.len, add_special, false, NULL, 0, n, NULL);
+Status api_encode(const Server *server, Str text, bool add_special, bool parse_special,
+                  int32_t **ids, size_t *n, Err *err) {
+    (void)sluice_tokenize(server->model, text.ptr, text.len, add_special, parse_special, NULL, 0, n,
+                          NULL);
     *ids = malloc((*n + 1) * sizeof **ids);
     if (*ids == NULL) FAIL(err, ERR_NOMEM, "no memory for %zu tokens", *n);
     sluice_error failure = {0};
-    if (sluice_tokenize(server->model, text.ptr, text.len, add_special, false, *ids, *n, n,
+    if (sluice_tokenize(server->model, text.ptr, text.len, add_special, parse_special, *ids, *n, n,
                         &failure) == SLUICE_OK)
         return OK;
     free(*ids);
@@ -131,7 +132,7 @@ static Status api_prompt(ApiCall *call, const json_t *value, const char *key, Ap
                                 key);
     ApiPrompt *prompt = &call->prompt[call->n_prompts];
     Str text = {json_string_value(value), json_string_length(value)};
-    TRY(api_encode(call->server, text, true, &prompt->ids, &prompt->n, &fault->err));
+    TRY(api_encode(call->server, text, true, false, &prompt->ids, &prompt->n, &fault->err));
     call->n_prompts++;
     return OK;
 }

@@ -33,9 +33,10 @@ void api_reply_json(HttpExchange *exchange, json_t *value);
 void api_reply_fault(HttpExchange *exchange, const ApiFault *fault);
 /* The call was read: submits it, or replies with the fault and drops it. */
 void api_go(ApiCall *call, Status status, const ApiFault *fault);
-/* Tokens of a text, malloc'ed (sluice_free), as sluice_tokenize. */
-MUST_USE Status api_encode(const struct Server *server, Str text, bool add_special, int32_t **ids,
-                           size_t *n, Err *err);
+/* Tokens of a text, malloc'ed (sluice_free), as sluice_tokenize. parse_special: never for a
+ * client's text. */
+MUST_USE Status api_encode(const struct Server *server, Str text, bool add_special,
+                           bool parse_special, int32_t **ids, size_t *n, Err *err);
 /* A "prompt"-like field: a string, a list of ids, or a list of either. */
 MUST_USE Status api_prompts(ApiCall *call, const json_t *value, const char *key, int32_t n_max,
                             ApiFault *fault);

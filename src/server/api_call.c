@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "server/api_answer.h"
 #include "server/api_error.h"
 #include "server/server_priv.h"
 
@@ -51,11 +52,13 @@ void api_call_unref(ApiCall *call) {
     http_unref(call->exchange);
     for (int32_t i = 0; i < call->n_prompts; i++) sluice_free(call->prompt[i].ids);
     for (int32_t i = 0; i < call->n_choices; i++) {
+        api_answer_free(&call->choice[i]);
         buf_free(&call->choice[i].text);
         buf_free(&call->choice[i].logprobs);
         buf_free(&call->choice[i].token_ids);
     }
     mem_free(call->choice);
+    buf_free(&call->tools.forced);
     arena_free(&call->arena);
     mem_free(call);
 }
@@ -88,6 +91,7 @@ void api_call_submit(ApiCall *call) {
     if (!call->params.seed_given) call->params.request.sampling.seed = server_new_seed(server);
     call->n_choices = call->n_prompts * n;
     call->choice = mem_alloc((size_t)call->n_choices * sizeof *call->choice);
+    for (int32_t k = 0; k < call->n_choices; k++) api_answer_init(call, &call->choice[k]);
     call->n_open = call->n_prompts;
     atomic_fetch_add(&call->n_refs, call->n_prompts);
     http_on_gone(call->exchange, api_call_gone, call);

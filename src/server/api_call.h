@@ -10,6 +10,7 @@
 #include "server/api_params.h"
 #include "server/http.h"
 #include "sluice.h"
+#include "text/chat_parse.h"
 
 enum { API_PROMPTS_MAX = 64, API_ID_BYTES = 48 };
 
@@ -23,9 +24,34 @@ typedef struct ApiFormat {
     void (*finish)(ApiCall *call);
 } ApiFormat;
 
+/* Of chats: what an answer may hold beside text. */
+typedef struct ApiTools {
+    ChatStyle style;       /* of calls; CHAT_PLAIN: none are looked for */
+    bool thinks;           /* reasoning is looked for */
+    bool thinking;         /* the prompt has begun it */
+    bool hide_reasoning;   /* it is found, but not told */
+    bool one_call;         /* later calls are not told */
+    Buf forced;            /* the beginning of the call that must be made; part of the prompt */
+    const char *id_prefix; /* of calls */
+} ApiTools;
+
+/* A text, reasoning or a call of an answer. */
+typedef struct ApiItem {
+    ChatPartKind kind; /* never CHAT_ARGUMENTS */
+    char id[API_ID_BYTES];
+    Buf name, text; /* text of a call: its arguments */
+    bool begun;     /* the stream has its beginning */
+    size_t n_told;  /* bytes of text that the stream has */
+} ApiItem;
+
 /* One sequence of the reply. */
 typedef struct ApiChoice {
-    Buf text;
+    ChatParse parse; /* chats: its items */
+    ApiItem *item;
+    int32_t n_items, items_max;
+    int32_t n_told; /* items that the stream has to their end */
+    bool skip_call;
+    Buf text;        /* text completions: all of it */
     Buf logprobs;    /* JSON, as the API wants it, without the enclosing list */
     Buf token_ids;   /* JSON numbers with commas */
     int32_t text_at; /* bytes before this token, for text_offset */
@@ -52,6 +78,7 @@ struct ApiCall {
     char id[API_ID_BYTES]; /* chatcmpl-..., cmpl-... */
     int64_t created;       /* seconds since the epoch */
     const char *asked;     /* what the reply repeats of the request (Responses), or NULL */
+    ApiTools tools;
 
     int32_t n_prompts;
     ApiPrompt prompt[API_PROMPTS_MAX];
@@ -71,7 +98,7 @@ struct ApiCall {
     bool stream_begun;
     int64_t n_sent;       /* frames of the stream */
     sluice_error failure; /* of any sequence */
-    int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens;
+    int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens, n_reasoning_tokens;
     int64_t queue_us; /* the longest of its requests */
     sluice_miss miss;
     int32_t miss_at;

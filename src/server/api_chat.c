@@ -5,9 +5,10 @@
 #include "server/api.h"
 #include "server/api_error.h"
 #include "server/api_openai.h"
+#include "server/api_tools.h"
 #include "server/server_priv.h"
 
-enum { API_TOOLS_MAX = 128 };
+enum { API_THINK_TOKENS = 16 };
 
 static Status api_chat_logprobs(ApiCall *call, const json_t *body, ApiFault *fault) {
     int64_t n = 0;
@@ -56,7 +57,18 @@ Status api_chat_content(const json_t *content, const char *param, size_t message
     return OK;
 }
 
-/* A message as templates expect it: role, content as text; the rest as it came. */
+/* Reasoning of an earlier answer has two names. */
+static void api_chat_reasoning(json_t *message) {
+    static const char *const keys[] = {"reasoning", "reasoning_content"};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        json_t *text = json_object_get(message, keys[i]);
+        if (json_is_string(text) && json_object_get(message, keys[1 - i]) == NULL)
+            json_object_set(message, keys[1 - i], text);
+    }
+}
+
+/* A message as templates expect it: role, content as text, arguments of calls as objects; the rest
+ * as it came. */
 static Status api_chat_message(const json_t *from, size_t i, json_t *messages, ApiFault *fault) {
     const json_t *content = json_object_get(from, "content");
     const char *role = json_string_value(json_object_get(from, "role"));
@@ -64,8 +76,10 @@ static Status api_chat_message(const json_t *from, size_t i, json_t *messages, A
     json_t *message = json_copy((json_t *)(uintptr_t)from);
     json_array_append_new(messages, message);
     if (strcmp(role, "developer") == 0) json_object_set_new(message, "role", json_string("system"));
+    api_chat_reasoning(message);
+    TRY(api_tools_message(message, i, fault));
     if (content == NULL || json_is_null(content)) {
-        if (json_object_get(from, "tool_calls") != NULL) return OK;
+        if (json_object_get(message, "tool_calls") != NULL) return OK;
         return api_params_fault(fault, "messages", "messages[%zu] has no content", i);
     }
     json_t *text = NULL;
@@ -107,24 +121,12 @@ static Status api_chat_continue(const json_t *body, json_t *variables, json_t **
     return OK;
 }
 
-/* The template's variables: messages, tools, add_generation_prompt, chat_template_kwargs. *tail:
- * the text that the answer begins with, or NULL. */
-static Status api_chat_variables(const json_t *body, json_t *variables, json_t **tail,
-                                 ApiFault *fault) {
-    json_t *messages = json_array();
-    json_object_set_new(variables, "messages", messages);
-    TRY(api_chat_messages(body, messages, fault));
-    json_t *tools = json_object_get(body, "tools"), *value;
-    const json_t *choice = json_object_get(body, "tool_choice");
-    bool none = json_is_string(choice) && strcmp(json_string_value(choice), "none") == 0;
-    if (tools != NULL && !json_is_null(tools)) {
-        if (!json_is_array(tools) || json_array_size(tools) > API_TOOLS_MAX)
-            return api_params_fault(fault, "tools", "'tools' must be a list of at most %d",
-                                    API_TOOLS_MAX);
-        if (json_array_size(tools) > 0 && !none) json_object_set(variables, "tools", tools);
-    }
-    TRY(api_chat_continue(body, variables, tail, fault));
-    json_t *kwargs = json_object_get(body, "chat_template_kwargs");
+/* What the template is given beside messages and tools: "chat_template_kwargs", and the effort of
+ * reasoning under the names that templates use. */
+static Status api_chat_kwargs(const json_t *body, json_t *variables, ApiFault *fault) {
+    static const char *const efforts[] = {"none", "minimal", "low", "medium",
+                                          "high", "xhigh",   "max"};
+    json_t *kwargs = json_object_get(body, "chat_template_kwargs"), *value;
     const char *key;
     if (kwargs != NULL && !json_is_null(kwargs) && !json_is_object(kwargs))
         return api_params_fault(fault, "chat_template_kwargs",
@@ -135,16 +137,46 @@ static Status api_chat_variables(const json_t *body, json_t *variables, json_t *
                                     "'chat_template_kwargs' may not set '%s'", key);
         json_object_set(variables, key, value);
     }
+    json_t *effort = json_object_get(body, "reasoning_effort");
+    if (effort == NULL || json_is_null(effort)) return OK;
+    bool known = false;
+    for (size_t i = 0; i < ARRAY_LEN(efforts) && json_is_string(effort); i++)
+        known |= strcmp(json_string_value(effort), efforts[i]) == 0;
+    if (!known)
+        return api_params_fault(fault, "reasoning_effort",
+                                "'reasoning_effort' must be none, minimal, low, medium, high, "
+                                "xhigh or max");
+    json_object_set(variables, "reasoning_effort", effort);
+    if (strcmp(json_string_value(effort), efforts[0]) == 0 &&
+        json_object_get(variables, "enable_thinking") == NULL)
+        json_object_set_new(variables, "enable_thinking", json_false());
     return OK;
 }
 
-/* Appends the tokens of a text to the prompt. */
-static Status api_chat_append(ApiCall *call, ApiPrompt *prompt, const json_t *text,
-                              ApiFault *fault) {
-    Str tail = {json_string_value(text), json_string_length(text)};
+/* The template's variables: messages, tools, add_generation_prompt, chat_template_kwargs. *tail:
+ * the text that the answer begins with, or NULL. */
+static Status api_chat_variables(ApiCall *call, const json_t *body, json_t *variables,
+                                 json_t **tail, ApiFault *fault) {
+    json_t *messages = json_array();
+    bool told = true;
+    json_object_set_new(variables, "messages", messages);
+    TRY(api_chat_messages(body, messages, fault));
+    TRY(api_tools_read(call, body, variables, fault));
+    TRY(api_chat_continue(body, variables, tail, fault));
+    if (*tail != NULL && call->tools.forced.len > 0)
+        return api_params_fault(fault, "tool_choice",
+                                "'tool_choice' cannot demand a call in an answer that is begun");
+    TRY(api_params_bool(body, "include_reasoning", &told, fault));
+    call->tools.hide_reasoning = !told;
+    return api_chat_kwargs(body, variables, fault);
+}
+
+/* Appends the tokens of a text to the prompt. own: the server's own text, not the client's. */
+static Status api_chat_append(ApiCall *call, Str text, bool own, ApiFault *fault) {
+    ApiPrompt *prompt = &call->prompt[0];
     int32_t *ids = NULL;
     size_t n = 0;
-    TRY(api_encode(call->server, tail, false, &ids, &n, &fault->err));
+    TRY(api_encode(call->server, text, false, own, &ids, &n, &fault->err));
     int32_t *grown = realloc(prompt->ids, (prompt->n + n + 1) * sizeof *grown);
     if (grown != NULL) {
         prompt->ids = grown;
@@ -155,9 +187,42 @@ static Status api_chat_append(ApiCall *call, ApiPrompt *prompt, const json_t *te
     return grown != NULL ? OK : err_set(&fault->err, ERR_NOMEM, "no memory for the messages");
 }
 
+/* Whether the prompt ends where reasoning begins. */
+static bool api_chat_is_thinking(const ApiCall *call) {
+    const ApiPrompt *prompt = &call->prompt[0];
+    size_t n = MIN(prompt->n, (size_t)API_THINK_TOKENS), len = 0;
+    char *text = NULL;
+    if (!call->tools.thinks || sluice_detokenize(call->server->model, prompt->ids + prompt->n - n,
+                                                 n, true, &text, &len, NULL) != SLUICE_OK)
+        return false;
+    bool thinking = str_ends_with(str_trim((Str){text, len}), "<think>");
+    sluice_free(text);
+    return thinking;
+}
+
+/* What the answer begins with: the client's text, or the call that it demands, which comes after
+ * reasoning. */
+static Status api_chat_begin(ApiCall *call, const json_t *tail, ApiFault *fault) {
+    if (tail != NULL) {
+        Str text = {json_string_value(tail), json_string_length(tail)};
+        TRY(api_chat_append(call, text, false, fault));
+    }
+    ApiTools *tools = &call->tools;
+    tools->thinking = api_chat_is_thinking(call);
+    if (tools->forced.len == 0) return OK;
+    if (tools->thinking) {
+        Buf forced = {0};
+        buf_append_text(&forced, "</think>\n\n");
+        buf_append_str(&forced, buf_str(&tools->forced));
+        buf_free(&tools->forced);
+        tools->forced = forced;
+    }
+    return api_chat_append(call, buf_str(&tools->forced), true, fault);
+}
+
 Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
     json_t *variables = json_object(), *tail = NULL;
-    Status status = api_chat_variables(body, variables, &tail, fault);
+    Status status = api_chat_variables(call, body, variables, &tail, fault);
     char *text = status == OK ? json_dumps(variables, JSON_COMPACT) : NULL;
     json_decref(variables);
     if (status == OK && text == NULL)
@@ -168,7 +233,7 @@ Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
         if (sluice_chat_tokenize(call->server->model, text, &prompt->ids, &prompt->n, &failure) ==
             SLUICE_OK) {
             call->n_prompts = 1;
-            if (tail != NULL) status = api_chat_append(call, prompt, tail, fault);
+            status = api_chat_begin(call, tail, fault);
         } else {
             status = err_set(&fault->err, (Status)failure.status, "%s", failure.text);
         }
@@ -193,6 +258,7 @@ void api_chat_handle(Server *server, HttpExchange *exchange) {
     json_t *body;
     ApiCall *call = api_chat_open(server, exchange, &API_OPENAI_CHAT, "chatcmpl-", &body);
     if (call == NULL) return;
+    call->tools.id_prefix = "call_";
     ApiFault fault = {0};
     Status status = api_params_read(&call->params, body, &server->defaults, &call->arena, &fault);
     if (status == OK) status = api_chat_logprobs(call, body, &fault);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api_answer.h"
 #include "server/api_error.h"
 #include "server/server_priv.h"
 
@@ -61,11 +62,12 @@ static void api_openai_usage(const ApiCall *call, Buf *out) {
     buf_append_format(out,
                       "{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld,"
                       "\"prompt_tokens_details\":{\"cached_tokens\":%lld,\"cache_miss\":\"%s\","
-                      "\"cache_miss_at\":%d}}",
+                      "\"cache_miss_at\":%d},\"completion_tokens_details\":{"
+                      "\"reasoning_tokens\":%lld}}",
                       (long long)call->n_prompt_tokens, (long long)call->n_output_tokens,
                       (long long)(call->n_prompt_tokens + call->n_output_tokens),
                       (long long)call->n_cached_tokens, api_call_miss_text(call->miss),
-                      call->miss_at);
+                      call->miss_at, (long long)call->n_reasoning_tokens);
 }
 
 static void api_openai_finish_reason(const ApiChoice *choice, Buf *out) {
@@ -73,7 +75,9 @@ static void api_openai_finish_reason(const ApiChoice *choice, Buf *out) {
         buf_append_text(out, "\"finish_reason\":null");
         return;
     }
-    buf_append_format(out, "\"finish_reason\":\"%s\"", api_call_finish_text(choice->finish));
+    bool calls = choice->finish == SLUICE_FINISH_STOP && api_answer_n_calls(choice) > 0;
+    buf_append_format(out, "\"finish_reason\":\"%s\"",
+                      calls ? "tool_calls" : api_call_finish_text(choice->finish));
 }
 
 /* vLLM's stop_reason: the stop string or token that ended the text, or null. */
@@ -88,19 +92,11 @@ static void api_openai_stop_reason(const ApiCall *call, const ApiChoice *choice,
     }
 }
 
-/* Notes an event's news in its choice. Streams empty `text` and `logprobs` after each chunk. */
-static ApiChoice *api_openai_note(ApiCall *call, const sluice_event *event) {
-    ApiChoice *choice = &call->choice[event->index];
-    buf_append(&choice->text, event->text, event->text_len);
+/* Notes an event's tokens in its choice. Streams empty them and `logprobs` after each chunk. */
+static void api_openai_note_tokens(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
     for (int32_t i = 0; i < event->n_tokens && call->params.return_token_ids; i++)
         buf_append_format(&choice->token_ids, "%s%d", choice->token_ids.len > 0 ? "," : "",
                           event->tokens[i]);
-    if (event->finish != SLUICE_FINISH_NONE) {
-        choice->finish = event->finish;
-        choice->stop_index = event->stop_index;
-        choice->stop_id = event->stop_id;
-    }
-    return choice;
 }
 
 static void api_openai_token_ids(const ApiCall *call, const ApiChoice *choice, Buf *out) {
@@ -136,22 +132,84 @@ static void api_openai_end_chunk(ApiCall *call, ApiChoice *choice, Buf *chunk) {
 
 /* ---- chat ---- */
 
-static void api_openai_chat_chunk(ApiCall *call, int32_t index, ApiChoice *choice) {
+/* "name":text with a comma before it unless it is the object's first. */
+static void api_openai_text_field(const char *name, Str text, Buf *out) {
+    if (out->data[out->len - 1] != '{') buf_append_byte(out, ',');
+    buf_append_format(out, "\"%s\":", name);
+    json_write_str(out, text);
+}
+
+/* A call's beginning (id, type, name) and its next arguments; or only these. */
+static void api_openai_chat_call(const ApiItem *item, int32_t index, Str arguments, Buf *out) {
+    buf_append_byte(out, '{');
+    if (index >= 0) buf_append_format(out, "\"index\":%d", index);
+    if (!item->begun) {
+        api_openai_text_field("id", str_from(item->id), out);
+        buf_append_text(out, ",\"type\":\"function\",\"function\":{");
+        api_openai_text_field("name", buf_str(&item->name), out);
+    } else {
+        buf_append_text(out, ",\"function\":{");
+    }
+    api_openai_text_field("arguments", arguments, out);
+    buf_append_text(out, "}}");
+}
+
+/* The news of a delta: text, reasoning and calls of one event. */
+typedef struct ApiDelta {
+    Buf content, reasoning, calls;
+} ApiDelta;
+
+static bool api_openai_chat_news(ApiChoice *choice, ApiDelta *delta) {
+    ApiItem *item;
+    while ((item = api_answer_untold(choice)) != NULL) {
+        bool fresh = item->kind == CHAT_CALL && !item->begun;
+        Str news = api_answer_news(item);
+        if (item->kind == CHAT_TEXT) {
+            buf_append_str(&delta->content, news);
+        } else if (item->kind == CHAT_REASONING) {
+            buf_append_str(&delta->reasoning, news);
+        } else if (fresh || news.len > 0) {
+            int32_t index = -1;
+            for (const ApiItem *it = choice->item; it <= item; it++) index += it->kind == CHAT_CALL;
+            if (delta->calls.len > 0) buf_append_byte(&delta->calls, ',');
+            api_openai_chat_call(item, index, news, &delta->calls);
+            item->begun = true;
+        }
+        if (!api_answer_is_over(choice, item)) break;
+    }
+    return delta->content.len + delta->reasoning.len + delta->calls.len > 0;
+}
+
+static void api_openai_chat_logprobs_field(const ApiCall *call, const ApiChoice *choice, Buf *out) {
+    buf_append_text(out, "\"logprobs\":");
+    if (!call->params.logprobs) {
+        buf_append_text(out, "null");
+        return;
+    }
+    buf_append_text(out, "{\"content\":[");
+    buf_append_str(out, buf_str(&choice->logprobs));
+    buf_append_text(out, "],\"refusal\":null}");
+}
+
+static void api_openai_chat_chunk(ApiCall *call, int32_t index, ApiChoice *choice,
+                                  const ApiDelta *delta) {
     Buf chunk = {0};
     api_openai_head(call, "chat.completion.chunk", &chunk);
     buf_append_format(&chunk, ",\"choices\":[{\"index\":%d,\"delta\":{", index);
-    if (!choice->started) buf_append_text(&chunk, "\"role\":\"assistant\",");
+    if (!choice->started) api_openai_text_field("role", STR_LIT("assistant"), &chunk);
     choice->started = true;
-    buf_append_text(&chunk, "\"content\":");
-    json_write_str(&chunk, buf_str(&choice->text));
-    buf_append_text(&chunk, "},\"logprobs\":");
-    if (call->params.logprobs) {
-        buf_append_text(&chunk, "{\"content\":[");
-        buf_append_str(&chunk, buf_str(&choice->logprobs));
-        buf_append_text(&chunk, "],\"refusal\":null}");
-    } else {
-        buf_append_text(&chunk, "null");
+    if (delta->content.len > 0 || delta->reasoning.len + delta->calls.len == 0)
+        api_openai_text_field("content", buf_str(&delta->content), &chunk);
+    if (delta->reasoning.len > 0)
+        api_openai_text_field("reasoning", buf_str(&delta->reasoning), &chunk);
+    if (delta->calls.len > 0) {
+        if (chunk.data[chunk.len - 1] != '{') buf_append_byte(&chunk, ',');
+        buf_append_text(&chunk, "\"tool_calls\":[");
+        buf_append_str(&chunk, buf_str(&delta->calls));
+        buf_append_byte(&chunk, ']');
     }
+    buf_append_text(&chunk, "},");
+    api_openai_chat_logprobs_field(call, choice, &chunk);
     buf_append_byte(&chunk, ',');
     api_openai_finish_reason(choice, &chunk);
     if (choice->finish != SLUICE_FINISH_NONE) api_openai_stop_reason(call, choice, &chunk);
@@ -161,25 +219,48 @@ static void api_openai_chat_chunk(ApiCall *call, int32_t index, ApiChoice *choic
 }
 
 static void api_openai_chat_event(ApiCall *call, const sluice_event *event) {
-    ApiChoice *choice = api_openai_note(call, event);
+    ApiChoice *choice = &call->choice[event->index];
+    api_answer_note(call, choice, event);
+    api_openai_note_tokens(call, choice, event);
     if (call->params.logprobs) api_openai_chat_logprobs(call, event, &choice->logprobs);
-    bool news = choice->text.len > 0 || choice->logprobs.len > 0 || !choice->started ||
-                event->finish != SLUICE_FINISH_NONE;
-    if (call->params.stream && news) api_openai_chat_chunk(call, event->index, choice);
+    if (!call->params.stream) return;
+    ApiDelta delta = {0};
+    if (api_openai_chat_news(choice, &delta) || choice->logprobs.len > 0 || !choice->started ||
+        event->finish != SLUICE_FINISH_NONE)
+        api_openai_chat_chunk(call, event->index, choice, &delta);
+    buf_free(&delta.content);
+    buf_free(&delta.reasoning);
+    buf_free(&delta.calls);
+}
+
+static void api_openai_chat_message(const ApiChoice *choice, Buf *out) {
+    Buf content = {0}, reasoning = {0};
+    int32_t n_calls = api_answer_n_calls(choice), n = 0;
+    buf_append_text(out, "{\"role\":\"assistant\"");
+    if (api_answer_text(choice, CHAT_TEXT, &content) || n_calls == 0) {
+        api_openai_text_field("content", buf_str(&content), out);
+    } else {
+        buf_append_text(out, ",\"content\":null");
+    }
+    buf_append_text(out, ",\"refusal\":null");
+    if (api_answer_text(choice, CHAT_REASONING, &reasoning))
+        api_openai_text_field("reasoning", buf_str(&reasoning), out);
+    for (int32_t i = 0; i < choice->n_items; i++) {
+        if (choice->item[i].kind != CHAT_CALL) continue;
+        buf_append_text(out, n++ == 0 ? ",\"tool_calls\":[" : ",");
+        api_openai_chat_call(&choice->item[i], -1, buf_str(&choice->item[i].text), out);
+    }
+    buf_append_text(out, n > 0 ? "]}" : "}");
+    buf_free(&content);
+    buf_free(&reasoning);
 }
 
 static void api_openai_chat_choice(const ApiCall *call, int32_t index, Buf *out) {
     const ApiChoice *choice = &call->choice[index];
-    buf_append_format(out, "{\"index\":%d,\"message\":{\"role\":\"assistant\",\"content\":", index);
-    json_write_str(out, buf_str(&choice->text));
-    buf_append_text(out, ",\"refusal\":null},\"logprobs\":");
-    if (call->params.logprobs) {
-        buf_append_text(out, "{\"content\":[");
-        buf_append_str(out, buf_str(&choice->logprobs));
-        buf_append_text(out, "],\"refusal\":null}");
-    } else {
-        buf_append_text(out, "null");
-    }
+    buf_append_format(out, "{\"index\":%d,\"message\":", index);
+    api_openai_chat_message(choice, out);
+    buf_append_byte(out, ',');
+    api_openai_chat_logprobs_field(call, choice, out);
     buf_append_byte(out, ',');
     api_openai_finish_reason(choice, out);
     api_openai_stop_reason(call, choice, out);
@@ -309,7 +390,13 @@ static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
         echoed = 0;
     }
     choice->started = true;
-    api_openai_note(call, event);
+    buf_append(&choice->text, event->text, event->text_len);
+    api_openai_note_tokens(call, choice, event);
+    if (event->finish != SLUICE_FINISH_NONE) {
+        choice->finish = event->finish;
+        choice->stop_index = event->stop_index;
+        choice->stop_id = event->stop_id;
+    }
     if (call->params.logprobs) api_openai_chat_logprobs(call, event, &choice->logprobs);
     if (!call->params.stream) return;
     if (choice->text.len == 0 && choice->logprobs.len == 0 && event->finish == SLUICE_FINISH_NONE)

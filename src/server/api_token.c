@@ -14,7 +14,7 @@ static Status api_token_encode(Server *server, const json_t *body, int32_t **ids
         bool add_special = true;
         TRY(api_params_bool(body, "add_special_tokens", &add_special, fault));
         Str text = {json_string_value(prompt), json_string_length(prompt)};
-        return api_encode(server, text, add_special, ids, n, &fault->err);
+        return api_encode(server, text, add_special, false, ids, n, &fault->err);
     }
     if (!json_is_array(json_object_get(body, "messages")))
         return api_params_fault(fault, "prompt", "wanted 'prompt' as text or 'messages'");

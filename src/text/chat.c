@@ -156,8 +156,8 @@ void chat_close(Chat *chat) {
     mem_free(chat);
 }
 
-Str chat_source(const Chat *chat) {
-    return buf_str(&chat->main_source);
+Str chat_source(const Chat *chat, bool with_tools) {
+    return buf_str(with_tools && chat->tool_use != NULL ? &chat->tool_source : &chat->main_source);
 }
 
 /* What the template gets besides the request: the tokens, and defaults for what the request does

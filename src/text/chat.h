@@ -10,7 +10,8 @@ typedef struct Chat Chat;
  * a list of named ones), then GGUF's tokenizer.chat_template. ERR_NOT_FOUND when there is none. */
 MUST_USE Status chat_open(Chat **out, const ModelFile *file, const Tokenizer *tokenizer, Err *err);
 void chat_close(Chat *chat);
-Str chat_source(const Chat *chat);
+/* The source, NUL-terminated. with_tools: of the template that renders requests with tools. */
+Str chat_source(const Chat *chat, bool with_tools);
 
 /* Renders. request: an object with "messages" and any of tools, add_generation_prompt (default
  * true) and other variables; bos_token, eos_token and the like are filled in where absent. */
