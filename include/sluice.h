@@ -151,6 +151,7 @@ typedef struct sluice_engine_options {
                            their pace is kept; 0: 0.4; negative: without bound */
     bool populate;      /* take all memory from the system now: a server starts a little later and
                            cannot be out of memory afterwards */
+    int32_t max_kv_events; /* events of the prefix cache that are kept for readers; 0: none */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }
@@ -330,11 +331,68 @@ typedef struct sluice_stats {
     int64_t host_kv_bytes_used;
     /* Steps of at most 1, 8, 16, 32, ... 16384 tokens, the larger ones last; all their tokens. */
     int64_t n_steps_by_tokens[SLUICE_STEP_SIZES], n_step_tokens;
+    int64_t n_kv_events, n_kv_events_lost; /* lost: overwritten before anybody read them */
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);
 /* Checks every invariant of the block pool, tables and prefix tree at the next step boundary. */
 SLUICE_API sluice_status sluice_engine_audit(sluice_engine *engine, sluice_error *err);
+
+/* ---- the KV cache, from outside ---------------------------------------------------------- */
+
+typedef enum sluice_block_state {
+    SLUICE_BLOCK_FREE,
+    SLUICE_BLOCK_CACHED, /* no request holds it; the prefix cache does */
+    SLUICE_BLOCK_USED,   /* one sequence holds it */
+    SLUICE_BLOCK_SHARED  /* several sequences hold it */
+} sluice_block_state;
+
+/* This struct never grows. */
+typedef struct sluice_kv_block {
+    uint64_t request; /* one that holds it; 0: none */
+    int32_t group;    /* 0; 1 too where full and windowed layers have blocks of their own */
+    sluice_block_state state;
+} sluice_kv_block;
+
+/* What every KV block stood for between two steps, into blocks[0..capacity), group after group; *n
+ * is set to how many there are, which may be more. The engine is not stopped: the caller waits for
+ * the end of the step, up to timeout_us (-1: without end), then SLUICE_ERR_LIMIT. */
+SLUICE_API sluice_status sluice_engine_get_blocks(sluice_engine *engine, int64_t timeout_us,
+                                                  sluice_kv_block *blocks, size_t capacity,
+                                                  size_t *n, sluice_error *err);
+
+/* Forgets every cached block that no running request holds, between two steps. */
+SLUICE_API sluice_status sluice_engine_clear_cache(sluice_engine *engine, sluice_error *err);
+
+enum { SLUICE_BLOCK_TOKENS_MAX = 256 };
+
+typedef enum sluice_kv_event_kind {
+    SLUICE_KV_STORED,  /* a block of tokens can be hit from now on */
+    SLUICE_KV_REMOVED, /* it cannot any more */
+    SLUICE_KV_CLEARED  /* nothing is cached any more */
+} sluice_kv_event_kind;
+
+typedef enum sluice_kv_medium { SLUICE_KV_DEVICE, SLUICE_KV_HOST } sluice_kv_medium;
+
+/* A change of the prefix cache. Who applies all of them in order has the cache's map: the set of
+ * (block_hash, group, medium) that are stored. */
+typedef struct sluice_kv_event {
+    size_t size;
+    uint64_t number; /* counts from 0, without a gap */
+    sluice_kv_event_kind kind;
+    sluice_kv_medium medium; /* of a block that was stored or removed */
+    int32_t group;           /* see sluice_kv_block */
+    uint64_t block_hash;     /* of tenant, salt and all tokens up to the block's end; never 0 */
+    uint64_t parent_hash;    /* of the block before it; 0: it is the first */
+    int32_t block_tokens;
+    int32_t tokens[SLUICE_BLOCK_TOKENS_MAX]; /* of a stored block, block_tokens of them */
+} sluice_kv_event;
+
+/* Copies event number `from`, or the oldest after it that is still kept, waiting up to timeout_us
+ * (-1: without end) for it; false when there is none. Set event->size. The last max_kv_events are
+ * kept: any number of readers may read them, and read them again. */
+SLUICE_API bool sluice_engine_read_kv_event(sluice_engine *engine, uint64_t from,
+                                            int64_t timeout_us, sluice_kv_event *event);
 
 #ifdef __cplusplus
 }

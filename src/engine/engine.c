@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "engine/engine_priv.h"
@@ -22,10 +24,20 @@ static SchedConfig engine_sched_config(const EngineConfig *config) {
                          .chunk_slack = config->chunk_slack};
 }
 
+static MailboxSizes engine_mailbox_sizes(const EngineConfig *config) {
+    MailboxSizes sizes = {.n_slots = engine_requests_max(&config->limits),
+                          .n_waiting_max = config->limits.max_queue};
+    for (int32_t g = 0; g < config->limits.kv.n_groups; g++) {
+        sizes.n_blocks += config->limits.kv.n_blocks[g];
+    }
+    return sizes;
+}
+
 int64_t engine_bytes(const EngineConfig *config) {
     const SchedConfig sched = engine_sched_config(config);
+    const MailboxSizes mail = engine_mailbox_sizes(config);
     return (int64_t)sizeof(Engine) + kv_cache_bytes(&config->limits.kv) + sched_bytes(&sched) +
-           step_plan_bytes(&config->limits) + mailbox_bytes(sched.n_requests_max) +
+           step_plan_bytes(&config->limits) + mailbox_bytes(&mail) +
            sched.n_requests_max * (int64_t)sizeof(Request *) +
            config->limits.max_seqs * (int64_t)sizeof(KvSeq *);
 }
@@ -46,8 +58,9 @@ static int32_t engine_piece_bytes(const Tokenizer *tokenizer) {
 static Status engine_init(Engine *e, Err *err) {
     const EngineLimits *limits = &e->config.limits;
     const SchedConfig sched = engine_sched_config(&e->config);
+    const MailboxSizes mail = engine_mailbox_sizes(&e->config);
     CHECK(limits->max_logits >= 1 && limits->max_logits <= limits->max_step_tokens);
-    TRY(mailbox_init(&e->mail, e->n_requests_max, limits->max_queue, err));
+    TRY(mailbox_init(&e->mail, &mail, err));
     TRY(kv_cache_init(&e->cache, &limits->kv, err));
     TRY(sched_init(&e->sched, &sched, &e->cache, err));
     TRY(step_plan_init(&e->plan, &e->result, limits, err));
@@ -130,11 +143,51 @@ static void engine_expire(Engine *e) {
     }
 }
 
-static void engine_run_audit(Engine *e, int64_t n_audits) {
-    Err err = {0};
+static Status engine_audit_now(Engine *e, Err *err) {
     const int32_t n = sched_kv_seqs(&e->sched, e->kv_seqs);
-    const Status status = kv_cache_audit(&e->cache, e->kv_seqs, n, &err);
-    mailbox_audited(&e->mail, n_audits, status, &err);
+    return kv_cache_audit(&e->cache, e->kv_seqs, n, err);
+}
+
+/* The blocks as they stand now, all groups one after the other, into the mailbox's list. */
+static void engine_fill_blocks(Engine *e) {
+    sluice_kv_block *first = e->mail.blocks;
+    for (int32_t g = 0; g < e->config.limits.kv.n_groups; g++) {
+        const KvPool *pool = &e->cache.pool[g];
+        for (int32_t b = 0; b < pool->n_blocks; b++) {
+            const sluice_block_state unheld =
+                pool->node[b] >= 0 ? SLUICE_BLOCK_CACHED : SLUICE_BLOCK_FREE;
+            first[b] = (sluice_kv_block){.group = g, .state = unheld};
+        }
+        for (int32_t i = 0; i < e->sched.n_running; i++) {
+            const Seq *seq = e->sched.running[i];
+            const KvTable *table = &seq->kv->table[g];
+            for (int32_t k = table->n_dropped; k < table->n_blocks; k++) {
+                sluice_kv_block *block = &first[table->block[k]];
+                const bool shared = pool->ref[table->block[k]] > 1;
+                block->state = shared ? SLUICE_BLOCK_SHARED : SLUICE_BLOCK_USED;
+                if (block->request == 0) block->request = seq->request->id;
+            }
+        }
+        first += pool->n_blocks;
+    }
+}
+
+/* What callers asked for between two steps. */
+static void engine_answer(Engine *e, const MailboxTaken *taken) {
+    Mailbox *m = &e->mail;
+    /* Only this thread writes n_answered. */
+    if (taken->n_asked[MAILBOX_CLEAR] > m->n_answered[MAILBOX_CLEAR]) kv_cache_clear(&e->cache);
+    Err err = {0};
+    const bool audits = taken->n_asked[MAILBOX_AUDIT] > m->n_answered[MAILBOX_AUDIT];
+    const Status status = audits ? engine_audit_now(e, &err) : OK;
+    mailbox_lock(m);
+    if (audits) {
+        m->audit_status = status;
+        m->audit_err = err;
+    }
+    if (taken->n_asked[MAILBOX_BLOCKS] > m->n_answered[MAILBOX_BLOCKS]) engine_fill_blocks(e);
+    for (MailboxAsk ask = 0; ask < MAILBOX_ASKS; ask++) mailbox_answer(m, ask, taken->n_asked[ask]);
+    mailbox_unlock(m);
 }
 
 /* Submissions, cancellations, deadlines. */
@@ -149,7 +202,9 @@ static void engine_take_inbox(Engine *e) {
         engine_commit_end(e, r, SLUICE_FINISH_CANCELLED, OK, NULL);
     }
     engine_expire(e);
-    if (taken.n_audits > e->mail.n_audits_done) engine_run_audit(e, taken.n_audits);
+    if (memcmp(taken.n_asked, e->mail.n_answered, sizeof taken.n_asked) != 0) {
+        engine_answer(e, &taken);
+    }
     e->stopping = taken.stop;
 }
 
@@ -170,6 +225,7 @@ static void engine_publish(Engine *e, int64_t now_us) {
     stats->prefix_query_tokens = s->counts.prefix_query_tokens;
     stats->prefix_hit_tokens = s->counts.prefix_hit_tokens;
     stats->n_evicted_blocks = e->cache.n_evicted;
+    kv_event_count(&e->cache.events, &stats->n_kv_events, &stats->n_kv_events_lost);
     const int64_t n_left = s->counts.n_started - e->n_started_published + e->n_ended_unstarted;
     e->n_started_published = s->counts.n_started;
     e->n_ended_unstarted = 0;
@@ -273,7 +329,38 @@ void engine_get_stats(const Engine *e, sluice_stats *stats) {
 }
 
 Status engine_audit(Engine *e, Err *err) {
-    if (e->has_thread) return mailbox_audit(&e->mail, err);
-    const int32_t n = sched_kv_seqs(&e->sched, e->kv_seqs);
-    return kv_cache_audit(&e->cache, e->kv_seqs, n, err);
+    if (!e->has_thread) return engine_audit_now(e, err);
+    TRY(mailbox_ask(&e->mail, MAILBOX_AUDIT, -1, err));
+    return mailbox_get_audit(&e->mail, err);
+}
+
+Status engine_clear_cache(Engine *e, Err *err) {
+    if (e->has_thread) return mailbox_ask(&e->mail, MAILBOX_CLEAR, -1, err);
+    kv_cache_clear(&e->cache);
+    return OK;
+}
+
+Status engine_get_blocks(Engine *e, int64_t timeout_us, sluice_kv_block *blocks, int32_t capacity,
+                         int32_t *n, Err *err) {
+    if (e->has_thread) {
+        TRY(mailbox_ask(&e->mail, MAILBOX_BLOCKS, timeout_us, err));
+    } else {
+        engine_fill_blocks(e);
+    }
+    *n = mailbox_get_blocks(&e->mail, blocks, capacity);
+    return OK;
+}
+
+bool engine_read_kv_event(Engine *e, uint64_t from, int64_t timeout_us, sluice_kv_event *event) {
+    KvEvent found;
+    const bool some = kv_event_read(&e->cache.events, from, timeout_us, &found, event->tokens);
+    if (!some) return false;
+    event->number = found.number;
+    event->kind = (sluice_kv_event_kind)found.kind;
+    event->medium = (sluice_kv_medium)found.medium;
+    event->group = found.group;
+    event->block_hash = found.hash;
+    event->parent_hash = found.parent_hash;
+    event->block_tokens = e->config.limits.kv.block_tokens;
+    return true;
 }

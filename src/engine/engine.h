@@ -45,3 +45,10 @@ int engine_event_fd(const Engine *engine);
 void engine_get_stats(const Engine *engine, sluice_stats *stats);
 /* At the next step boundary; with no thread running: now. */
 MUST_USE Status engine_audit(Engine *engine, Err *err);
+MUST_USE Status engine_clear_cache(Engine *engine, Err *err);
+/* As sluice_engine_get_blocks. */
+MUST_USE Status engine_get_blocks(Engine *engine, int64_t timeout_us, sluice_kv_block *blocks,
+                                  int32_t capacity, int32_t *n, Err *err);
+/* As kv_event_read, in sluice.h's terms. */
+bool engine_read_kv_event(Engine *engine, uint64_t from, int64_t timeout_us,
+                          sluice_kv_event *event);

@@ -16,7 +16,8 @@ enum {
     ENGINE_STOP_IDS_MAX = 256,
     ENGINE_TEXT_PENDING_MAX = 1 << 20,  /* bytes of text waiting to be fetched, per sequence */
     ENGINE_REQUEST_BYTES_MAX = 1 << 28, /* of one request's tokens and logprobs */
-    ENGINE_TENANT_BYTES_MAX = 1024
+    ENGINE_TENANT_BYTES_MAX = 1024,
+    ENGINE_KV_EVENTS_MAX = 1 << 20
 };
 
 _Static_assert((int)KV_GROUPS_MAX == (int)MODEL_KV_GROUPS_MAX, "one KV pool per KV group");

@@ -1,6 +1,7 @@
 #include "engine/mailbox.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -8,8 +9,9 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-int64_t mailbox_bytes(int32_t n_slots) {
-    return n_slots * (int64_t)(sizeof(Request *) + sizeof(int32_t));
+int64_t mailbox_bytes(const MailboxSizes *sizes) {
+    return sizes->n_slots * (int64_t)(sizeof(Request *) + sizeof(int32_t)) +
+           sizes->n_blocks * (int64_t)sizeof(sluice_kv_block);
 }
 
 static void mailbox_init_cond(pthread_cond_t *cond) {
@@ -20,15 +22,22 @@ static void mailbox_init_cond(pthread_cond_t *cond) {
     pthread_condattr_destroy(&attr);
 }
 
-Status mailbox_init(Mailbox *m, int32_t n_slots, int32_t n_waiting_max, Err *err) {
-    *m = (Mailbox){.n_slots = n_slots, .n_free_slots = n_slots, .n_waiting_max = n_waiting_max};
+Status mailbox_init(Mailbox *m, const MailboxSizes *sizes, Err *err) {
+    const int32_t n_slots = sizes->n_slots;
+    *m = (Mailbox){.n_slots = n_slots,
+                   .n_free_slots = n_slots,
+                   .n_waiting_max = sizes->n_waiting_max,
+                   .n_blocks = sizes->n_blocks};
     m->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (m->event_fd < 0) FAIL(err, ERR_IO, "no eventfd: the process has too many files open?");
     m->slot = mem_try_alloc((size_t)n_slots, sizeof *m->slot);
     m->free_slot = mem_try_alloc((size_t)n_slots, sizeof *m->free_slot);
-    if (m->slot == NULL || m->free_slot == NULL) {
+    m->blocks = mem_try_alloc((size_t)sizes->n_blocks, sizeof *m->blocks);
+    if (m->slot == NULL || m->free_slot == NULL || m->blocks == NULL) {
         mem_free(m->slot);
         mem_free(m->free_slot);
+        mem_free(m->blocks);
+        m->slot = NULL; /* mailbox_free has nothing to do */
         close(m->event_fd);
         FAIL(err, ERR_NOMEM, "no memory for a table of %d requests", n_slots);
     }
@@ -51,6 +60,7 @@ void mailbox_free(Mailbox *m) {
     close(m->event_fd);
     mem_free(m->slot);
     mem_free(m->free_slot);
+    mem_free(m->blocks);
     pthread_cond_destroy(&m->wake);
     pthread_cond_destroy(&m->news);
     pthread_mutex_destroy(&m->lock);
@@ -189,18 +199,36 @@ bool mailbox_poll(Mailbox *m, int64_t timeout_us, sluice_event *event) {
     return some;
 }
 
-Status mailbox_audit(Mailbox *m, Err *err) {
+Status mailbox_ask(Mailbox *m, MailboxAsk ask, int64_t timeout_us, Err *err) {
+    const int64_t until = timeout_us < 0 ? INT64_MAX : clock_us() + timeout_us;
     mailbox_lock(m);
-    const int64_t want = ++m->n_audits_asked;
+    const int64_t want = ++m->n_asked[ask];
     CHECK(pthread_cond_signal(&m->wake) == 0);
-    while (m->n_audits_done < want && !m->stop) (void)mailbox_wait_until(m, &m->news, INT64_MAX);
-    const bool done = m->n_audits_done >= want;
+    while (m->n_answered[ask] < want && !m->stop) {
+        if (!mailbox_wait_until(m, &m->news, until)) break;
+    }
+    const bool done = m->n_answered[ask] >= want, stop = m->stop;
+    mailbox_unlock(m);
+    if (done) return OK;
+    if (stop) FAIL(err, ERR_CANCELLED, "the engine is closing");
+    FAIL(err, ERR_LIMIT, "the engine's step takes longer than %lld us", (long long)timeout_us);
+}
+
+Status mailbox_get_audit(Mailbox *m, Err *err) {
+    mailbox_lock(m);
     const Status status = m->audit_status;
     const Err found = m->audit_err;
     mailbox_unlock(m);
-    if (!done) FAIL(err, ERR_CANCELLED, "the engine is closing");
     if (status != OK) FAIL(err, status, "%s", found.text);
     return OK;
+}
+
+int32_t mailbox_get_blocks(Mailbox *m, sluice_kv_block *blocks, int32_t capacity) {
+    mailbox_lock(m);
+    const int32_t n = MIN(capacity, m->n_blocks);
+    if (n > 0) memcpy(blocks, m->blocks, (size_t)n * sizeof *blocks);
+    mailbox_unlock(m);
+    return m->n_blocks;
 }
 
 void mailbox_get_stats(Mailbox *m, sluice_stats *stats) {
@@ -221,10 +249,8 @@ void mailbox_stop(Mailbox *m) {
 
 MailboxTaken mailbox_take(Mailbox *m) {
     mailbox_lock(m);
-    const MailboxTaken taken = {.submitted = m->submitted,
-                                .cancelled = m->cancelled,
-                                .n_audits = m->n_audits_asked,
-                                .stop = m->stop};
+    MailboxTaken taken = {.submitted = m->submitted, .cancelled = m->cancelled, .stop = m->stop};
+    memcpy(taken.n_asked, m->n_asked, sizeof taken.n_asked);
     m->submitted = m->submitted_last = m->cancelled = NULL;
     for (Request *r = taken.cancelled; r != NULL; r = r->next_cancel) r->cancel_listed = false;
     mailbox_unlock(m);
@@ -234,7 +260,7 @@ MailboxTaken mailbox_take(Mailbox *m) {
 void mailbox_wait(Mailbox *m, int64_t until_us) {
     mailbox_lock(m);
     while (m->submitted == NULL && m->cancelled == NULL && !m->stop &&
-           m->n_audits_asked == m->n_audits_done) {
+           memcmp(m->n_asked, m->n_answered, sizeof m->n_asked) == 0) {
         if (!mailbox_wait_until(m, &m->wake, until_us)) break;
     }
     mailbox_unlock(m);
@@ -280,11 +306,7 @@ void mailbox_publish(Mailbox *m, const sluice_stats *stats, int32_t n_left_queue
     mailbox_unlock(m);
 }
 
-void mailbox_audited(Mailbox *m, int64_t n_audits, Status status, const Err *err) {
-    mailbox_lock(m);
-    m->n_audits_done = n_audits;
-    m->audit_status = status;
-    m->audit_err = *err;
+void mailbox_answer(Mailbox *m, MailboxAsk ask, int64_t n) {
+    m->n_answered[ask] = n;
     CHECK(pthread_cond_broadcast(&m->news) == 0);
-    mailbox_unlock(m);
 }

@@ -9,10 +9,18 @@
 
 #include "engine/request.h"
 
+/* What a caller may ask the engine's thread to do between two steps. */
+typedef enum MailboxAsk {
+    MAILBOX_AUDIT,
+    MAILBOX_BLOCKS, /* fill blocks */
+    MAILBOX_CLEAR,  /* drop what is cached and idle */
+    MAILBOX_ASKS
+} MailboxAsk;
+
 typedef struct Mailbox {
     pthread_mutex_t lock;
     pthread_cond_t wake; /* the engine's thread: there is something to do */
-    pthread_cond_t news; /* the polling thread, and who waits for an audit */
+    pthread_cond_t news; /* the polling thread, and who waits for an answer */
     int event_fd;        /* readable while news waits */
     int32_t n_slots, n_free_slots;
     Request **slot;     /* [n_slots] the request of id is at (id - 1) % n_slots */
@@ -25,14 +33,20 @@ typedef struct Mailbox {
     Request *polled; /* its last event is with the caller until the next poll */
     Buf poll_text;
     bool stop;
-    int64_t n_audits_asked, n_audits_done;
+    int64_t n_asked[MAILBOX_ASKS], n_answered[MAILBOX_ASKS];
     Status audit_status;
     Err audit_err;
+    sluice_kv_block *blocks; /* [n_blocks] as they stood when they were last asked for */
+    int32_t n_blocks;
     sluice_stats stats;
 } Mailbox;
 
-int64_t mailbox_bytes(int32_t n_slots);
-MUST_USE Status mailbox_init(Mailbox *mailbox, int32_t n_slots, int32_t n_waiting_max, Err *err);
+typedef struct MailboxSizes {
+    int32_t n_slots, n_waiting_max, n_blocks;
+} MailboxSizes;
+
+int64_t mailbox_bytes(const MailboxSizes *sizes);
+MUST_USE Status mailbox_init(Mailbox *mailbox, const MailboxSizes *sizes, Err *err);
 /* Frees every request that is still there. No other thread may use it any more. */
 void mailbox_free(Mailbox *mailbox);
 
@@ -43,16 +57,22 @@ MUST_USE Status mailbox_submit(Mailbox *mailbox, Request *request, uint64_t *id,
 void mailbox_cancel(Mailbox *mailbox, uint64_t id);
 /* As sluice_poll. */
 bool mailbox_poll(Mailbox *mailbox, int64_t timeout_us, sluice_event *event);
-MUST_USE Status mailbox_audit(Mailbox *mailbox, Err *err);
+/* Asks and waits for the answer, timeout_us at most (-1: without end). ERR_LIMIT: the engine's
+ * thread did not come to it in time; ERR_CANCELLED: it is closing. */
+MUST_USE Status mailbox_ask(Mailbox *mailbox, MailboxAsk ask, int64_t timeout_us, Err *err);
+/* What the last audit found. */
+MUST_USE Status mailbox_get_audit(Mailbox *mailbox, Err *err);
+/* The blocks as last filled, into blocks[0..capacity); returns how many there are. */
+int32_t mailbox_get_blocks(Mailbox *mailbox, sluice_kv_block *blocks, int32_t capacity);
 void mailbox_get_stats(Mailbox *mailbox, sluice_stats *stats);
 void mailbox_stop(Mailbox *mailbox);
 
 /* ---- the engine's thread ---- */
 
 typedef struct MailboxTaken {
-    Request *submitted; /* linked by next, oldest first */
-    Request *cancelled; /* linked by next_cancel */
-    int64_t n_audits;   /* audits asked for so far */
+    Request *submitted;            /* linked by next, oldest first */
+    Request *cancelled;            /* linked by next_cancel */
+    int64_t n_asked[MAILBOX_ASKS]; /* so far */
     bool stop;
 } MailboxTaken;
 MailboxTaken mailbox_take(Mailbox *mailbox);
@@ -69,4 +89,5 @@ void mailbox_finish(Mailbox *mailbox, Request *request);
 void mailbox_retire(Mailbox *mailbox, Request *request);
 /* Publishes the step's figures; n_left_queue requests do not wait any more. */
 void mailbox_publish(Mailbox *mailbox, const sluice_stats *stats, int32_t n_left_queue);
-void mailbox_audited(Mailbox *mailbox, int64_t n_audits, Status status, const Err *err);
+/* What was asked for the n-th time is done. Under the lock. */
+void mailbox_answer(Mailbox *mailbox, MailboxAsk ask, int64_t n);

@@ -219,3 +219,32 @@ sluice_status sluice_engine_audit(sluice_engine *e, sluice_error *err) {
     const Status status = engine_audit(e->engine, &failure);
     return sluice_model_error(status, &failure, err);
 }
+
+sluice_status sluice_engine_get_blocks(sluice_engine *e, int64_t timeout_us,
+                                       sluice_kv_block *blocks, size_t capacity, size_t *n,
+                                       sluice_error *err) {
+    Err failure = {0};
+    int32_t n_blocks = 0;
+    const int32_t room = (int32_t)MIN(capacity, (size_t)INT32_MAX);
+    const Status status =
+        engine_get_blocks(e->engine, timeout_us, blocks, room, &n_blocks, &failure);
+    if (status == OK) *n = (size_t)n_blocks;
+    return sluice_model_error(status, &failure, err);
+}
+
+sluice_status sluice_engine_clear_cache(sluice_engine *e, sluice_error *err) {
+    Err failure = {0};
+    const Status status = engine_clear_cache(e->engine, &failure);
+    return sluice_model_error(status, &failure, err);
+}
+
+bool sluice_engine_read_kv_event(sluice_engine *e, uint64_t from, int64_t timeout_us,
+                                 sluice_kv_event *event) {
+    _Static_assert((int)SLUICE_BLOCK_TOKENS_MAX == (int)KV_BLOCK_TOKENS_MAX, "the same bound");
+    sluice_kv_event all;
+    const size_t size = event->size;
+    if (!engine_read_kv_event(e->engine, from, timeout_us, &all)) return false;
+    memcpy(event, &all, MIN(size, sizeof all));
+    event->size = size;
+    return true;
+}

@@ -111,6 +111,8 @@ static Status sluice_plan_kv(EngineLimits *limits, const ModelConfig *model, DTy
         FAIL(err, ERR_ARG, "block_tokens is %d, expected a power of two", kv->block_tokens);
     }
     TRY(sluice_plan_range("kv_bytes", o->kv_bytes, 0, INT64_MAX / 4, err));
+    TRY(sluice_plan_range("max_kv_events", o->max_kv_events, 0, ENGINE_KV_EVENTS_MAX, err));
+    kv->n_events = o->max_kv_events;
     kv->prefix = !o->no_prefix_cache;
     kv->n_groups = kv_store_groups(model);
     for (int32_t g = 0; g < kv->n_groups; g++) kv->window[g] = kv_store_group_window(model, g);

@@ -17,7 +17,8 @@ static int32_t kv_cache_nodes(const KvCacheConfig *config) {
 }
 
 int64_t kv_cache_bytes(const KvCacheConfig *config) {
-    int64_t bytes = kv_radix_bytes(kv_cache_nodes(config), config->block_tokens);
+    int64_t bytes = kv_radix_bytes(kv_cache_nodes(config), config->block_tokens) +
+                    kv_event_bytes(config->n_events, config->block_tokens);
     int32_t most = 0;
     for (int32_t g = 0; g < config->n_groups; g++) {
         bytes += kv_pool_bytes(config->n_blocks[g]);
@@ -29,28 +30,28 @@ int64_t kv_cache_bytes(const KvCacheConfig *config) {
 Status kv_cache_init(KvCache *cache, const KvCacheConfig *config, Err *err) {
     CHECK(config->n_groups >= 1 && config->n_groups <= KV_GROUPS_MAX);
     CHECK(config->block_tokens >= 1 && config->block_tokens <= KV_BLOCK_TOKENS_MAX);
-    KvCache made = {.config = *config};
-    Status status = kv_radix_init(&made.radix, kv_cache_nodes(config), config->block_tokens, err);
+    *cache = (KvCache){.config = *config};
+    Status status = kv_radix_init(&cache->radix, kv_cache_nodes(config), config->block_tokens, err);
+    if (status == OK) {
+        status = kv_event_init(&cache->events, config->n_events, config->block_tokens, err);
+    }
     int32_t most = 0;
     for (int32_t g = 0; g < config->n_groups && status == OK; g++) {
-        status = kv_pool_init(&made.pool[g], config->n_blocks[g], err);
+        status = kv_pool_init(&cache->pool[g], config->n_blocks[g], err);
         most = MAX(most, config->n_blocks[g]);
     }
-    made.audit_ref = mem_try_alloc((size_t)most, sizeof(int32_t));
-    if (status == OK && made.audit_ref == NULL) {
+    cache->audit_ref = mem_try_alloc((size_t)most, sizeof(int32_t));
+    if (status == OK && cache->audit_ref == NULL) {
         status = err_set(err, ERR_NOMEM, "no memory for the table of %d KV blocks", most);
     }
-    if (status != OK) {
-        kv_cache_free(&made);
-        return status;
-    }
-    *cache = made;
-    return OK;
+    if (status != OK) kv_cache_free(cache);
+    return status;
 }
 
 void kv_cache_free(KvCache *cache) {
     for (int32_t g = 0; g < KV_GROUPS_MAX; g++) kv_pool_free(&cache->pool[g]);
     kv_radix_free(&cache->radix);
+    kv_event_free(&cache->events);
     mem_free(cache->audit_ref);
     *cache = (KvCache){0};
 }
@@ -174,6 +175,18 @@ int32_t kv_cache_need(const KvCache *cache, const KvSeq *seq, int32_t group, int
     return kv_table_need(&seq->table[group], &cache->pool[group], cache->config.block_tokens, n);
 }
 
+/* Tells of the group's block of a node. */
+static void kv_cache_tell(KvCache *cache, KvEventKind kind, int32_t group, int32_t node) {
+    const KvNode *at = &cache->radix.node[node];
+    const KvEvent event = {
+        .kind = kind,
+        .group = group,
+        .hash = at->prefix,
+        .parent_hash = at->parent >= 0 ? cache->radix.node[at->parent].prefix : 0};
+    kv_event_push(&cache->events, &event,
+                  kind == KV_EVENT_STORED ? kv_radix_tokens(&cache->radix, node) : NULL);
+}
+
 /* Removes nodes that hold no block and lead nowhere, from here up. */
 static void kv_cache_prune(KvCache *cache, int32_t node, bool evicted) {
     while (node >= 0) {
@@ -193,6 +206,7 @@ static void kv_cache_uncache(KvCache *cache, int32_t group, int32_t node) {
     if (*block < 0) return;
     kv_pool_set_node(&cache->pool[group], *block, -1);
     *block = -1;
+    kv_cache_tell(cache, KV_EVENT_REMOVED, group, node);
 }
 
 /* The group's least recently used idle block leaves the tree and becomes free. */
@@ -248,6 +262,7 @@ static void kv_cache_share(KvCache *cache, int32_t group, int32_t node, int32_t 
         if (pool->node[*held] < 0) {
             kv_pool_set_node(pool, *held, node);
             *block = *held;
+            kv_cache_tell(cache, KV_EVENT_STORED, group, node);
         }
         return;
     }
@@ -344,6 +359,9 @@ void kv_cache_clear(KvCache *cache) {
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         while (kv_pool_oldest(&cache->pool[g]) >= 0) kv_cache_evict(cache, g);
     }
+    if (cache->radix.n_nodes > 0) return; /* sequences that run hold the rest */
+    const KvEvent cleared = {.kind = KV_EVENT_CLEARED};
+    kv_event_push(&cache->events, &cleared, NULL);
 }
 
 int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs) {

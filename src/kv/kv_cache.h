@@ -8,6 +8,7 @@
  * time; the node stays for the other group. One thread; all memory is allocated by init. */
 #pragma once
 
+#include "kv/kv_event.h"
 #include "kv/kv_radix.h"
 #include "kv/kv_table.h"
 
@@ -16,12 +17,14 @@ typedef struct KvCacheConfig {
     int32_t n_blocks[KV_GROUPS_MAX];
     int32_t window[KV_GROUPS_MAX]; /* 0: none */
     bool prefix;                   /* keep a prefix tree */
+    int32_t n_events;              /* of the tree that are kept for readers; 0: none */
 } KvCacheConfig;
 
 typedef struct KvCache {
     KvCacheConfig config;
     KvPool pool[KV_GROUPS_MAX];
     KvRadix radix;
+    KvEventRing events;
     int32_t *audit_ref; /* scratch of the audit */
     int64_t n_evicted;  /* blocks that left the tree for want of room */
 } KvCache;

@@ -62,7 +62,7 @@ static size_t kv_radix_block_bytes(const KvRadix *radix) {
     return (size_t)radix->block_tokens * sizeof(int32_t);
 }
 
-static const int32_t *kv_radix_tokens(const KvRadix *radix, int32_t node) {
+const int32_t *kv_radix_tokens(const KvRadix *radix, int32_t node) {
     return radix->token + (size_t)node * (size_t)radix->block_tokens;
 }
 
@@ -71,7 +71,7 @@ static uint64_t kv_radix_hash(const KvRadix *radix, KvSalt salt, int32_t parent,
     const uint64_t above =
         parent >= 0 ? radix->node[parent].prefix : hash_mix(salt.word[0]) ^ salt.word[1];
     /* Never 0, which means "nothing" in the table of what was evicted. */
-    return (hash_bytes(token, kv_radix_block_bytes(radix), above) & radix->hash_mask) | 1;
+    return hash_bytes(token, kv_radix_block_bytes(radix), above) | 1;
 }
 
 static bool kv_radix_salt_equal(KvSalt a, KvSalt b) {
@@ -79,7 +79,11 @@ static bool kv_radix_salt_equal(KvSalt a, KvSalt b) {
 }
 
 static uint32_t kv_radix_bucket(const KvRadix *radix, uint64_t hash) {
-    return (uint32_t)(hash >> 1) & (radix->n_buckets - 1);
+    return (uint32_t)((hash & radix->hash_mask) >> 1) & (radix->n_buckets - 1);
+}
+
+static bool kv_radix_hash_equal(const KvRadix *radix, uint64_t a, uint64_t b) {
+    return ((a ^ b) & radix->hash_mask) == 0;
 }
 
 int32_t kv_radix_find(const KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token) {
@@ -87,7 +91,7 @@ int32_t kv_radix_find(const KvRadix *radix, KvSalt salt, int32_t parent, const i
     int32_t i = radix->bucket[kv_radix_bucket(radix, hash)];
     for (; i >= 0; i = radix->node[i].next_hash) {
         const KvNode *node = &radix->node[i];
-        if (node->prefix == hash && node->parent == parent &&
+        if (kv_radix_hash_equal(radix, node->prefix, hash) && node->parent == parent &&
             kv_radix_salt_equal(node->salt, salt) &&
             memcmp(kv_radix_tokens(radix, i), token, kv_radix_block_bytes(radix)) == 0) {
             return i;
@@ -189,7 +193,8 @@ KvMiss kv_radix_explain(const KvRadix *radix, KvSalt salt, int32_t parent, const
                         int32_t *n_equal) {
     *n_equal = 0;
     const uint64_t hash = kv_radix_hash(radix, salt, parent, token);
-    if (radix->evicted[kv_radix_bucket(radix, hash)] == hash) return KV_MISS_EVICTED;
+    const uint64_t evicted = radix->evicted[kv_radix_bucket(radix, hash)];
+    if (evicted != 0 && kv_radix_hash_equal(radix, evicted, hash)) return KV_MISS_EVICTED;
     if (parent < 0 && kv_radix_has_other_salt(radix, salt, token)) return KV_MISS_SALT;
     *n_equal = kv_radix_common(radix, salt, parent, token);
     if (*n_equal > 0) return KV_MISS_DIFFERENT;

@@ -38,7 +38,7 @@ typedef struct KvRadix {
     int32_t *bucket;    /* [n_buckets] first node, -1 */
     uint64_t *evicted;  /* [n_buckets] prefix hashes that left lately; direct-mapped */
     int32_t *root_node; /* [n_buckets] a node by the saltless hash of its first block, -1 */
-    uint64_t hash_mask; /* all ones; a test narrows it to force collisions */
+    uint64_t hash_mask; /* bits compared: all ones; a test narrows it to force collisions */
 } KvRadix;
 
 int64_t kv_radix_bytes(int32_t n_nodes_max, int32_t block_tokens);
@@ -50,6 +50,8 @@ void kv_radix_free(KvRadix *radix);
 int32_t kv_radix_find(const KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token);
 /* Adds that child, which must not exist, with no blocks. -1 when there is no node left. */
 int32_t kv_radix_insert(KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token);
+/* The block_tokens tokens of a node. */
+const int32_t *kv_radix_tokens(const KvRadix *radix, int32_t node);
 /* Removes a node without children. evicted: remember that it was there. */
 void kv_radix_remove(KvRadix *radix, int32_t node, bool evicted);
 

@@ -343,6 +343,76 @@ static void sluice_queue_time(void **state) {
     sluice_engine_close(engine);
 }
 
+/* Events and the map of blocks tell of the prompt that was served, until the cache is cleared. */
+static void sluice_shows_cache(void **state) {
+    (void)state;
+    enum { N_BLOCKS = 16, BLOCK = 8 };
+    sluice_engine *engine = NULL;
+    sluice_engine_options options = SLUICE_ENGINE_OPTIONS_INIT;
+    options.max_seqs = 2;
+    options.max_context = N_BLOCKS * BLOCK - BLOCK;
+    options.block_tokens = BLOCK;
+    options.max_kv_events = 32;
+    options.kv_dtype = "bf16";
+    sluice_engine_plan plan = {.size = sizeof plan};
+    assert_int_equal(sluice_engine_dry_run(lib.model, &options, &plan, NULL), SLUICE_OK);
+    options.kv_bytes = plan.kv_bytes / plan.n_blocks * N_BLOCKS;
+    assert_int_equal(sluice_engine_open(&engine, lib.model, &options, NULL), SLUICE_OK);
+    int32_t ids[64];
+    sluice_request r = SLUICE_REQUEST_INIT;
+    r.prompt = ids;
+    r.n_prompt = tokenize(
+        "Once upon a time there was a king who had a daughter and a dog, and the "
+        "dog had a house of its own in the garden.",
+        ids, 64);
+    const int32_t n_full = (int32_t)r.n_prompt / BLOCK;
+    assert_true(n_full >= 2 && n_full <= 8);
+    r.max_tokens = 1;
+    assert_int_equal(sluice_submit(engine, &r, NULL, NULL), SLUICE_OK);
+    sluice_event event;
+    do assert_true(sluice_poll(engine, -1, &event));
+    while (!event.last);
+    uint64_t parent = 0;
+    sluice_kv_event stored = {.size = sizeof stored};
+    for (int32_t i = 0; i < n_full; i++) {
+        assert_true(sluice_engine_read_kv_event(engine, (uint64_t)i, 0, &stored));
+        assert_int_equal(stored.number, i);
+        assert_int_equal(stored.kind, SLUICE_KV_STORED);
+        assert_int_equal(stored.medium, SLUICE_KV_DEVICE);
+        assert_int_equal(stored.block_tokens, BLOCK);
+        assert_true(stored.block_hash != 0 && stored.parent_hash == parent);
+        assert_memory_equal(stored.tokens, ids + i * BLOCK, BLOCK * sizeof(int32_t));
+        parent = stored.block_hash;
+    }
+    assert_false(sluice_engine_read_kv_event(engine, (uint64_t)n_full, 1000, &stored));
+    sluice_kv_block blocks[N_BLOCKS];
+    size_t n_blocks = 0;
+    assert_int_equal(sluice_engine_get_blocks(engine, -1, blocks, N_BLOCKS, &n_blocks, NULL),
+                     SLUICE_OK);
+    assert_int_equal(n_blocks, N_BLOCKS);
+    int32_t n_cached = 0;
+    for (int32_t i = 0; i < N_BLOCKS; i++) {
+        n_cached += blocks[i].state == SLUICE_BLOCK_CACHED;
+        assert_true(blocks[i].state <= SLUICE_BLOCK_CACHED && blocks[i].request == 0);
+    }
+    assert_int_equal(n_cached, n_full);
+    assert_int_equal(sluice_engine_clear_cache(engine, NULL), SLUICE_OK);
+    bool cleared = false;
+    for (uint64_t at = (uint64_t)n_full; sluice_engine_read_kv_event(engine, at, 0, &stored);) {
+        at = stored.number + 1;
+        cleared = stored.kind == SLUICE_KV_CLEARED;
+    }
+    assert_true(cleared);
+    sluice_stats stats = {.size = sizeof stats};
+    assert_int_equal(sluice_engine_get_blocks(engine, -1, blocks, N_BLOCKS, &n_blocks, NULL),
+                     SLUICE_OK);
+    for (int32_t i = 0; i < N_BLOCKS; i++) assert_int_equal(blocks[i].state, SLUICE_BLOCK_FREE);
+    sluice_engine_get_stats(engine, &stats);
+    assert_int_equal(stats.n_kv_events, 2 * n_full + 1);
+    assert_int_equal(stats.n_kv_events_lost, 0);
+    sluice_engine_close(engine);
+}
+
 /* Closing an engine in the middle of work gives every request its last event. */
 static void sluice_closes_busy(void **state) {
     (void)state;
@@ -394,6 +464,7 @@ int main(void) {
         cmocka_unit_test(sluice_from_many_threads),
         cmocka_unit_test(sluice_polls),
         cmocka_unit_test(sluice_queue_time),
+        cmocka_unit_test(sluice_shows_cache),
         cmocka_unit_test(sluice_closes_busy),
         cmocka_unit_test(sluice_idles_alive),
     };

@@ -279,12 +279,69 @@ static inline void sim_check_stats(SimWorld *w) {
     w->stats = now;
 }
 
+/* The link that leads to the cached block, or to 0. */
+static inline int32_t *sim_find_cached(SimWorld *w, uint64_t hash, int32_t group, KvMedium medium) {
+    int32_t *link = &w->cached_bucket[hash_mix(hash) % SIM_CACHED_BUCKETS];
+    for (; *link != 0; link = &w->cached[*link].next) {
+        const SimCached *c = &w->cached[*link];
+        if (c->hash == hash && c->group == group && c->medium == medium) break;
+    }
+    return link;
+}
+
+/* Applies an event to the consumer's map. */
+static inline void sim_apply_event(SimWorld *w, const sluice_kv_event *event) {
+    SIM_CHECK("K9 event numbers have a gap", event->number == w->n_events);
+    w->n_events++;
+    const KvMedium medium = (KvMedium)event->medium;
+    int32_t *link = sim_find_cached(w, event->block_hash, event->group, medium);
+    int32_t at = *link;
+    if (event->kind == SLUICE_KV_STORED) {
+        SIM_CHECK("K9 a block is stored twice", at == 0);
+        at = w->cached_free != 0 ? w->cached_free : ++w->n_cached_ever;
+        SIM_CHECK("K9 more blocks than there are", at < SIM_CACHED_MAX);
+        w->cached_free = w->cached[at].next;
+        w->cached[at] = (SimCached){event->block_hash, event->group, medium, 0};
+        *link = at;
+        w->n_cached++;
+    } else if (event->kind == SLUICE_KV_REMOVED) {
+        SIM_CHECK("K9 a block is removed that was not there", at != 0);
+        *link = w->cached[at].next;
+        w->cached[at].next = w->cached_free;
+        w->cached_free = at;
+        w->n_cached--;
+    } else {
+        memset(w->cached_bucket, 0, sizeof w->cached_bucket);
+        w->cached_free = w->n_cached = w->n_cached_ever = 0;
+    }
+}
+
+/* K9: the events, replayed, give the prefix map. */
+static inline void sim_check_events(SimWorld *w) {
+    const KvRadix *radix = &w->engine->cache.radix;
+    sluice_kv_event event;
+    while (engine_read_kv_event(w->engine, w->n_events, 0, &event)) sim_apply_event(w, &event);
+    int32_t n = 0;
+    for (int32_t i = 0; i < radix->n_nodes_max; i++) {
+        const KvNode *node = &radix->node[i];
+        if (node->parent == KV_NODE_FREE) continue;
+        for (int32_t g = 0; g < w->plan->limits.kv.n_groups; g++) {
+            if (node->block[g] < 0) continue;
+            n++;
+            SIM_CHECK("K9 no event told of a cached block",
+                      *sim_find_cached(w, node->prefix, g, KV_MEDIUM_DEVICE) != 0);
+        }
+    }
+    SIM_CHECK("K9 cached blocks", n == w->n_cached);
+}
+
 static inline void sim_check_turn(SimWorld *w, int64_t now_us) {
     Err err = {0};
     if (engine_audit(w->engine, &err) != OK) sim_failed("audit", 0, err.text);
     sim_check_live(w, now_us);
     sim_check_tables(w);
     sim_check_stats(w);
+    sim_check_events(w);
 }
 
 /* ---- at the end -------------------------------------------------------------------------- */
@@ -316,6 +373,7 @@ static inline void sim_check_end(SimWorld *w) {
         SIM_CHECK("K7 cached", pool->n_free == pool->n_blocks);
     }
     SIM_CHECK("K7 nodes", e->cache.radix.n_nodes == 0);
+    sim_check_events(w);
     Err err = {0};
     if (engine_audit(e, &err) != OK) sim_failed("audit", 0, err.text);
 }

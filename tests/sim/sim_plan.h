@@ -13,6 +13,7 @@ enum {
     SIM_OUTPUT_MAX = BEAM_OUTPUT_MAX,
     SIM_STOPS_MAX = 2,
     SIM_TENANTS = 3,
+    SIM_EVENTS = 4096, /* that the ring keeps: more than one turn brings */
     SIM_SALTS = 2
 };
 
@@ -90,6 +91,7 @@ static inline void sim_plan_limits(SimPlan *p) {
     kv->n_groups = 1;
     kv->n_blocks[0] = DIV_UP(tokens, kv->block_tokens) + sim_draw(p, 3);
     kv->prefix = !sim_one_in(p, 5);
+    kv->n_events = SIM_EVENTS;
     const int32_t kind = sim_draw(p, 5), window = SIM_PICK(p, 1, 2, 5, 16, 24, 50);
     if (kind == 0) kv->window[0] = window;
     if (kind <= 2 && kind > 0) {

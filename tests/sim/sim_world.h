@@ -5,6 +5,8 @@
 #include "sim_heap.h"
 #include "sim_plan.h"
 
+enum { SIM_CACHED_MAX = 8192, SIM_CACHED_BUCKETS = 1024 };
+
 typedef struct SimAsked {
     const SimAsk *ask;
     uint64_t id;
@@ -22,6 +24,14 @@ typedef struct SimAsked {
     int32_t n_cached, n_preempted, n_passed;
 } SimAsked;
 
+/* A cached block, as the events tell it. */
+typedef struct SimCached {
+    uint64_t hash;
+    int32_t group;
+    KvMedium medium;
+    int32_t next; /* in its bucket, or in the list of free ones; 0: none */
+} SimCached;
+
 typedef struct SimWorld {
     const SimPlan *plan;
     FakeModel model;
@@ -35,6 +45,9 @@ typedef struct SimWorld {
     int64_t slow_us, n_output;
     int32_t paused_until;
     sluice_stats stats;
+    uint64_t n_events;                /* of the prefix cache, read so far */
+    SimCached cached[SIM_CACHED_MAX]; /* the events, replayed; the first is not used */
+    int32_t cached_bucket[SIM_CACHED_BUCKETS], cached_free, n_cached, n_cached_ever;
 } SimWorld;
 
 /* Told to whoever runs the simulator from outside. */
