@@ -206,7 +206,7 @@ typedef enum CommandBit {
     X(device, TEXT, "device", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                      \
       "cpu, cuda or cuda:N (GPU number N); default: cpu")                                          \
     X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
-      "CPU level: ref, avx2 or avx512; default: the best here")                                    \
+      "CPU level: ref, avx2, avx512 or avx512bf16; default: the best here")                        \
     X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \
     X(quiet, FLAG, "quiet", 'q', NULL, "", 0, 0, CMD_COMPUTE | CMD_CONVERT, "no progress bars")    \
     X(config_file, TEXT, "config", 0, "FILE", "", 0, 0, CMD_ALL,                                   \

@@ -115,6 +115,23 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
             .softcap = cpu_act_softcap_avx512,
             .gather_rows = cpu_embed_gather_avx512,
         },
+    [OPS_AVX512BF16] =
+        {
+            .level = "avx512bf16",
+            .scratch_bytes = ops_cpu_scratch_bytes,
+            .weight_prepare = cpu_pack_weight_prepare,
+            .weight_release = cpu_pack_weight_release,
+            .embed = cpu_embed_avx512,
+            .norm = cpu_norm_avx512,
+            .linear = cpu_linear_avx512bf16,
+            .rope_kv = cpu_rope_avx512,
+            .attn = cpu_attn_avx512,
+            .act = cpu_act_avx512,
+            .moe_route = ref_moe_route,
+            .moe = cpu_moe_avx512bf16,
+            .softcap = cpu_act_softcap_avx512,
+            .gather_rows = cpu_embed_gather_avx512,
+        },
 };
 
 const char *ops_level_name(OpsLevel level) {
@@ -127,15 +144,23 @@ bool ops_cpu_has(OpsLevel level) {
     switch (level) {
         case OPS_REF: return true;
         case OPS_AVX2: return features.avx2;
-        case OPS_AVX512: return features.avx512;
+        case OPS_AVX512:
+        case OPS_AVX512BF16: return features.avx512;
         case OPS_LEVEL_COUNT: break;
     }
     return false;
 }
 
+/* Whether the level is better than those below it, where the CPU has it. From CPUID and not from a
+ * measurement: the level sets the bits, and they must be the same in each run. */
+static bool ops_cpu_gains(OpsLevel level) {
+    return level != OPS_AVX512BF16 || cpu_detect().fast_bf16;
+}
+
 Status ops_cpu(const Ops **out, const char *level, Err *err) {
     for (int32_t i = OPS_LEVEL_COUNT - 1; i >= 0; i--) {
         if (level != NULL && strcmp(level, OPS_TABLE[i].level) != 0) continue;
+        if (level == NULL && !ops_cpu_gains((OpsLevel)i)) continue;
         if (ops_cpu_has((OpsLevel)i)) {
             *out = &OPS_TABLE[i];
             return OK;
@@ -143,5 +168,6 @@ Status ops_cpu(const Ops **out, const char *level, Err *err) {
         if (level != NULL)
             FAIL(err, ERR_UNSUPPORTED, "level '%s': this processor or system lacks it", level);
     }
-    FAIL(err, ERR_ARG, "level '%s': there is no such level (wanted ref, avx2 or avx512)", level);
+    FAIL(err, ERR_ARG,
+         "level '%s': there is no such level (wanted ref, avx2, avx512 or avx512bf16)", level);
 }

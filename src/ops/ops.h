@@ -234,7 +234,7 @@ typedef struct ExpertsFile {
 } ExpertsFile;
 
 typedef struct Ops {
-    const char *level; /* "ref", "avx2", "avx512", "cuda" */
+    const char *level; /* "ref", "avx2", "avx512", "avx512bf16", "cuda" */
 
     /* The dtype of activations that are multiplied with weights of this dtype, and of q, k, v and
      * the attention's output beside them. */
@@ -272,9 +272,16 @@ typedef struct Ops {
     void (*sample)(OpCtx *ctx, const SampleArgs *args);
 } Ops;
 
-typedef enum OpsLevel { OPS_REF, OPS_AVX2, OPS_AVX512, OPS_LEVEL_COUNT } OpsLevel;
+typedef enum OpsLevel {
+    OPS_REF,
+    OPS_AVX2,
+    OPS_AVX512,
+    OPS_AVX512BF16, /* BF16 matrices times activations rounded to bf16; else as avx512 */
+    OPS_LEVEL_COUNT
+} OpsLevel;
 
-/* The fastest level this CPU has, or a lower one by name ("ref", "avx2", "avx512"; NULL: the best).
+/* The fastest level this CPU has, or one by name ("ref", "avx2", "avx512", "avx512bf16"; NULL:
+ * the best).
  * ERR_ARG for an unknown name, ERR_UNSUPPORTED for a level the CPU lacks. The table is static. */
 MUST_USE Status ops_cpu(const Ops **out, const char *level, Err *err);
 /* Whether this CPU (and system) can run the level. */

@@ -144,7 +144,7 @@ static void same_bits_of(const GoldenModel *m, const Golden *g) {
         run_all(engine);
         engine_close(engine);
     }
-    if (g->greedy.len > 0) {
+    if (g->greedy.len > 0 && !golden_rounds(m)) {
         assert_memory_equal(alone[0].token, g->greedy.data, N_OUTPUT * sizeof(int32_t));
     }
     for (int32_t s = 1; s < (int32_t)ARRAY_LEN(settings); s++) {

@@ -102,6 +102,12 @@ static const MoeCase CASES[] = {
     {{DTYPE_MXFP4, DTYPE_MXFP4, DTYPE_MXFP4}, 16, 4, 64, 64, 600, 4e-4}, /* two passes */
 };
 
+/* Two roundings to bf16 one after the other, where the level has them. */
+static double moe_bound(const Ops *ops, const MoeCase *c) {
+    bool half = strcmp(ops->level, "avx512bf16") == 0 && c->dtype[1] == DTYPE_BF16;
+    return half ? MAX(c->bound, 4 * BOUND_LINEAR_HALF) : c->bound;
+}
+
 static void moe_matches_ref(void **state) {
     const Ops *ops = ops_testing_level(state), *ref = ops_testing_ref();
     OpCtx ctx = ops_testing_open(ops, &LIMITS, 2), ref_ctx = ops_testing_open(ref, &LIMITS, 1);
@@ -118,7 +124,7 @@ static void moe_matches_ref(void **state) {
         MoeTokens t = {x, stride, c->n_tokens, c->n_used, expert, weight};
         moe_run(f, &ctx, acts[i % 4], &t, out, i % 2);
         moe_run(r, &ref_ctx, acts[i % 4], &t, want, i % 2);
-        ASSERT_ERROR_BELOW(testing_nmse(out, want, (size_t)n), c->bound);
+        ASSERT_ERROR_BELOW(testing_nmse(out, want, (size_t)n), moe_bound(ops, c));
         guard_free(x, c->n_tokens * stride), guard_free(weight, n_pairs);
         guard_free(out, n), guard_free(want, n);
         mem_free(expert);
@@ -159,7 +165,7 @@ static void moe_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {OPS_TEST_FAST(moe_matches_ref),
-                                       OPS_TEST_FAST(moe_same_bits)};
+    const struct CMUnitTest tests[] = {OPS_TEST_PRODUCTS(moe_matches_ref),
+                                       OPS_TEST_PRODUCTS(moe_same_bits)};
     return cmocka_run_group_tests_name("moe", tests, NULL, NULL);
 }

@@ -2,10 +2,17 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-const LinearKernels CPU_LINEAR_AVX2 = {cpu_linear_block_avx2_quantize, cpu_linear_block_avx2,
-                                       cpu_linear_plain_avx2};
-const LinearKernels CPU_LINEAR_AVX512 = {cpu_linear_block_avx512_quantize, cpu_linear_block_avx512,
-                                         cpu_linear_plain_avx512};
+const LinearKernels CPU_LINEAR_AVX2 = {.quantize = cpu_linear_block_avx2_quantize,
+                                       .block = cpu_linear_block_avx2,
+                                       .plain = cpu_linear_plain_avx2};
+const LinearKernels CPU_LINEAR_AVX512 = {.quantize = cpu_linear_block_avx512_quantize,
+                                         .block = cpu_linear_block_avx512,
+                                         .plain = cpu_linear_plain_avx512};
+const LinearKernels CPU_LINEAR_AVX512BF16 = {.quantize = cpu_linear_block_avx512_quantize,
+                                             .block = cpu_linear_block_avx512,
+                                             .plain = cpu_linear_plain_avx512,
+                                             .round = cpu_linear_half_avx512_round,
+                                             .half = cpu_linear_half_avx512};
 
 enum {
     LINEAR_UNIT_BYTES = 640 << 10, /* of expanded weights: a part of L2 that leaves room for x */
@@ -22,6 +29,14 @@ const LinearFormat *cpu_linear_format(const Weight *w) {
 
 bool cpu_linear_same_quant(const LinearFormat *a, const LinearFormat *b) {
     return a->offset == b->offset && a->has_min == b->has_min && a->has_scale_16 == b->has_scale_16;
+}
+
+bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w) {
+    return kernels->half != NULL && w->t.dtype == DTYPE_BF16;
+}
+
+size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k) {
+    return ops_scratch_round((size_t)(n_tokens * DIV_UP(k, 32)) * sizeof(LinearHalf));
 }
 
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k) {
@@ -41,6 +56,10 @@ static int64_t cpu_linear_unit_rows(const LinearUnit *unit) {
         int64_t panel_bytes = unit->k / 32 * cpu_linear_expanded_bytes(&LINEAR_FORMAT[unit->dtype]);
         int64_t n = unit->n_tokens == 1 ? LINEAR_PANELS : LINEAR_UNIT_BYTES / panel_bytes;
         return PACK_ROWS * MIN(MAX(n, (int64_t)1), (int64_t)LINEAR_PANELS);
+    }
+    if (unit->half != NULL) {
+        int64_t rows = LINEAR_UNIT_BYTES / (2 * ALIGN_UP(unit->k, (int64_t)32)) / 16 * 16;
+        return MIN(MAX(rows, (int64_t)16), (int64_t)LINEAR_PLAIN_ROWS);
     }
     int64_t n = LINEAR_UNIT_BYTES / (4 * ALIGN_UP(unit->k, (int64_t)512)) / 8 * 8;
     return MIN(MAX(n, (int64_t)8), (int64_t)LINEAR_PLAIN_ROWS);
@@ -98,6 +117,9 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     if (panels) {
         unit.q += token * (unit.k / 32);
         run->kernels->block(&unit);
+    } else if (unit.half != NULL) {
+        unit.half += token * DIV_UP(unit.k, 32);
+        run->kernels->half(&unit);
     } else {
         unit.x += token * unit.x_stride;
         run->kernels->plain(&unit);
@@ -138,7 +160,8 @@ void cpu_linear_run(OpCtx *ctx, const LinearKernels *kernels, LinearPlan *plan, 
     pool_run(work_bytes < LINEAR_ALONE_BYTES ? NULL : ctx->pool, n_tasks, cpu_linear_task, &run);
 }
 
-/* The activations of a linear, to be quantized once per kind that its parts read. */
+/* The activations of a linear, to be quantized once per kind that its parts read, and rounded if
+ * one reads that. */
 typedef struct LinearInput {
     const LinearKernels *kernels;
     const Tensor *x;
@@ -146,6 +169,7 @@ typedef struct LinearInput {
     const LinearFormat *format[LINEAR_PARTS_MAX];
     LinearQuant *quant[LINEAR_PARTS_MAX];
     int32_t n_formats;
+    LinearHalf *half; /* or NULL */
 } LinearInput;
 
 static void cpu_linear_quantize_task(void *context, int64_t task, int32_t thread) {
@@ -158,6 +182,8 @@ static void cpu_linear_quantize_task(void *context, int64_t task, int32_t thread
     for (int32_t i = 0; i < input->n_formats; i++)
         input->kernels->quantize(input->format[i], x, tile->n_tokens, k,
                                  input->quant[i] + tile->first * (k / 32));
+    if (input->half != NULL)
+        input->kernels->round(x, tile->n_tokens, k, input->half + tile->first * DIV_UP(k, 32));
 }
 
 /* The input's quantized activations for a format, added when they are not there yet. */
@@ -170,6 +196,14 @@ static const LinearQuant *cpu_linear_quant_of(LinearInput *input, const LinearFo
     input->quant[i] =
         ops_scratch_take(scratch, cpu_linear_quant_bytes(input->x->shape[0], input->x->shape[1]));
     return input->quant[i];
+}
+
+/* The input's rounded activations, added when they are not there yet. */
+static const LinearHalf *cpu_linear_half_of(LinearInput *input, OpsScratch *scratch) {
+    if (input->half == NULL)
+        input->half = ops_scratch_take(
+            scratch, cpu_linear_half_bytes(input->x->shape[0], input->x->shape[1]));
+    return input->half;
 }
 
 static size_t cpu_linear_tiles_bytes(int64_t n_tokens) {
@@ -193,12 +227,13 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
         unit->x = args->x.data;
         unit->x_stride = args->x.stride[0];
         if (format != NULL) unit->q = cpu_linear_quant_of(&input, format, &scratch);
+        if (cpu_linear_is_half(kernels, part->w)) unit->half = cpu_linear_half_of(&input, &scratch);
         unit->bias = part->bias;
         unit->out = part->out.data;
         unit->out_stride = part->out.stride[0];
         unit->accumulate = args->accumulate;
     }
-    if (input.n_formats > 0) {
+    if (input.n_formats > 0 || input.half != NULL) {
         int64_t n_tiles = cpu_linear_tiles(0, n_tokens, tiles);
         pool_run(n_tokens * k < LINEAR_ALONE_QUANT ? NULL : ctx->pool, n_tiles,
                  cpu_linear_quantize_task, &input);
@@ -216,9 +251,14 @@ void cpu_linear_avx512(OpCtx *ctx, const LinearArgs *args) {
     cpu_linear(&CPU_LINEAR_AVX512, ctx, args);
 }
 
+void cpu_linear_avx512bf16(OpCtx *ctx, const LinearArgs *args) {
+    cpu_linear(&CPU_LINEAR_AVX512BF16, ctx, args);
+}
+
 size_t cpu_linear_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     int64_t k = ALIGN_UP(MAX(limits->k_max, (int64_t)1), (int64_t)32);
     return cpu_linear_tiles_bytes(limits->n_tokens_max) +
            LINEAR_PARTS_MAX * cpu_linear_quant_bytes(limits->n_tokens_max, k) +
+           cpu_linear_half_bytes(limits->n_tokens_max, k) +
            cpu_linear_thread_bytes(k) * (size_t)n_threads;
 }

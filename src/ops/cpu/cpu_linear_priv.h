@@ -53,8 +53,16 @@ typedef struct LinearQuant {
 } LinearQuant;
 _Static_assert(sizeof(LinearQuant) == 48, "LinearQuant");
 
-/* Tokens are quantized in tiles of 12, then 8, 4, 2, 1 for the rest: group-major in a tile, so that
- * a tile is read in one run. The tile of token t starts at t * n_groups whatever its size. */
+/* 32 activations of one token, rounded to bf16; zeros where k ends. Only levels that multiply bf16
+ * with bf16 use it, for BF16 weights. */
+typedef struct LinearHalf {
+    _Alignas(CACHE_LINE) uint16_t x[32];
+} LinearHalf;
+_Static_assert(sizeof(LinearHalf) == 64, "LinearHalf");
+
+/* Tokens are quantized (or rounded) in tiles of 12, then 8, 4, 2, 1 for the rest: group-major in a
+ * tile, so that a tile is read in one run. The tile of token t starts at t * n_groups whatever its
+ * size. */
 enum { LINEAR_TILE_TOKENS = 12 };
 
 static inline int32_t cpu_linear_tile(int64_t tokens_left) {
@@ -105,12 +113,13 @@ typedef struct LinearUnit {
     int64_t w_stride; /* bytes from one panel or row to the next */
     int64_t n_rows;
     int64_t n_tokens;
-    const LinearQuant *q; /* block formats: the tiles of these tokens */
-    const float *x;       /* plain formats: their rows */
-    int64_t x_stride;     /* in elements */
-    const float *bias;    /* of the first row, or NULL */
-    float *out;           /* of the first token and row */
-    int64_t out_stride;   /* in elements */
+    const LinearQuant *q;   /* block formats: the tiles of these tokens */
+    const LinearHalf *half; /* BF16 times bf16: their tiles; else NULL */
+    const float *x;         /* other plain formats: their rows */
+    int64_t x_stride;       /* in elements */
+    const float *bias;      /* of the first row, or NULL */
+    float *out;             /* of the first token and row */
+    int64_t out_stride;     /* in elements */
     bool accumulate;
     void *scratch; /* the thread's, cpu_linear_thread_bytes(k) */
 } LinearUnit;
@@ -131,6 +140,10 @@ typedef struct LinearKernels {
                      LinearQuant *out);
     void (*block)(const LinearUnit *unit); /* block formats, panels */
     void (*plain)(const LinearUnit *unit); /* F32, F16, BF16, the file's rows */
+    /* Rounds n_tokens <= 12 rows of k elements to one tile, and multiplies it with BF16 rows of the
+     * file. NULL: BF16 goes through plain. */
+    void (*round)(const float *const *x, int32_t n_tokens, int64_t k, LinearHalf *out);
+    void (*half)(const LinearUnit *unit);
 } LinearKernels;
 
 /* Rows of a plain unit, at most, and its accumulators: 6 tokens x 32 rows x a vector. */
@@ -144,14 +157,20 @@ void cpu_linear_block_avx512_quantize(const LinearFormat *format, const float *c
                                       int32_t n_tokens, int64_t k, LinearQuant *out);
 void cpu_linear_block_avx512(const LinearUnit *unit);
 void cpu_linear_plain_avx512(const LinearUnit *unit);
-extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512;
+void cpu_linear_half_avx512_round(const float *const *x, int32_t n_tokens, int64_t k,
+                                  LinearHalf *out);
+void cpu_linear_half_avx512(const LinearUnit *unit);
+extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512, CPU_LINEAR_AVX512BF16;
 
 /* The format of a weight's quantized activations; NULL for plain weights. */
 const LinearFormat *cpu_linear_format(const Weight *w);
 /* Whether two weights can read the same quantized activations. */
 bool cpu_linear_same_quant(const LinearFormat *a, const LinearFormat *b);
-/* Bytes of n_tokens quantized rows. */
+/* Whether the level multiplies this weight with activations rounded to bf16. */
+bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w);
+/* Bytes of n_tokens quantized, or rounded, rows. */
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k);
+size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k);
 
 /* Rows first .. first + n_tokens - 1, quantized to one tile. */
 typedef struct LinearTile {

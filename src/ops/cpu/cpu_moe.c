@@ -28,6 +28,7 @@ typedef struct MoePass {
     int64_t n_tiles;
     float *x, *gate, *up, *down;         /* [n_pairs][dim | ff | ff | dim] */
     LinearQuant *q_gate, *q_up, *q_down; /* quantized inputs */
+    LinearHalf *half_x, *half_hidden;    /* rounded inputs, of gate and up and of down */
     LinearPlan *plan;
     void *thread_scratch;
     size_t thread_bytes;
@@ -55,6 +56,8 @@ static void cpu_moe_take(MoePass *p, OpsScratch *scratch, int64_t n_tokens, int3
     p->q_gate = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->dim));
     p->q_up = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->dim));
     p->q_down = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->ff));
+    p->half_x = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->dim));
+    p->half_hidden = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->ff));
     p->plan = ops_scratch_take(scratch, (size_t)(2 * n_touched) * sizeof *p->plan);
     p->thread_bytes = cpu_linear_thread_bytes(MAX(p->dim, p->ff));
     p->thread_scratch = ops_scratch_take(scratch, p->thread_bytes * (size_t)n_threads);
@@ -107,8 +110,11 @@ static void cpu_moe_input_task(void *context, int64_t task, int32_t thread) {
     (void)thread;
     const MoePass *p = context;
     const LinearTile *tile = &p->tiles[task];
-    const LinearFormat *gate = cpu_linear_format(&p->args->gate[p->tile_expert[task]]);
-    const LinearFormat *up = cpu_linear_format(&p->args->up[p->tile_expert[task]]);
+    const Weight *w_gate = &p->args->gate[p->tile_expert[task]];
+    const Weight *w_up = &p->args->up[p->tile_expert[task]];
+    const LinearFormat *gate = cpu_linear_format(w_gate), *up = cpu_linear_format(w_up);
+    bool half_gate = cpu_linear_is_half(p->kernels, w_gate);
+    bool half_up = cpu_linear_is_half(p->kernels, w_up);
     int64_t n_groups = p->dim / 32;
     const float *x[LINEAR_TILE_TOKENS];
     for (int32_t t = 0; t < tile->n_tokens; t++)
@@ -117,7 +123,9 @@ static void cpu_moe_input_task(void *context, int64_t task, int32_t thread) {
         p->kernels->quantize(gate, x, tile->n_tokens, p->dim, p->q_gate + tile->first * n_groups);
     if (up != NULL && (gate == NULL || !cpu_linear_same_quant(gate, up)))
         p->kernels->quantize(up, x, tile->n_tokens, p->dim, p->q_up + tile->first * n_groups);
-    if (gate != NULL && up != NULL) return;
+    if (half_gate || half_up)
+        p->kernels->round(x, tile->n_tokens, p->dim, p->half_x + tile->first * DIV_UP(p->dim, 32));
+    if ((gate != NULL || half_gate) && (up != NULL || half_up)) return;
     for (int32_t t = 0; t < tile->n_tokens; t++)
         memcpy(p->x + (tile->first + t) * p->dim, x[t], (size_t)p->dim * sizeof *p->x);
 }
@@ -127,22 +135,30 @@ static void cpu_moe_hidden_task(void *context, int64_t task, int32_t thread) {
     (void)thread;
     const MoePass *p = context;
     const LinearTile *tile = &p->tiles[task];
-    const LinearFormat *down = cpu_linear_format(&p->args->down[p->tile_expert[task]]);
-    if (down == NULL) return;
+    const Weight *w = &p->args->down[p->tile_expert[task]];
+    const LinearFormat *down = cpu_linear_format(w);
+    bool half = cpu_linear_is_half(p->kernels, w);
+    if (down == NULL && !half) return;
     const float *x[LINEAR_TILE_TOKENS];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = p->gate + (tile->first + t) * p->ff;
-    p->kernels->quantize(down, x, tile->n_tokens, p->ff, p->q_down + tile->first * (p->ff / 32));
+    if (half)
+        p->kernels->round(x, tile->n_tokens, p->ff,
+                          p->half_hidden + tile->first * DIV_UP(p->ff, 32));
+    else
+        p->kernels->quantize(down, x, tile->n_tokens, p->ff,
+                             p->q_down + tile->first * (p->ff / 32));
 }
 
 /* The product of touched expert i's rows with one of its matrices. */
 static LinearPlan cpu_moe_plan(const MoePass *p, int64_t i, const Weight *w, const float *x,
-                               const LinearQuant *q, float *out) {
+                               const LinearQuant *q, const LinearHalf *half, float *out) {
     LinearPlan plan = {.unit = cpu_linear_unit(w)};
     LinearUnit *unit = &plan.unit;
     unit->n_tokens = p->start[i + 1] - p->start[i];
     unit->x = x + p->start[i] * unit->k;
     unit->x_stride = unit->k;
     unit->q = q + p->start[i] * (unit->k / 32);
+    if (cpu_linear_is_half(p->kernels, w)) unit->half = half + p->start[i] * DIV_UP(unit->k, 32);
     unit->out = out + p->start[i] * unit->n_rows;
     unit->out_stride = unit->n_rows;
     return plan;
@@ -156,8 +172,9 @@ static void cpu_moe_gate_up(OpCtx *ctx, MoePass *p) {
         const LinearFormat *up_format = cpu_linear_format(up);
         bool same = gate_format != NULL && up_format != NULL &&
                     cpu_linear_same_quant(gate_format, up_format);
-        p->plan[2 * i] = cpu_moe_plan(p, i, gate, p->x, p->q_gate, p->gate);
-        p->plan[2 * i + 1] = cpu_moe_plan(p, i, up, p->x, same ? p->q_gate : p->q_up, p->up);
+        p->plan[2 * i] = cpu_moe_plan(p, i, gate, p->x, p->q_gate, p->half_x, p->gate);
+        p->plan[2 * i + 1] =
+            cpu_moe_plan(p, i, up, p->x, same ? p->q_gate : p->q_up, p->half_x, p->up);
     }
     cpu_linear_run(ctx, p->kernels, p->plan, 2 * p->n_touched, p->thread_scratch, p->thread_bytes);
 }
@@ -189,7 +206,8 @@ static void cpu_moe_pass(OpCtx *ctx, MoePass *p, MoeAct *act) {
     act(ctx, &(ActArgs){.kind = args->act, .gate = gate, .up = &up, .out = gate});
     pool_run(pool, p->n_tiles, cpu_moe_hidden_task, p);
     for (int64_t i = 0; i < p->n_touched; i++)
-        p->plan[i] = cpu_moe_plan(p, i, &args->down[p->touched[i]], p->gate, p->q_down, p->down);
+        p->plan[i] = cpu_moe_plan(p, i, &args->down[p->touched[i]], p->gate, p->q_down,
+                                  p->half_hidden, p->down);
     cpu_linear_run(ctx, p->kernels, p->plan, p->n_touched, p->thread_scratch, p->thread_bytes);
     pool_run(pool, p->n_tokens, cpu_moe_combine_task, p);
 }
@@ -216,4 +234,8 @@ void cpu_moe_avx2(OpCtx *ctx, const MoeArgs *args) {
 
 void cpu_moe_avx512(OpCtx *ctx, const MoeArgs *args) {
     cpu_moe(&CPU_LINEAR_AVX512, cpu_act_avx512, ctx, args);
+}
+
+void cpu_moe_avx512bf16(OpCtx *ctx, const MoeArgs *args) {
+    cpu_moe(&CPU_LINEAR_AVX512BF16, cpu_act_avx512, ctx, args);
 }
