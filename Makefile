@@ -20,6 +20,7 @@ bindir ?= $(prefix)/bin
 libdir ?= $(prefix)/lib
 includedir ?= $(prefix)/include
 datadir ?= $(prefix)/share
+unitdir ?= $(prefix)/lib/systemd/system
 DESTDIR ?=
 
 VERSION := 0.1.0
@@ -36,7 +37,7 @@ endif
 BUILD := build/$(config)$(if $(findstring clang,$(CC)),$(if $(filter fuzz,$(config)),,-clang))
 
 LIB_PKGS := jansson libpcre2-8 libutf8proc
-APP_PKGS := libedit libmicrohttpd
+APP_PKGS := libedit libmicrohttpd gnutls
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIB_PKGS) $(APP_PKGS) 2>/dev/null)
 LIB_LIBS := $(shell $(PKG_CONFIG) --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl
 APP_LIBS := $(shell $(PKG_CONFIG) --libs $(APP_PKGS) 2>/dev/null)
@@ -249,7 +250,7 @@ MODEL := $(wildcard models/*.gguf models/*.md)
 .PHONY: install
 install: all ## install below DESTDIR and prefix
 	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) \
-	  $(DESTDIR)$(datadir)/sluice $(DESTDIR)$(datadir)/man/man1 \
+	  $(DESTDIR)$(datadir)/sluice $(DESTDIR)$(datadir)/man/man1 $(DESTDIR)$(unitdir) \
 	  $(DESTDIR)$(datadir)/bash-completion/completions $(DESTDIR)$(datadir)/zsh/site-functions \
 	  $(DESTDIR)$(datadir)/fish/vendor_completions.d
 	$(INSTALL) -m 755 $(BUILD)/sluice $(DESTDIR)$(bindir)/sluice
@@ -266,6 +267,9 @@ install: all ## install below DESTDIR and prefix
 	$(BUILD)/sluice completion bash >$(DESTDIR)$(datadir)/bash-completion/completions/sluice
 	$(BUILD)/sluice completion zsh >$(DESTDIR)$(datadir)/zsh/site-functions/_sluice
 	$(BUILD)/sluice completion fish >$(DESTDIR)$(datadir)/fish/vendor_completions.d/sluice.fish
+	sed -e 's|@bindir@|$(bindir)|' etc/systemd/sluice.service.in >$(DESTDIR)$(unitdir)/sluice.service
+	$(INSTALL) -m 644 etc/grafana/sluice.json $(DESTDIR)$(datadir)/sluice/grafana.json
+	$(INSTALL) -m 644 etc/prometheus/sluice.rules.yml $(DESTDIR)$(datadir)/sluice/prometheus.rules.yml
 	$(if $(MODEL),$(INSTALL) -m 644 $(MODEL) $(DESTDIR)$(datadir)/sluice/)
 
 .PHONY: uninstall
@@ -276,6 +280,7 @@ uninstall: ## remove what install put there
 	  $(DESTDIR)$(libdir)/libsluice.so.$(VERSION) $(DESTDIR)$(libdir)/pkgconfig/sluice.pc \
 	  $(DESTDIR)$(datadir)/man/man1/sluice.1 $(DESTDIR)$(datadir)/bash-completion/completions/sluice \
 	  $(DESTDIR)$(datadir)/zsh/site-functions/_sluice $(DESTDIR)$(datadir)/fish/vendor_completions.d/sluice.fish
+	rm -f $(DESTDIR)$(unitdir)/sluice.service
 	rm -rf $(DESTDIR)$(datadir)/sluice
 
 .PHONY: clean

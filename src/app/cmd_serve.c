@@ -3,24 +3,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "app/cmd.h"
+#include "app/notify.h"
+#include "app/secrets.h"
 #include "app/session.h"
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stacks.h"
 #include "server/server.h"
 
 enum {
-    CMD_SERVE_KEY_FILE_MAX = 1 << 20,
     CMD_SERVE_FILES_MAX = 16384,
-    CMD_SERVE_TICK_MS = 1000,
-    CMD_SERVE_LOG_TICKS = 10
+    CMD_SERVE_TICK_MS = 500,
+    CMD_SERVE_ALIVE_US = 10 * 1000000 /* a step may take that long before the manager worries */
 };
 
 typedef struct Serve {
@@ -28,28 +26,9 @@ typedef struct Serve {
     sluice_model *model;
     sluice_engine *engine;
     Server *server;
-    Buf key_text, cert, tls_key;
-    const char *key[SERVER_KEYS_MAX];
-    int32_t n_keys;
+    Secrets secrets;
     sluice_stats last; /* at the last log line */
 } Serve;
-
-/* One key a line; empty lines and those with # are skipped. The buffer is cut into texts. */
-static Status cmd_serve_keys(Serve *serve, const char *path, Err *err) {
-    TRY(file_read(&serve->key_text, path, CMD_SERVE_KEY_FILE_MAX, err));
-    char *rest = serve->key_text.data, *line;
-    while ((line = strsep(&rest, "\n")) != NULL) {
-        Str key = str_trim(str_from(line));
-        if (key.len == 0 || key.ptr[0] == '#') continue;
-        if (serve->n_keys == SERVER_KEYS_MAX)
-            FAIL(err, ERR_LIMIT, "'%s' has more than %d keys", path, SERVER_KEYS_MAX);
-        char *start = line + (key.ptr - line);
-        start[key.len] = '\0';
-        serve->key[serve->n_keys++] = start;
-    }
-    if (serve->n_keys == 0) FAIL(err, ERR_ARG, "'%s' holds no key", path);
-    return OK;
-}
 
 static void cmd_serve_options(const Config *config, sluice_model_options *model,
                               sluice_engine_options *engine) {
@@ -102,16 +81,13 @@ static ServerLimits cmd_serve_limits(const Config *config) {
 
 static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err *err) {
     const Config *config = serve->config;
-    if ((config->tls_cert == NULL) != (config->tls_key == NULL))
-        FAIL(err, ERR_ARG, "--tls-cert and --tls-key go together");
-    if (config->tls_cert != NULL) {
-        TRY(file_read(&serve->cert, config->tls_cert, 1 << 20, err));
-        TRY(file_read(&serve->tls_key, config->tls_key, 1 << 20, err));
-    }
-    if (config->api_key_file != NULL) TRY(cmd_serve_keys(serve, config->api_key_file, err));
+    TRY(secrets_read(&serve->secrets, config, err));
     bool local =
         str_starts_with(str_from(config->host), "127.") || str_is(str_from(config->host), "::1");
-    if (!local && serve->n_keys == 0 && !config->insecure_no_auth)
+    if (!local && serve->secrets.n_keys == 0 && config->insecure_no_auth)
+        log_line(LOG_WARN, "server", "everybody who reaches %s may ask: there is no key",
+                 config->host);
+    if (!local && serve->secrets.n_keys == 0 && !config->insecure_no_auth)
         FAIL(err, ERR_ARG,
              "listening at %s without a key would let everybody in: give --api-key-file, or "
              "--insecure-no-auth if that is meant",
@@ -119,10 +95,9 @@ static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err
     ServerOptions options = {.address = config->host,
                              .port = (int32_t)config->port,
                              .model_name = config->model_name,
-                             .tls_cert = serve->cert.data,
-                             .tls_key = serve->tls_key.data,
-                             .n_keys = serve->n_keys,
-                             .key = serve->key,
+                             .secrets = secrets_view(&serve->secrets),
+                             .stall_us_max = cmd_serve_us(config->watchdog),
+                             .log_content = config->log_content,
                              .plan = plan,
                              .limits = cmd_serve_limits(config)};
     return server_open(&serve->server, serve->model, serve->engine, &options, err);
@@ -147,7 +122,8 @@ static void cmd_serve_banner(const Serve *serve, const sluice_engine_plan *plan,
             plan->max_seqs, plan->max_step_tokens, plan->max_queue);
     fprintf(stderr, "compute   %s, %d threads\n", info.level, info.n_threads);
     fprintf(stderr, "address   %s://%s%s%s:%d  (%s)\n", scheme, v6 ? "[" : "", host, v6 ? "]" : "",
-            server_port(serve->server), serve->n_keys > 0 ? "API key wanted" : "no API key");
+            server_port(serve->server),
+            serve->secrets.n_keys > 0 ? "API key wanted" : "no API key");
     fprintf(stderr, "ready in %.0f ms\n", ready_ms);
 }
 
@@ -170,41 +146,58 @@ static void cmd_serve_log(Serve *serve, double seconds) {
     serve->last = now;
 }
 
-/* Tells systemd, when it started us: one datagram. */
-static void cmd_serve_notify(const char *text) {
-    const char *path = getenv("NOTIFY_SOCKET");
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (path == NULL || (path[0] != '/' && path[0] != '@') ||
-        strlen(path) >= sizeof address.sun_path)
-        return;
-    memcpy(address.sun_path, path, strlen(path));
-    if (path[0] == '@') address.sun_path[0] = '\0';
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return;
-    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-    (void)sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&address, len);
-    close(fd);
+/* Keys and certificate anew, from the same files. */
+static void cmd_serve_reload(Serve *serve) {
+    Err err = {0};
+    Secrets fresh;
+    Status status = secrets_read(&fresh, serve->config, &err);
+    const ServerSecrets view = secrets_view(&fresh);
+    if (status == OK) status = server_set_secrets(serve->server, &view, &err);
+    if (status == OK) {
+        log_line(LOG_INFO, "server", "read again: %d keys%s", fresh.n_keys,
+                 view.tls_cert != NULL ? " and the certificate" : "");
+    } else {
+        log_line(LOG_ERROR, "server", "nothing changes: %s", err.text);
+    }
+    secrets_free(&fresh);
+}
+
+/* The manager hears from us only while the engine moves. */
+static void cmd_serve_tick(Serve *serve, int64_t *logged_us) {
+    const int64_t now_us = clock_us();
+    const double logged_s = (double)(now_us - *logged_us) * 1e-6;
+    if (logged_s >= serve->config->log_period) {
+        cmd_serve_log(serve, logged_s);
+        *logged_us = now_us;
+    }
+    if (server_watch(serve->server)) {
+        log_line(LOG_ERROR, "watchdog", "the engine has stood still for %lld s: this is the end",
+                 (long long)serve->config->watchdog);
+        stacks_print();
+        CHECK(!"the engine moves");
+    }
+    if (server_stalled_us(serve->server) < CMD_SERVE_ALIVE_US) notify_send("WATCHDOG=1");
 }
 
 /* Waits for the end, and for what is open then. */
 static void cmd_serve_loop(Serve *serve, const sigset_t *signals) {
-    struct timespec tick = {.tv_sec = CMD_SERVE_TICK_MS / 1000};
-    for (int n = 1;; n++) {
-        int signal_number = sigtimedwait(signals, NULL, &tick);
-        if (signal_number == SIGTERM || signal_number == SIGINT) break;
-        if (n % CMD_SERVE_LOG_TICKS == 0) cmd_serve_log(serve, CMD_SERVE_LOG_TICKS);
-        sluice_stats stats = {.size = sizeof stats};
-        sluice_engine_get_stats(serve->engine, &stats);
-        if (clock_us() - stats.last_step_us < 10 * 1000000) cmd_serve_notify("WATCHDOG=1");
+    const struct timespec tick = {.tv_nsec = CMD_SERVE_TICK_MS * 1000000};
+    int64_t logged_us = clock_us();
+    for (int number = 0; number != SIGTERM && number != SIGINT;) {
+        number = sigtimedwait(signals, NULL, &tick);
+        if (number == SIGHUP) cmd_serve_reload(serve);
+        cmd_serve_tick(serve, &logged_us);
     }
-    cmd_serve_notify("STOPPING=1");
+    notify_send("STOPPING=1");
     log_line(LOG_INFO, "server", "draining: %lld requests open, %lld s at most",
              (long long)server_n_open(serve->server), (long long)serve->config->drain_timeout);
     server_drain(serve->server);
     int64_t until_us = clock_us() + serve->config->drain_timeout * 1000000;
     struct timespec pause = {.tv_nsec = 20 * 1000000};
-    while (server_n_open(serve->server) > 0 && clock_us() < until_us)
-        if (sigtimedwait(signals, NULL, &pause) > 0) break; /* a second signal: at once */
+    while (server_n_open(serve->server) > 0 && clock_us() < until_us) {
+        const int number = sigtimedwait(signals, NULL, &pause);
+        if (number == SIGTERM || number == SIGINT) break; /* a second signal: at once */
+    }
 }
 
 /* Every connection is a descriptor; the server's table of them is as long as this limit. */
@@ -216,9 +209,22 @@ static void cmd_serve_raise_files(void) {
         log_line(LOG_WARN, "server", "the limit of open files cannot be raised");
 }
 
+static Status cmd_serve_level(const Config *config, LogLevel *level, Err *err) {
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(config->log_level, names[i]) != 0) continue;
+        *level = (LogLevel)i;
+        return OK;
+    }
+    FAIL(err, ERR_ARG, "--log-level: got '%s', wanted error, warn, info or debug",
+         config->log_level);
+}
+
 Status cmd_serve(const Config *config, Err *err) {
     int64_t start_us = clock_us();
     char *path;
+    LogLevel level = LOG_INFO;
+    TRY(cmd_serve_level(config, &level, err));
     TRY(cmd_model_path(config, &path, err));
     if (config->dry_run) {
         sluice_model_options model_options;
@@ -233,24 +239,23 @@ Status cmd_serve(const Config *config, Err *err) {
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     cmd_serve_raise_files();
-    log_set_level(LOG_INFO);
+    log_set_level(level);
     Serve serve = {.config = config};
     sluice_engine_plan plan = {.size = sizeof plan};
     Status status = cmd_serve_engine(&serve, path, &plan, err);
     if (status == OK) status = cmd_serve_server(&serve, &plan, err);
     if (status == OK) {
         cmd_serve_banner(&serve, &plan, (double)(clock_us() - start_us) / 1e3);
-        cmd_serve_notify("READY=1");
+        notify_send("READY=1");
         cmd_serve_loop(&serve, &signals);
     }
     server_close(serve.server);
     if (serve.engine != NULL) sluice_engine_close(serve.engine);
     if (serve.model != NULL) sluice_model_close(serve.model);
-    buf_free(&serve.key_text);
-    buf_free(&serve.cert);
-    buf_free(&serve.tls_key);
+    secrets_free(&serve.secrets);
     mem_free(path);
     return status;
 }

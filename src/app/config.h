@@ -111,6 +111,14 @@ typedef enum CommandBit {
       "listen beyond this machine without a key")                                                  \
     X(tls_cert, TEXT, "tls-cert", 0, "FILE", "", 0, 0, CMD_SERVE, "certificate chain, PEM")        \
     X(tls_key, TEXT, "tls-key", 0, "FILE", "", 0, 0, CMD_SERVE, "its key, PEM")                    \
+    X(log_level, TEXT, "log-level", 0, "LEVEL", "info", 0, 0, CMD_SERVE,                           \
+      "error, warn, info or debug")                                                                \
+    X(log_period, NUMBER, "log-period", 0, "S", "10", 0.5, 1e6, CMD_SERVE,                         \
+      "seconds between the lines on throughput while there is work")                               \
+    X(log_content, FLAG, "log-content", 0, NULL, "", 0, 0, CMD_SERVE,                              \
+      "what clients ask and get goes into the log too")                                            \
+    X(watchdog, NUMBER, "watchdog", 0, "S", "300", 0, 1e6, CMD_SERVE,                              \
+      "end when the engine stands still for S seconds; /ready fails after S/5; 0: never")          \
     X(drain_timeout, INT, "drain-timeout", 0, "S", "30", 0, 86400, CMD_SERVE,                      \
       "seconds that open requests get after SIGTERM")                                              \
     X(max_connections, INT, "max-connections", 0, "N", "4096", 1, 1 << 20, CMD_SERVE,              \

@@ -1,13 +1,11 @@
 /* api_admin: models, version, health, readiness. */
+#include <stdio.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "server/api.h"
 #include "server/api_error.h"
 #include "server/server_priv.h"
 #include "server/web.h"
-
-enum { API_HEALTH_US_MAX = 10 * 1000 * 1000 };
 
 static json_t *api_model_object(const Server *server) {
     return json_pack("{s:s,s:s,s:I,s:s,s:i}", "id", server->model_name, "object", "model",
@@ -38,26 +36,30 @@ void api_admin_metrics(Server *server, HttpExchange *exchange) {
     http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }
 
-/* The engine's loop has turned lately. */
-static bool api_is_alive(const Server *server) {
-    sluice_stats stats = {.size = sizeof stats};
-    sluice_engine_get_stats(server->engine, &stats);
-    return clock_us() - stats.last_step_us < API_HEALTH_US_MAX;
+/* 503 when the engine has stood still for that share of what is let pass (0: for whatever). */
+static bool api_admin_stands(const Server *server, HttpExchange *exchange, int32_t share) {
+    const int64_t most_us = server->options.stall_us_max / share;
+    const int64_t stalled_us = server_stalled_us(server);
+    if (most_us == 0 || stalled_us < most_us) return false;
+    char text[80];
+    snprintf(text, sizeof text, "the engine has stood still for %.1f s", (double)stalled_us * 1e-6);
+    api_error_reply(exchange, 503, text, NULL);
+    return true;
+}
+
+static void api_admin_well(HttpExchange *exchange) {
+    api_reply_json(exchange, json_pack("{s:s}", "status", "ok"));
 }
 
 void api_admin_health(Server *server, HttpExchange *exchange) {
-    if (api_is_alive(server)) {
-        api_reply_json(exchange, json_pack("{s:s}", "status", "ok"));
-    } else {
-        api_error_reply(exchange, 503, "the engine has not moved for 10 seconds", NULL);
-    }
+    if (!api_admin_stands(server, exchange, 30)) api_admin_well(exchange);
 }
 
 void api_admin_ready(Server *server, HttpExchange *exchange) {
     if (atomic_load(&server->draining)) {
         api_error_reply(exchange, 503, "the server is shutting down", NULL);
-    } else {
-        api_admin_health(server, exchange);
+    } else if (!api_admin_stands(server, exchange, 5)) {
+        api_admin_well(exchange);
     }
 }
 

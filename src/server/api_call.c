@@ -56,6 +56,7 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].text);
         buf_free(&call->choice[i].logprobs);
         buf_free(&call->choice[i].token_ids);
+        buf_free(&call->choice[i].said);
     }
     mem_free(call->choice);
     buf_free(&call->tools.forced);
@@ -87,6 +88,9 @@ static void api_call_fail(ApiCall *call, const sluice_error *failure) {
 
 void api_call_submit(ApiCall *call) {
     Server *server = call->server;
+    if (server->options.log_content)
+        log_line(LOG_INFO, "content", "%s asked: %.*s", http_id(call->exchange),
+                 STR_ARG(http_body(call->exchange)));
     int32_t n = call->params.request.n;
     if (!call->params.seed_given) call->params.request.sampling.seed = server_new_seed(server);
     call->n_choices = call->n_prompts * n;
@@ -179,6 +183,9 @@ static void api_call_log(const ApiCall *call, const sluice_event *event) {
              first_us == 0 ? -1 : (double)(first_us - start_us) * 1e-3,
              (double)(now_us - start_us) * 1e-3, call->failure.status != SLUICE_OK ? " error=" : "",
              call->failure.text);
+    for (int32_t i = 0; i < call->n_choices && call->server->options.log_content; i++)
+        log_line(LOG_INFO, "content", "%s answered: %.*s", http_id(call->exchange),
+                 STR_ARG(buf_str(&call->choice[i].said)));
 }
 
 void api_call_event(ApiCall *call, const sluice_event *event) {
@@ -186,6 +193,7 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     sluice_event mine = *event;
     mine.index = prompt * call->params.request.n + event->index;
     ApiChoice *choice = &call->choice[mine.index];
+    if (call->server->options.log_content) buf_append(&choice->said, event->text, event->text_len);
     if (event->n_tokens > 0) api_call_tokens(call, choice, event->n_tokens);
     if (event->usage != NULL) {
         api_call_count(call, event, &call->prompt[prompt]);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "server/http_check.h"
 #include "server/http_priv.h"
+#include "server/http_tls.h"
 
 /* HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
 enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 16384, HTTP_DISCARD_BODIES = 4 };
@@ -372,8 +373,8 @@ static void http_completed(void *context, struct MHD_Connection *connection, voi
 
 static void http_connection(void *context, struct MHD_Connection *connection, void **slot,
                             enum MHD_ConnectionNotificationCode code) {
-    (void)slot;
     HttpServer *server = context;
+    *slot = server; /* for http_tls_retrieve */
     int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     pthread_mutex_lock(&server->lock);
     HttpConn *conn = &server->conn[fd];
@@ -434,12 +435,15 @@ static Status http_listen(const HttpOptions *options, int *out, int32_t *port, E
     return OK;
 }
 
+/* TLS 1.2 and 1.3. */
+static const char HTTP_TLS_PRIORITIES[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
+
 static Status http_start(HttpServer *server, int listen_fd, Err *err) {
     const HttpOptions *options = &server->options;
-    bool tls = options->tls_cert != NULL;
+    bool tls = server->tls != NULL;
     struct MHD_OptionItem tls_items[] = {
-        {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)options->tls_cert},
-        {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)options->tls_key},
+        {MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)(uintptr_t)http_tls_retrieve},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)HTTP_TLS_PRIORITIES},
         {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem no_items[] = {{MHD_OPTION_END, 0, NULL}};
     server->daemon = MHD_start_daemon(
@@ -453,10 +457,7 @@ static Status http_start(HttpServer *server, int listen_fd, Err *err) {
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, http_check_memory(&server->check),
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls ? tls_items : no_items,
         MHD_OPTION_END);
-    if (server->daemon == NULL)
-        FAIL(err, ERR_IO,
-             tls ? "cannot start the server: is the certificate or key not sound?"
-                 : "cannot start the server");
+    if (server->daemon == NULL) FAIL(err, ERR_IO, "cannot start the server");
     server->listening = true;
     return OK;
 }
@@ -473,7 +474,10 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     server->n_conns = (int32_t)MIN(MAX(files.rlim_cur, (rlim_t)1024), (rlim_t)1 << 20);
     server->conn = mem_alloc((size_t)server->n_conns * sizeof *server->conn);
     int listen_fd = -1;
-    Status status = http_listen(options, &listen_fd, &server->port, err);
+    Status status = OK;
+    if (options->tls_cert != NULL)
+        status = http_tls_open(&server->tls, options->tls_cert, options->tls_key, err);
+    if (status == OK) status = http_listen(options, &listen_fd, &server->port, err);
     if (status == OK) status = http_watch_start(server, err);
     if (status == OK) status = http_start(server, listen_fd, err);
     if (status != OK) {
@@ -483,6 +487,11 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     }
     *out = server;
     return OK;
+}
+
+Status http_set_tls(HttpServer *server, const char *cert, const char *key, Err *err) {
+    CHECK(server->tls != NULL);
+    return http_tls_set(server->tls, cert, key, err);
 }
 
 int32_t http_port(const HttpServer *server) {
@@ -519,6 +528,7 @@ void http_close(HttpServer *server) {
     pthread_cond_destroy(&server->work);
     pthread_mutex_destroy(&server->lock);
     mem_free(server->conn);
+    http_tls_close(server->tls);
     mem_free(server);
 }
 

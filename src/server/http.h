@@ -54,6 +54,8 @@ HttpOptions http_options_default(void);
 
 MUST_USE Status http_open(HttpServer **out, const HttpOptions *options, Err *err);
 int32_t http_port(const HttpServer *server);
+/* Another certificate and key for the connections that come; only a server that has TLS. */
+MUST_USE Status http_set_tls(HttpServer *server, const char *cert, const char *key, Err *err);
 /* No new connections from now on; those there go on. */
 void http_stop_listening(HttpServer *server);
 /* Ends every request that is open, as if its client had left. */

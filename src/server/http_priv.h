@@ -70,6 +70,7 @@ struct HttpServer {
     struct MHD_Daemon *daemon;
     int32_t port;
     bool listening;
+    struct HttpTls *tls; /* or NULL */
 
     pthread_mutex_t lock; /* guards the table, the queue and the figures */
     HttpConn *conn;       /* [n_conns] by descriptor */

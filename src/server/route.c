@@ -69,18 +69,20 @@ static void route_set_tenant(const Server *server, HttpExchange *exchange, const
 
 /* Bearer token or x-api-key; every key is compared, whichever fits, and the one that does says
  * whose request it is. */
-static bool route_allowed(const Server *server, HttpExchange *exchange) {
-    if (server->options.n_keys == 0) return true;
+static bool route_allowed(Server *server, HttpExchange *exchange) {
     const char *bearer = http_header(exchange, "authorization");
     const char *plain = http_header(exchange, "x-api-key");
     Str given = str_from(plain);
     if (bearer != NULL && strncasecmp(bearer, "bearer ", 7) == 0)
         given = str_trim(str_from(bearer + 7));
     const char *found = NULL;
-    for (int32_t i = 0; i < server->options.n_keys; i++)
-        if (route_same_key(given, server->options.key[i])) found = server->options.key[i];
+    pthread_rwlock_rdlock(&server->keys_lock);
+    for (int32_t i = 0; i < server->n_keys; i++)
+        if (route_same_key(given, server->key[i])) found = server->key[i];
     if (found != NULL) route_set_tenant(server, exchange, found);
-    return found != NULL;
+    const bool allowed = found != NULL || server->n_keys == 0;
+    pthread_rwlock_unlock(&server->keys_lock);
+    return allowed;
 }
 
 /* "/v1/models/ID" is "/v1/models". */

@@ -119,8 +119,8 @@ static Status server_start(Server *server, Err *err) {
     HttpOptions http = http_options_default();
     http.address = server->options.address;
     http.port = server->options.port;
-    http.tls_cert = server->options.tls_cert;
-    http.tls_key = server->options.tls_key;
+    http.tls_cert = server->options.secrets.tls_cert;
+    http.tls_key = server->options.secrets.tls_key;
     if (server->options.n_workers > 0) http.n_workers = server->options.n_workers;
     http.limits = server->options.limits.http;
     http.handler = route_handle;
@@ -128,6 +128,51 @@ static Status server_start(Server *server, Err *err) {
     http.error_body = server_error_body;
     http.done = server_http_done;
     return http_open(&server->http, &http, err);
+}
+
+static void server_free_keys(Server *server) {
+    for (int32_t i = 0; i < server->n_keys; i++) {
+        explicit_bzero(server->key[i], strlen(server->key[i]));
+        mem_free(server->key[i]);
+    }
+    server->n_keys = 0;
+}
+
+static void server_set_keys(Server *server, const ServerSecrets *secrets) {
+    pthread_rwlock_wrlock(&server->keys_lock);
+    server_free_keys(server);
+    for (int32_t i = 0; i < secrets->n_keys; i++) server->key[i] = mem_strdup(secrets->key[i]);
+    server->n_keys = secrets->n_keys;
+    pthread_rwlock_unlock(&server->keys_lock);
+}
+
+Status server_set_secrets(Server *server, const ServerSecrets *secrets, Err *err) {
+    CHECK((secrets->n_keys > 0) == (server->n_keys > 0));
+    if (secrets->tls_cert != NULL)
+        TRY(http_set_tls(server->http, secrets->tls_cert, secrets->tls_key, err));
+    server_set_keys(server, secrets);
+    return OK;
+}
+
+int64_t server_stalled_us(const Server *server) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    /* Before its first turn the loop has not stood longer than we know it. */
+    return MAX(clock_us() - MAX(stats.last_step_us, server->start_us), 0);
+}
+
+bool server_watch(Server *server) {
+    const int64_t stalled_us = server_stalled_us(server), most_us = server->options.stall_us_max;
+    const bool stalled = most_us > 0 && stalled_us > most_us / 30;
+    if (stalled && !server->stalled) {
+        atomic_fetch_add(&server->n_stalls, 1);
+        log_line(LOG_WARN, "watchdog", "the engine has stood still for %.1f s",
+                 (double)stalled_us * 1e-6);
+    } else if (!stalled && server->stalled) {
+        log_line(LOG_WARN, "watchdog", "the engine moves again");
+    }
+    server->stalled = stalled;
+    return most_us > 0 && stalled_us > most_us;
 }
 
 Status server_open(Server **out, const sluice_model *model, sluice_engine *engine,
@@ -143,10 +188,13 @@ Status server_open(Server **out, const sluice_model *model, sluice_engine *engin
                                                      : server_default_name(server->info.path);
     server->created = (int64_t)time(NULL);
     server->start_us = clock_us();
+    pthread_rwlock_init(&server->keys_lock, NULL);
+    server_set_keys(server, &options->secrets);
     pthread_mutex_init(&server->submit_lock, NULL);
     pthread_mutex_init(&server->calls_lock, NULL);
     server_metrics_init(&server->metrics);
     Status status = server_start(server, err);
+    server->options.secrets = (ServerSecrets){0};
     if (status != OK) {
         server_close(server);
         return status;
@@ -194,6 +242,8 @@ void server_close(Server *server) {
     if (server->http != NULL) http_close(server->http);
     pthread_mutex_destroy(&server->submit_lock);
     pthread_mutex_destroy(&server->calls_lock);
+    server_free_keys(server);
+    pthread_rwlock_destroy(&server->keys_lock);
     server_metrics_free(&server->metrics);
     mem_free(server->model_name);
     mem_free(server);

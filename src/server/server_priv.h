@@ -29,7 +29,11 @@ struct Server {
      * the call knows the id of its request. */
     pthread_mutex_t submit_lock;
     ServerMetrics metrics;
-    atomic_uint_fast64_t n_stalls;  /* times that the engine stood still too long */
+    atomic_uint_fast64_t n_stalls; /* times that the engine stood still too long */
+    bool stalled;                  /* the last of them is not over; server_watch's */
+    pthread_rwlock_t keys_lock;    /* guards the keys */
+    char *key[SERVER_KEYS_MAX];
+    int32_t n_keys;
     pthread_mutex_t calls_lock;     /* guards the list */
     struct ApiCall *calls;          /* submitted and not over, for the dashboard */
     atomic_int_fast64_t service_us; /* that a request spends running: a moving average */
