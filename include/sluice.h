@@ -96,6 +96,10 @@ typedef struct sluice_model_info {
 } sluice_model_info;
 SLUICE_API void sluice_model_get_info(const sluice_model *model, sluice_model_info *info);
 
+/* A hash of what decides the model's logits: its configuration and every weight. Reads the whole
+ * file. */
+SLUICE_API uint64_t sluice_model_hash(const sluice_model *model);
+
 /* Text -> ids into ids[0..capacity); *n is set to the number needed, which may be larger (then
  * SLUICE_ERR_LIMIT). parse_special: special tokens written in the text become those tokens. */
 SLUICE_API sluice_status sluice_tokenize(const sluice_model *model, const char *text, size_t len,

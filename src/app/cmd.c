@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -52,6 +53,12 @@ static const Command CMD_TABLE[] = {
      "which "
      "fixes the clock. An exception that the template raises is a failure with its text.",
      cmd_render},
+    {"replay", CMD_REPLAY, "RECEIPT [MODEL]", 1, 2,
+     "run a request of `serve --receipts` again and compare the tokens",
+     "Says when the model, the build or what else decides the bits is not what it was. Fails at "
+     "the "
+     "first token that differs. MODEL: where the model is now; default: where it was.",
+     cmd_replay},
     {"bench-serve", CMD_BENCH_SERVE, "", 0, 0, "load an OpenAI server and measure its answers",
      "Sends requests at their own times, however many are still running, and reports "
      "time to first token, time per output token and throughput as vLLM does.",
@@ -68,6 +75,14 @@ static const Command CMD_TABLE[] = {
 const Command *cmd_table(int32_t *n) {
     *n = ARRAY_LEN(CMD_TABLE);
     return CMD_TABLE;
+}
+
+Status cmd_binary_hash(uint64_t *out, Err *err) {
+    FileMap map;
+    TRY(file_map(&map, "/proc/self/exe", err));
+    *out = hash_bytes(map.data, map.size, 0);
+    file_unmap(&map);
+    return OK;
 }
 
 Status cmd_model_path(const Config *config, char **out, Err *err) {

@@ -34,6 +34,9 @@ Status cmd_bench_serve(const Config *config, Err *err);
 Status cmd_tokenize_print(Buf *out, Err *err);
 Status cmd_tokenize(const Config *config, Err *err);
 Status cmd_detokenize(const Config *config, Err *err);
+Status cmd_replay(const Config *config, Err *err);
+/* A hash of the program's own file: which build this is. */
+MUST_USE Status cmd_binary_hash(uint64_t *out, Err *err);
 Status cmd_simulate(const Config *config, Err *err);
 Status cmd_completion(const Config *config, Err *err);
 Status cmd_man(const Config *config, Err *err);

@@ -79,6 +79,21 @@ static ServerLimits cmd_serve_limits(const Config *config) {
     return limits;
 }
 
+static Status cmd_serve_receipts(const Serve *serve, const sluice_engine_plan *plan,
+                                 ServerOptions *options, Err *err) {
+    sluice_model_info info = {.size = sizeof info};
+    sluice_model_get_info(serve->model, &info);
+    ReceiptBuild *build = &options->build;
+    options->receipts_dir = serve->config->receipts;
+    options->receipts_max = serve->config->receipts_max;
+    snprintf(build->version, sizeof build->version, "%s", sluice_version());
+    snprintf(build->level, sizeof build->level, "%s", info.level);
+    snprintf(build->kv_dtype, sizeof build->kv_dtype, "%s", plan->kv_dtype);
+    build->max_context = plan->max_context;
+    build->model_hash = sluice_model_hash(serve->model);
+    return cmd_binary_hash(&build->binary_hash, err);
+}
+
 static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err *err) {
     const Config *config = serve->config;
     TRY(secrets_read(&serve->secrets, config, err));
@@ -100,6 +115,7 @@ static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err
                              .log_content = config->log_content,
                              .plan = plan,
                              .limits = cmd_serve_limits(config)};
+    if (config->receipts != NULL) TRY(cmd_serve_receipts(serve, plan, &options, err));
     return server_open(&serve->server, serve->model, serve->engine, &options, err);
 }
 

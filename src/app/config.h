@@ -23,11 +23,12 @@ typedef enum CommandBit {
     CMD_BENCH_SERVE = 1 << 11,
     CMD_SIMULATE = 1 << 12,
     CMD_BENCH_ENGINE = 1 << 13,
+    CMD_REPLAY = 1 << 15,
     CMD_ALL = -1
 } CommandBit;
 
 /* Commands that compute with a model. */
-#define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH | CMD_BENCH_ENGINE)
+#define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH | CMD_BENCH_ENGINE | CMD_REPLAY)
 /* Commands that play a load. */
 #define CMD_LOAD   (CMD_BENCH_SERVE | CMD_SIMULATE)
 #define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
@@ -105,6 +106,10 @@ typedef enum CommandBit {
       "requests that wait at most; 0: four times as many")                                         \
     X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE,  \
       "memory for the KV cache; 0: what max-seqs short sequences need")                            \
+    X(receipts, TEXT, "receipts", 0, "DIR", "", 0, 0, CMD_SERVE,                                   \
+      "write what each request asked and got into DIR, for sluice replay")                         \
+    X(receipts_max, INT, "receipts-max", 0, "N", "100000", 1, 1 << 24, CMD_SERVE,                  \
+      "receipts in DIR at most; the oldest leave")                                                 \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \
       "keys that clients must show, one a line")                                                   \
     X(insecure_no_auth, FLAG, "insecure-no-auth", 0, NULL, "", 0, 0, CMD_SERVE,                    \

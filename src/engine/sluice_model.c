@@ -1,5 +1,8 @@
 #include <string.h>
 
+#include <stdlib.h>
+
+#include "base/hash.h"
 #include "base/mem.h"
 #include "engine/sluice_priv.h"
 #include "ops/plugin.h"
@@ -134,4 +137,46 @@ void sluice_model_get_info(const sluice_model *m, sluice_model_info *info) {
     }
     sluice_model_sampling(model_file(m->model), &all);
     memcpy(info, &all, MIN(info->size, sizeof all));
+}
+
+/* Scalars and texts of a GGUF file's metadata; arrays are the tokenizer's, or per layer and seen in
+ * the shapes. */
+static uint64_t sluice_model_hash_values(const ModelFile *file, uint64_t hash) {
+    static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+    const int64_t n = model_file_n_values(file);
+    for (int64_t i = 0; i < n; i++) {
+        const GgufValue *value = model_file_value_at(file, i);
+        if (value->type == GGUF_ARRAY) continue;
+        uint64_t len = bytes[value->type];
+        if (value->type == GGUF_STRING) {
+            memcpy(&len, value->data, sizeof len);
+            len += sizeof len;
+        }
+        hash = hash_bytes(value->key.ptr, value->key.len, hash);
+        hash = hash_bytes(value->data, len, hash);
+    }
+    return hash;
+}
+
+uint64_t sluice_model_hash(const sluice_model *m) {
+    const ModelFile *file = model_file(m->model);
+    uint64_t hash = 0;
+    if (model_file_format(file) == MODEL_GGUF) {
+        hash = sluice_model_hash_values(file, hash);
+    } else {
+        char *config = json_dumps(model_file_config(file), JSON_COMPACT | JSON_SORT_KEYS);
+        if (config != NULL) hash = hash_bytes(config, strlen(config), hash);
+        free(config);
+    }
+    const int64_t n = model_file_n_tensors(file);
+    for (int64_t i = 0; i < n; i++) {
+        Str name;
+        Tensor tensor;
+        model_file_tensor(file, i, &name, &tensor);
+        const size_t len = (size_t)tensor_bytes(&tensor);
+        hash = hash_bytes(name.ptr, name.len, hash_mix(hash) ^ (uint64_t)tensor.dtype);
+        hash = hash_bytes(tensor.shape, (size_t)tensor.n_dims * sizeof *tensor.shape, hash);
+        hash = hash_bytes(tensor.data, len, hash);
+    }
+    return hash;
 }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "server/api_answer.h"
 #include "server/api_error.h"
+#include "server/receipt_log.h"
 #include "server/server_priv.h"
 
 enum { API_CALL_ARENA_BYTES_MAX = 4 << 20 };
@@ -57,6 +58,7 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].logprobs);
         buf_free(&call->choice[i].token_ids);
         buf_free(&call->choice[i].said);
+        ints_free(&call->choice[i].tokens);
     }
     mem_free(call->choice);
     buf_free(&call->tools.forced);
@@ -188,6 +190,28 @@ static void api_call_log(const ApiCall *call, const sluice_event *event) {
                  STR_ARG(buf_str(&call->choice[i].said)));
 }
 
+static void api_call_receipt(const ApiCall *call) {
+    const Server *server = call->server;
+    Receipt *receipt = mem_alloc(sizeof *receipt);
+    snprintf(receipt->id, sizeof receipt->id, "%s", call->id);
+    receipt->created = call->created;
+    receipt->model_path = server->info.path;
+    receipt->build = server->options.build;
+    receipt->request = call->params.request;
+    receipt->n_prompts = call->n_prompts;
+    receipt->n_outputs = call->n_choices;
+    for (int32_t i = 0; i < call->n_prompts; i++)
+        receipt->prompt[i] = (ReceiptTokens){.ids = call->prompt[i].ids, .n = call->prompt[i].n};
+    for (int32_t i = 0; i < call->n_choices; i++) {
+        const ApiChoice *choice = &call->choice[i];
+        receipt->output[i] =
+            (ReceiptTokens){choice->tokens.data, choice->tokens.len, choice->ended};
+    }
+    if (!receipt_log_add(server->receipts, receipt))
+        log_line(LOG_WARN, "receipts", "too many wait to be written: %s is lost", call->id);
+    mem_free(receipt);
+}
+
 void api_call_event(ApiCall *call, const sluice_event *event) {
     int32_t prompt = api_call_prompt_of(call, event->request);
     sluice_event mine = *event;
@@ -195,6 +219,9 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     ApiChoice *choice = &call->choice[mine.index];
     if (call->server->options.log_content) buf_append(&choice->said, event->text, event->text_len);
     if (event->n_tokens > 0) api_call_tokens(call, choice, event->n_tokens);
+    if (call->server->receipts != NULL)
+        ints_append(&choice->tokens, event->tokens, (size_t)event->n_tokens);
+    if (event->finish != SLUICE_FINISH_NONE) choice->ended = event->finish;
     if (event->usage != NULL) {
         api_call_count(call, event, &call->prompt[prompt]);
         server_note_service(call->server, event->usage->total_us - event->usage->queue_us);
@@ -211,6 +238,8 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     call->n_open--;
     if (call->n_open == 0) {
         api_call_log(call, event);
+        if (call->server->receipts != NULL && call->params.request.pooling == SLUICE_POOL_NONE)
+            api_call_receipt(call);
         http_on_gone(call->exchange, NULL, NULL);
         if (call->failure.status != SLUICE_OK) {
             api_call_fail(call, &call->failure);

@@ -51,11 +51,13 @@ typedef struct ApiChoice {
     int32_t n_items, items_max;
     int32_t n_told; /* items that the stream has to their end */
     bool skip_call;
-    Buf text;        /* text completions: all of it */
-    Buf logprobs;    /* JSON, as the API wants it, without the enclosing list */
-    Buf token_ids;   /* JSON numbers with commas */
-    Buf said;        /* all text so far, if the log shall have it */
-    int32_t text_at; /* bytes before this token, for text_offset */
+    Buf text;            /* text completions: all of it */
+    Buf logprobs;        /* JSON, as the API wants it, without the enclosing list */
+    Buf token_ids;       /* JSON numbers with commas */
+    Buf said;            /* all text so far, if the log shall have it */
+    int32_t text_at;     /* bytes before this token, for text_offset */
+    Ints tokens;         /* all of them, where a receipt is written */
+    sluice_finish ended; /* how the engine ended it */
     bool started;
     sluice_finish finish;
     int32_t stop_index, stop_id;

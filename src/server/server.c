@@ -113,6 +113,9 @@ ServerLimits server_limits_default(void) {
 static Status server_start(Server *server, Err *err) {
     if (getrandom(&server->id_seed, sizeof server->id_seed, 0) != sizeof server->id_seed)
         FAIL(err, ERR_IO, "the system gives no random numbers");
+    if (server->options.receipts_dir != NULL)
+        TRY(receipt_log_open(&server->receipts, server->options.receipts_dir,
+                             server->options.receipts_max, err));
     if (pthread_create(&server->events, NULL, server_events_main, server) != 0)
         FAIL(err, ERR_IO, "cannot start the server's event thread");
     server->events_started = true;
@@ -239,6 +242,7 @@ void server_close(Server *server) {
         atomic_store(&server->stop_events, true);
         pthread_join(server->events, NULL);
     }
+    receipt_log_close(server->receipts);
     if (server->http != NULL) http_close(server->http);
     pthread_mutex_destroy(&server->submit_lock);
     pthread_mutex_destroy(&server->calls_lock);

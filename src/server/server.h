@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "server/http.h"
+#include "server/receipt.h"
 #include "sluice.h"
 
 typedef struct Server Server;
@@ -37,7 +38,10 @@ typedef struct ServerOptions {
     /* An engine that stands still for so long ends the process; for a fifth of it: /ready says so;
      * for a thirtieth: /health says so, and the log. 0: never. */
     int64_t stall_us_max;
-    bool log_content; /* what clients ask and get goes into the log */
+    bool log_content;         /* what clients ask and get goes into the log */
+    const char *receipts_dir; /* NULL: no receipts are written */
+    int64_t receipts_max;     /* files in it at most */
+    ReceiptBuild build;       /* that they name */
 } ServerOptions;
 
 /* The defaults of every limit. */

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "server/http.h"
+#include "server/receipt_log.h"
 #include "server/server.h"
 #include "server/server_metrics.h"
 #include "sluice.h"
@@ -34,6 +35,7 @@ struct Server {
     pthread_rwlock_t keys_lock;    /* guards the keys */
     char *key[SERVER_KEYS_MAX];
     int32_t n_keys;
+    ReceiptLog *receipts;           /* NULL: none are written */
     pthread_mutex_t calls_lock;     /* guards the list */
     struct ApiCall *calls;          /* submitted and not over, for the dashboard */
     atomic_int_fast64_t service_us; /* that a request spends running: a moving average */
