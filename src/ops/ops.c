@@ -57,6 +57,10 @@ static void ops_gated_avx512(OpCtx *ctx, const GatedArgs *args) {
     ops_gated(ctx, args, cpu_linear_avx512, cpu_act_avx512);
 }
 
+static void ops_gated_avx512bf16(OpCtx *ctx, const GatedArgs *args) {
+    ops_gated(ctx, args, cpu_linear_avx512bf16, cpu_act_avx512);
+}
+
 static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
     [OPS_REF] =
         {
@@ -118,12 +122,14 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
     [OPS_AVX512BF16] =
         {
             .level = "avx512bf16",
+            .feed = ops_feed_f32,
             .scratch_bytes = ops_cpu_scratch_bytes,
             .weight_prepare = cpu_pack_weight_prepare,
             .weight_release = cpu_pack_weight_release,
             .embed = cpu_embed_avx512,
             .norm = cpu_norm_avx512,
             .linear = cpu_linear_avx512bf16,
+            .gated = ops_gated_avx512bf16,
             .rope_kv = cpu_rope_avx512,
             .attn = cpu_attn_avx512,
             .act = cpu_act_avx512,
