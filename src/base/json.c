@@ -163,23 +163,6 @@ Status json_get_str(const json_t *object, const char *key, Str *out, Err *err) {
     return OK;
 }
 
-/* Length of the well-formed UTF-8 sequence at the start of s (Unicode 15, table 3-7), else 0. */
-static size_t json_utf8_len(Str s) {
-    const uint8_t *p = (const uint8_t *)s.ptr;
-    uint8_t lead = p[0], low = 0x80, high = 0xBF;
-    if (lead < 0x80) return 1;
-    size_t len = lead >= 0xC2 && lead < 0xE0 ? 2 : lead >= 0xE0 && lead < 0xF0 ? 3 : 4;
-    if (lead < 0xC2 || lead > 0xF4 || s.len < len) return 0;
-    if (lead == 0xE0) low = 0xA0;  /* shorter forms exist */
-    if (lead == 0xED) high = 0x9F; /* surrogates */
-    if (lead == 0xF0) low = 0x90;
-    if (lead == 0xF4) high = 0x8F; /* beyond U+10FFFF */
-    if (p[1] < low || p[1] > high) return 0;
-    for (size_t i = 2; i < len; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    return len;
-}
-
 static void json_write_char(Buf *buf, char c) {
     static const char *const short_escapes[128] = {
         ['"'] = "\\\"", ['\\'] = "\\\\", ['\b'] = "\\b", ['\f'] = "\\f",
@@ -196,7 +179,7 @@ static void json_write_char(Buf *buf, char c) {
 void json_write_str(Buf *buf, Str s) {
     buf_append_byte(buf, '"');
     for (size_t i = 0; i < s.len;) {
-        size_t len = json_utf8_len(str_slice(s, i, s.len));
+        size_t len = str_utf8_len(str_slice(s, i, s.len));
         if (len == 1) {
             json_write_char(buf, s.ptr[i]);
         } else if (len == 0) {

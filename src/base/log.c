@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/str.h"
+
 enum { LOG_TEXT_BYTES = 2000, LOG_LINE_BYTES = 4 * LOG_TEXT_BYTES + 200 };
 
 /* The one global that the house rules allow. */
@@ -15,19 +17,25 @@ void log_set_level(LogLevel level) {
     atomic_store_explicit(&log_level, (int)level, memory_order_relaxed);
 }
 
-/* Appends text with control characters as \xNN; returns the new length. */
+/* Appends text with control characters and what is not UTF-8 as \xNN; returns the new length.
+ */
 static size_t log_escape(char *line, size_t n, const char *text) {
     static const char digits[] = "0123456789abcdef";
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c >= 0x20 && c != 0x7f) {
-            line[n++] = (char)c;
-            continue;
+    for (Str rest = str_from(text); rest.len > 0;) {
+        size_t len = str_utf8_len(rest);
+        unsigned char c = (unsigned char)rest.ptr[0];
+        bool control = c < 0x20 || c == 0x7f || (c == 0xc2 && (unsigned char)rest.ptr[1] < 0xa0);
+        if (len > 0 && !control) {
+            memcpy(line + n, rest.ptr, len);
+            n += len;
+        } else {
+            len = 1;
+            line[n++] = '\\';
+            line[n++] = 'x';
+            line[n++] = digits[c >> 4];
+            line[n++] = digits[c & 15];
         }
-        line[n++] = '\\';
-        line[n++] = 'x';
-        line[n++] = digits[c >> 4];
-        line[n++] = digits[c & 15];
+        rest = str_slice(rest, len, rest.len);
     }
     return n;
 }

@@ -76,3 +76,19 @@ bool str_to_f64(Str s, double *out) {
     *out = value;
     return true;
 }
+
+size_t str_utf8_len(Str s) {
+    const uint8_t *p = (const uint8_t *)s.ptr;
+    uint8_t lead = p[0], low = 0x80, high = 0xBF;
+    if (lead < 0x80) return 1;
+    size_t len = lead >= 0xC2 && lead < 0xE0 ? 2 : lead >= 0xE0 && lead < 0xF0 ? 3 : 4;
+    if (lead < 0xC2 || lead > 0xF4 || s.len < len) return 0;
+    if (lead == 0xE0) low = 0xA0;  /* shorter forms exist */
+    if (lead == 0xED) high = 0x9F; /* surrogates */
+    if (lead == 0xF0) low = 0x90;
+    if (lead == 0xF4) high = 0x8F; /* beyond U+10FFFF */
+    if (p[1] < low || p[1] > high) return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((p[i] & 0xC0) != 0x80) return 0;
+    return len;
+}

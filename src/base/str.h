@@ -22,6 +22,8 @@ bool str_starts_with(Str s, const char *prefix);
 bool str_ends_with(Str s, const char *suffix);
 /* The part [from, to), both clamped to the string. */
 Str str_slice(Str s, size_t from, size_t to);
+/* Bytes of the well-formed UTF-8 sequence at the start of s (Unicode 15, table 3-7), else 0. */
+size_t str_utf8_len(Str s);
 /* Without ASCII white space at both ends. */
 Str str_trim(Str s);
 /* Index of the first occurrence of `needle` at or after `from`, or SIZE_MAX. */

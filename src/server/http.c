@@ -280,19 +280,20 @@ static enum MHD_Result http_refuse(HttpExchange *exchange, int32_t code, const c
 
 /* The header is whole. */
 static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *connection,
-                                  HttpExchange *exchange, const char *version) {
+                                  HttpExchange *exchange, const char *method, const char *version) {
     pthread_mutex_lock(&server->lock);
     HttpConn *conn = &server->conn[exchange->fd];
     conn->state = HTTP_CONN_BODY;
     conn->since_us = exchange->start_us;
     conn->body_bytes = 0;
     server->stats.n_requests++;
+    HttpLine line = {method, conn->target, version, conn->target_bytes};
     const char *unsound = conn->target_fault;
     int32_t code = conn->target_code;
     pthread_mutex_unlock(&server->lock);
-    if (unsound == NULL)
-        unsound = http_check_header(&server->check, connection, exchange->method, version, &code);
+    if (unsound == NULL) unsound = http_check_header(&server->check, connection, &line, &code);
     if (unsound != NULL) return http_refuse(exchange, code, unsound);
+    if (http_check_is_chunked(connection)) http_reply_header(exchange, "connection", "close");
     const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
     int64_t bytes = 0;
     if (length == NULL || !str_to_i64(str_from(length), &bytes)) bytes = 0;
@@ -325,7 +326,7 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
     if (exchange == NULL) {
         exchange = http_exchange_open(server, connection, method, url);
         *slot = exchange;
-        return http_begin(server, connection, exchange, version);
+        return http_begin(server, connection, exchange, method, version);
     }
     if (*len > 0) return http_take_body(server, exchange, data, len);
     if (exchange->body.failed) return http_refuse(exchange, 413, HTTP_TOO_LARGE);
@@ -396,6 +397,8 @@ static void *http_request_line(void *context, const char *uri, struct MHD_Connec
     int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     pthread_mutex_lock(&server->lock);
     HttpConn *conn = &server->conn[fd];
+    conn->target = uri;
+    conn->target_bytes = uri == NULL ? 0 : strlen(uri);
     conn->target_fault = http_check_target(&server->check, uri, &conn->target_code);
     if (conn->state == HTTP_CONN_IDLE) {
         conn->state = HTTP_CONN_HEADER;

@@ -4,14 +4,26 @@
 #include <string.h>
 #include <strings.h>
 
+enum {
+    HTTP_CHECK_SPACES_MAX = 64,         /* after a header's colon, with the one that is usual */
+    HTTP_CHECK_MHD_STRICT = 0x01000000, /* since when libmicrohttpd is strict itself */
+};
+
 #define HTTP_CHECK_ALNUM "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 /* What the headers of one request come to. */
 typedef struct HttpSeen {
     size_t bytes; /* of the header's lines as they are usually written */
     int32_t n, n_length, n_encoding, n_host;
+    const char *end; /* of the line before, in libmicrohttpd's buffer */
+    bool hidden;     /* something is between the lines */
     bool bad_encoding, bad_length, bad_host, bad_name, bad_value;
 } HttpSeen;
+
+/* Whether `next` begins where `bytes` more after `end` came in. */
+static bool http_check_follows(const char *end, size_t bytes, const char *next) {
+    return (uintptr_t)end + bytes == (uintptr_t)next;
+}
 
 /* RFC 9110 5.6.2. */
 static bool http_check_token(const char *text) {
@@ -35,6 +47,11 @@ static enum MHD_Result http_check_one(void *context, enum MHD_ValueKind kind, co
     (void)kind;
     HttpSeen *seen = context;
     if (value == NULL) value = "";
+    const char *colon = name + name_len;
+    seen->hidden |= !http_check_follows(seen->end, strlen("\r\n"), name) ||
+                    (uintptr_t)value <= (uintptr_t)colon ||
+                    (uintptr_t)value > (uintptr_t)colon + HTTP_CHECK_SPACES_MAX;
+    seen->end = value + len;
     seen->n++;
     seen->bytes += name_len + strlen(": ") + len + strlen("\r\n");
     if (strcasecmp(name, "content-length") == 0) {
@@ -73,6 +90,7 @@ size_t http_check_memory(const HttpCheck *check) {
 }
 
 const char *http_check_target(const HttpCheck *check, const char *target, int32_t *code) {
+    if (target == NULL) target = "";
     *code = 414;
     if (strlen(target) > (size_t)check->limits.url_bytes_max) return check->url_text;
     *code = 400;
@@ -86,16 +104,32 @@ const char *http_check_target(const HttpCheck *check, const char *target, int32_
     return NULL;
 }
 
+/* Whether the head has bytes that none of its texts shows, or lacks some that it needs. */
+static bool http_check_hides(struct MHD_Connection *connection, const HttpLine *line,
+                             const HttpSeen *seen) {
+    const union MHD_ConnectionInfo *size =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    return seen->hidden ||
+           !http_check_follows(line->method + strlen(line->method), strlen(" "), line->target) ||
+           !http_check_follows(line->target + line->target_bytes, strlen(" "), line->version) ||
+           !http_check_follows(seen->end, strlen("\r\n\r\n"), line->method + size->header_size);
+}
+
+bool http_check_is_chunked(struct MHD_Connection *connection) {
+    return MHD_VERSION < HTTP_CHECK_MHD_STRICT &&
+           MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "transfer-encoding") != NULL;
+}
+
 const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
-                              const char *method, const char *version, int32_t *code) {
-    HttpSeen seen = {0};
+                              const HttpLine *line, int32_t *code) {
+    HttpSeen seen = {.end = line->version + strlen(line->version)};
     MHD_get_connection_values_n(connection, MHD_HEADER_KIND, http_check_one, &seen);
-    bool v11 = strcmp(version, "HTTP/1.1") == 0;
+    bool v11 = strcmp(line->version, "HTTP/1.1") == 0;
     *code = 431;
     if (seen.n > check->limits.header_count_max) return check->count_text;
     if (seen.bytes > (size_t)check->limits.header_bytes_max) return check->bytes_text;
     *code = 400;
-    if (!http_check_token(method)) return "the method holds a character that is not allowed";
+    if (!http_check_token(line->method)) return "the method holds a character that is not allowed";
     if (seen.n_length > 1 || seen.bad_length) return "the content-length header is not one number";
     if (seen.n_encoding > 1 || seen.bad_encoding || (seen.n_encoding > 0 && !v11))
         return "the transfer-encoding header is not 'chunked' of HTTP/1.1";
@@ -104,6 +138,8 @@ const char *http_check_header(const HttpCheck *check, struct MHD_Connection *con
     if (seen.n_host > 1 || (seen.n_host == 0 && v11)) return "wanted exactly one host header";
     if (seen.bad_host) return "the host header is not a name and a port";
     if (seen.bad_name || seen.bad_value) return "a header holds a character that is not allowed";
-    if (!v11 && strcmp(version, "HTTP/1.0") != 0) return "the protocol is not HTTP/1.1";
+    if (!v11 && strcmp(line->version, "HTTP/1.0") != 0) return "the protocol is not HTTP/1.1";
+    if (MHD_VERSION < HTTP_CHECK_MHD_STRICT && http_check_hides(connection, line, &seen))
+        return "a line does not end in CR LF, or holds what is not allowed";
     return NULL;
 }

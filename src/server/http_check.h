@@ -1,8 +1,10 @@
 /* http_check: refuses what two servers could read differently (request smuggling).
  *
- * It sees what libmicrohttpd shows. What that hides: a line that ends in a bare LF, more than one
- * space in the request line, a chunk's extension, a
- * header without a name (it is dropped), and bytes after a NUL. */
+ * It sees what libmicrohttpd shows. Before its version 1.0 that says nothing of a line that ends in
+ * a bare LF, of more than one space in the request line, of a header without a name or of bytes
+ * after a NUL; but the texts that it shows lie where they came in, so what is between them can be
+ * told from their addresses. What cannot be seen is a chunk's size line: after a chunked body the
+ * connection closes, so that nothing that follows is ever read as a request. */
 #pragma once
 
 #include <microhttpd.h>
@@ -22,6 +24,14 @@ size_t http_check_memory(const HttpCheck *check);
 /* What is wrong with the raw request target, or NULL. *code becomes 400 or 414. */
 const char *http_check_target(const HttpCheck *check, const char *target, int32_t *code);
 
-/* What is wrong with the method, version and headers, or NULL. *code becomes 400, 431 or 505. */
+/* The request line as libmicrohttpd shows it. */
+typedef struct HttpLine {
+    const char *method, *target, *version;
+    size_t target_bytes; /* before the query was cut off */
+} HttpLine;
+
+/* Whether the body comes in chunks whose size lines nobody has checked. */
+bool http_check_is_chunked(struct MHD_Connection *connection);
+/* What is wrong with the request line and headers, or NULL. *code becomes 400, 431 or 505. */
 const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
-                              const char *method, const char *version, int32_t *code);
+                              const HttpLine *line, int32_t *code);

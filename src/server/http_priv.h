@@ -24,6 +24,8 @@ typedef struct HttpConn {
     uint32_t generation; /* tells a reused descriptor from its predecessor */
     int64_t since_us;    /* of the state */
     int64_t body_bytes;
+    const char *target; /* of the request line that came last */
+    size_t target_bytes;
     const char *target_fault; /* of the request line that came last, or NULL */
     int32_t target_code;      /* to refuse it with */
     uint64_t acked_bytes;     /* by the client, when it was looked at last */

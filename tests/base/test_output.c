@@ -50,7 +50,7 @@ static void log_lines(void **state) {
     static Output output;
     output_begin_pipe(&output);
     log_line(LOG_INFO, "test", "below the level");
-    log_line(LOG_WARN, "test", "n=%d text=%s", 7, "a\nb\x1b[2J\x7f");
+    log_line(LOG_WARN, "test", "n=%d text=%s", 7, "a\nb\x1b[2J\x7f\xc3\xa9\xc7x\xc2\x9bz");
     log_set_level(LOG_DEBUG);
     log_line(LOG_DEBUG, "test", "now shown");
     log_set_level(LOG_WARN);
@@ -60,7 +60,7 @@ static void log_lines(void **state) {
     assert_int_equal(sscanf(output.text, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ %n", &year, &month, &day,
                             &hour, &minute, &second, &ms, &at),
                      7);
-    const char *want = "warn test n=7 text=a\\x0ab\\x1b[2J\\x7f\n";
+    const char *want = "warn test n=7 text=a\\x0ab\\x1b[2J\\x7f\xc3\xa9\\xc7x\\xc2\\x9bz\n";
     assert_int_equal(strncmp(output.text + at, want, strlen(want)), 0);
     assert_non_null(strstr(output.text, "Z debug test now shown\n"));
 }

@@ -180,19 +180,32 @@ static void http_replies(void **state) {
 /* A request cut at every byte and sent in two parts gives the same answer. */
 static void http_split_anywhere(void **state) {
     Fixture *fixture = *state;
-    static const char request[] =
-        "POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello";
+    static const struct {
+        const char *request, *answer;
+    } rows[] = {
+        {"POST /p HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+         "POST /p 5:hello"},
+        {"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+         "3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
+         "POST /p 5:hello"},
+        {"GET /p HTTP/1.1\r\nHost: x\r\nA: b\nC: d\r\n\r\n", "refused 400"},
+        {"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+         "refused 400"},
+    };
     Buf reply = {0};
-    for (size_t cut = 1; cut < sizeof request - 1; cut++) {
-        int fd = client_connect(fixture);
-        client_send(fd, request, cut);
-        struct timespec pause = {.tv_nsec = 200000};
-        nanosleep(&pause, NULL);
-        client_send(fd, request + cut, sizeof request - 1 - cut);
-        buf_clear(&reply);
-        client_read_all(fd, &reply);
-        expect(&reply, "POST /p 5:hello");
-        close(fd);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const size_t len = strlen(rows[i].request);
+        for (size_t cut = 1; cut < len; cut++) {
+            int fd = client_connect(fixture);
+            client_send(fd, rows[i].request, cut);
+            struct timespec pause = {.tv_nsec = 200000};
+            nanosleep(&pause, NULL);
+            client_send(fd, rows[i].request + cut, len - cut);
+            buf_clear(&reply);
+            client_read_all(fd, &reply);
+            expect(&reply, rows[i].answer);
+            close(fd);
+        }
     }
     buf_free(&reply);
 }

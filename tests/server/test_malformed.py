@@ -1,6 +1,7 @@
 """Malformed requests over raw sockets: refused or cut before any handler runs, and never two
 replies for what another server could read as one request. A handler's replies carry x-request-id;
 what is refused before it does not."""
+import json
 import os
 import re
 import socket
@@ -109,10 +110,37 @@ def headers():
         yield b"host " + name.encode(), get(host=host) + NEXT
 
 
-# What libmicrohttpd shows no trace of; it reads them in one way, as the rest of the line.
-HIDDEN = {b"length 5\x00", b"encoding chunked\x00", b"line GET  / HTTP/1.1",
-          b"line G\x00T / HTTP/1.1", b"line GET /\x00 HTTP/1.1", b"header A: b\x00c", b"header : 1"}
-TABLE = [*lengths(), *encodings(), *chunks(), *lines(), *headers()]
+def endings():
+    """Lines that end in a bare LF or CR, are folded, or hide something."""
+    sound = get(b"A: b", b"C:d", b"E:  f")
+    for at in [i for i in range(len(sound)) if sound[i:i + 2] == b"\r\n"]:
+        yield b"bare LF at %d" % at, sound[:at] + sound[at + 1:] + NEXT
+        yield b"bare CR at %d" % at, sound[:at + 1] + sound[at + 2:] + NEXT
+    yield b"bare LF everywhere", sound.replace(b"\r\n", b"\n") + NEXT
+    yield b"CR CR LF", get(b"A: b\r") + NEXT
+    for fold in (b" ", b"\t", b"  \t "):
+        yield b"fold " + fold, get(b"A: b\r\n" + fold + b"c") + NEXT
+        yield b"fold first " + fold, get(host=fold + b"Host: x\r\n") + NEXT
+        yield b"fold length " + fold, post(b"Content-Length:\r\n" + fold + b"5", body=b"hello")
+        yield b"fold encoding " + fold, post(b"Transfer-Encoding:\r\n" + fold + b"chunked",
+                                             body=b"0\r\n\r\n" + NEXT)
+        yield b"fold host " + fold, get(host=b"Host: x\r\n" + fold + b"y\r\n") + NEXT
+    for line in (b"GET ", b"GET  ", b"GET / ", b"GET /version HTTP/1.1 ", b"GET /version HTTP/1.1\t",
+                 b"GET  /version HTTP/1.1", b"GET   /version HTTP/1.1"):
+        yield b"spaces " + line, get(line=line) + NEXT
+    yield b"many spaces", get(b"A:" + b" " * 100 + b"b") + NEXT
+    yield b"nothing hidden in host", get(host=b"Host: x\x00y\r\n") + NEXT
+
+
+TABLE = [*lengths(), *encodings(), *chunks(), *lines(), *headers(), *endings()]
+
+# Sound by RFC 9112, but servers have read the size line of a chunk differently: what follows must
+# never be answered.
+CHUNKED = [b"3;a=b\r\n{} \r\n0\r\n\r\n", b"3;a\r\n{} \r\n0;b\r\n\r\n", b"3\n{} \r\n0\r\n\r\n",
+           b"3;a\nb\r\n{} \r\n0\r\n\r\n", b"3\r\n{} \n0\r\n\r\n", b"3\r\n{} \r\n0\n\n",
+           b"3\r\n{} \r\n0\r\nA: b\r\n\r\n", b"3\r\n{} \r\n0\r\nContent-Length: 9\r\n\r\n",
+           b"3\r\n{} \r\n00000\r\n\r\n", b"0003\r\n{} \r\n0\r\n\r\n",
+           b"3;" + b"x" * 3000 + b"\r\n{} \r\n0\r\n\r\n"]
 
 
 def exchange(port, data, still=0.5):
@@ -151,13 +179,29 @@ class Malformed(unittest.TestCase):
         self.assertIn(b"x-request-id", exchange(self.server.port, get(b"Connection: close")).lower())
 
     def test_table(self):
-        self.assertGreaterEqual(len(TABLE) - len(HIDDEN), 150)
+        """Each is refused, and a neighbour's request beside it gets its own answer."""
+        self.assertGreaterEqual(len(TABLE), 200)
         wrong = []
-        for name, data in TABLE:
-            reply = exchange(self.server.port, data)
-            if name not in HIDDEN and not refused(reply):
+        for i, (name, data) in enumerate(TABLE):
+            with socket.create_connection(("127.0.0.1", self.server.port)) as neighbour:
+                half = get(b"Connection: close", b"X-Request-Id: neighbour-%d" % i)
+                neighbour.sendall(half[:20])
+                reply = exchange(self.server.port, data)
+                neighbour.sendall(half[20:])
+                answer = neighbour.makefile("rb").read()
+            if not refused(reply):
                 wrong.append((name, reply[9:12], reply[-60:]))
+            if b"neighbour-%d\r\n" % i not in answer or b'{"version":' not in answer:
+                wrong.append((name, "neighbour", answer))
         self.assertEqual([], wrong, "\n".join(map(str, wrong)))
+
+    def test_after_chunks(self):
+        for body in CHUNKED:
+            reply = exchange(self.server.port, post(b"Transfer-Encoding: chunked",
+                                                    body=body + NEXT))
+            self.assertNotIn(b'"version"', reply, body)
+            self.assertLessEqual(reply.count(b"HTTP/1."), 1, body)
+            self.assertIn(b"connection: close", reply.lower() or b"connection: close", body)
 
     def test_limits(self):
         """Each limit one below, at it, and one above."""
@@ -181,8 +225,11 @@ class Malformed(unittest.TestCase):
 class Json(unittest.TestCase):
     @unittest.skipUnless(os.path.isdir(SUITE), "JSONTestSuite is not here")
     def test_bodies(self):
-        """Each file as a body: never a success (none is a request), never the server's fault."""
+        """Each file as a body: never a success (none is a request), never the server's fault. What
+        the suite calls sound is read (but for keys that come twice or hold a NUL, which are refused
+        as test_json says), and refused for what it is; the rest for where it breaks."""
         server = serving.Server()
+        self.addCleanup(lambda: self.assertEqual(0, server.stop()))
         n = 0
         for folder, _, files in os.walk(SUITE):
             for name in sorted(files):
@@ -190,11 +237,72 @@ class Json(unittest.TestCase):
                     continue
                 with open(os.path.join(folder, name), "rb") as file:
                     status, _, reply = server.request("POST", "/v1/completions", file.read())
-                self.assertIn(status, (400, 413, 422), (name, reply))
+                self.assertEqual(400, status, (name, reply))
+                message = json.loads(reply)["error"]["message"]
+                if name[0] != "i" and "duplicated_key" not in name and "null_in_key" not in name:
+                    self.assertEqual(name[0] == "n", message.startswith("the body: "),
+                                     (name, message))
                 n += 1
         self.assertGreater(n, 250)
         self.assertEqual(200, server.request("GET", "/health")[0])
-        self.assertEqual(0, server.stop())
+
+
+NUMBERS = ["1", [], {}, True]
+INTEGERS = NUMBERS + [1.5]
+BOOLEANS = ["true", 0, 1, [], {}]
+COMMON = {
+    "model": [1, [], {}, True], "temperature": NUMBERS + [-0.1, 2.1, 1e400],
+    "top_p": NUMBERS + [-1, 0, 1.01], "min_p": NUMBERS + [-0.1, 1.1],
+    "repetition_penalty": NUMBERS + [0, -1, 101], "presence_penalty": NUMBERS + [-2.1, 2.1],
+    "frequency_penalty": NUMBERS + [-2.1, 2.1], "n": INTEGERS + [0, -1, 9, 1 << 40, 1 << 70],
+    "top_k": INTEGERS + [-2, 1 << 40], "min_tokens": INTEGERS + [-1, 1 << 40],
+    "max_tokens": INTEGERS + [0, -1, 1 << 40], "seed": INTEGERS + [1 << 70, -(1 << 70)],
+    "priority": INTEGERS + [1 << 40, -(1 << 40)], "stream": BOOLEANS, "ignore_eos": BOOLEANS,
+    "include_stop_str_in_output": BOOLEANS, "skip_special_tokens": BOOLEANS,
+    "return_token_ids": BOOLEANS, "stream_options": [1, "a", [], True],
+    "stop": [1, {}, True, [1], [""], "", ["a"] * 17, "a" * 257, ["a", None], [["a"]], "a\0b"],
+    "stop_token_ids": [1, "a", {}, ["1"], [-1], [1 << 40], [1.5], [1] * 65],
+    "logit_bias": [1, "a", [1], {"a": 1}, {"-1": 1}, {"1": 101}, {"1": -101}, {"1": "a"},
+                   {"1": True}, {"99999999999": 1}, {str(i): 1 for i in range(1025)}],
+    "cache_salt": [1, [], {}, "", "a" * 1025], "best_of": [2, "1"], "response_format": [
+        1, "json", {"type": "x"}], "audio": [{"voice": "a"}], "modalities": [["audio"]],
+}
+CHAT = {"messages": [1, "a", {}, [], [1], ["a"], [[]], [{}], [{"role": "user"}], [{"content": "a"}],
+                     [{"role": 1, "content": "a"}], [{"role": "user", "content": 1}],
+                     [{"role": "user", "content": {}}], [{"role": "user", "content": [1]}],
+                     [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+                     [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+                     [{"role": "user", "content": [{"text": "a"}]}], None],
+        "logprobs": BOOLEANS, "top_logprobs": INTEGERS + [-1, 21, 5], "tools": [1, "a", {}, True],
+        "max_completion_tokens": INTEGERS + [0, -1], "chat_template_kwargs": [1, "a", [1], True],
+        "add_generation_prompt": BOOLEANS, "continue_final_message": BOOLEANS + [True]}
+TEXT = {"prompt": [1, {}, True, [], [[]], [{}], [True], [1.5], [-1], [1 << 40], ["a", 1], [1, "a"],
+                   "", [""], ["a"] * 65, None],
+        "logprobs": INTEGERS + [-1, 21], "echo": BOOLEANS, "suffix": ["a", 1]}
+
+
+class Fields(unittest.TestCase):
+    def test_wrong(self):
+        """Every field with what it may not hold: 400 with a sentence that names it."""
+        server = serving.Server()
+        self.addCleanup(lambda: self.assertEqual(0, server.stop()))
+        bases = [("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]},
+                  {**COMMON, **CHAT}),
+                 ("/v1/completions", {"prompt": "a"}, {**COMMON, **TEXT})]
+        wrong = []
+        for path, base, fields in bases:
+            for field, values in fields.items():
+                for value in values:
+                    text = json.dumps({"max_tokens": 1, **base, field: value})
+                    status, _, data = server.request("POST", path, text.replace("Infinity", "1e400"))
+                    reply = json.loads(data)
+                    message = reply["error"]["message"] if status == 400 else ""
+                    # No number that JSON's reader can hold is a matter of the body.
+                    named = field in message or ("real number overflow" in message or
+                                                 re.search("too big .*integer", message))
+                    if not named:
+                        wrong.append((path, field, str(value)[:40], status, data[:150]))
+        self.assertEqual([], wrong, "\n".join(map(str, wrong)))
 
 
 if __name__ == "__main__":
