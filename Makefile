@@ -75,9 +75,12 @@ LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o)
 # What libsluice is made of: the engine and what stands below it.
 PUBLIC_OBJ := $(filter-out $(BUILD)/src/server/% $(BUILD)/src/compress/%,$(LIB_OBJ))
 APP_OBJ := $(APP_SRC:%.c=$(BUILD)/%.o)
-TESTS := $(TEST_SRC:%.c=$(BUILD)/%) $(BUILD)/tests/sim/sim
+# Programs that call the kernels of the plugin directly.
+CUDA_TESTS := $(if $(CUDA),$(patsubst %.cu,$(BUILD)/%,$(wildcard tests/cuda/test_*.cu)))
+CUDA_BENCHES := $(if $(CUDA),$(patsubst %.cu,$(BUILD)/%,$(wildcard bench/bench_*.cu)))
+TESTS := $(TEST_SRC:%.c=$(BUILD)/%) $(BUILD)/tests/sim/sim $(CUDA_TESTS)
 FUZZERS := $(FUZZ_SRC:%.c=$(BUILD)/%)
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c))
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c)) $(CUDA_BENCHES)
 LIB_A := $(BUILD)/libsluice-internal.a
 CUDA_SO := $(if $(CUDA),$(BUILD)/libsluice_cuda.so)
 CUDA_OBJ := $(CUDA_SRC:%.cu=$(BUILD)/%.o)
@@ -113,10 +116,16 @@ $(BUILD)/%.o: %.cu Makefile
 	@mkdir -p $(@D)
 	$(call say,NVCC)$(CUDA)/bin/nvcc $(NVCC_FLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@
 
+CUDA_LIBS = $(firstword $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a)) -lm -ldl -lrt
+
 # Loaded at run time by ops/plugin.c; what it needs of the library is its own copy.
 $(BUILD)/libsluice_cuda.so: $(CUDA_OBJ) $(LIB_A)
-	$(call say,LD)$(CC) $(HARDEN_LDFLAGS) -pthread -shared -Wl,--exclude-libs,ALL -o $@ $^ \
-	  $(firstword $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a)) -lm -ldl -lrt
+	$(call say,LD)$(CC) $(HARDEN_LDFLAGS) -pthread -shared -Wl,--exclude-libs,ALL -o $@ $^ $(CUDA_LIBS)
+
+$(BUILD)/tests/cuda/%.o $(BUILD)/bench/%.o: NVCC_FLAGS += -Itests
+
+$(CUDA_TESTS) $(CUDA_BENCHES): %: %.o $(CUDA_OBJ) $(LIB_A)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(CUDA_LIBS) -lcmocka
 
 # For the program and the tests: every function of the library.
 $(LIB_A): $(LIB_OBJ)

@@ -1,0 +1,372 @@
+/* cuda_attn: one warpgroup feeds, warpgroups of 64 rows multiply.
+ *
+ * The kernel comes in two forms. Whole: two warpgroups of rows walk all segments and merge them as
+ * they go, the total in shared memory. Split: one warpgroup takes one segment and leaves a partial
+ * result; the CTA that finishes a row tile last merges its segments in rising order. Both walk a
+ * segment with the same code.
+ *
+ * While a tile's weights are made, the product of the last tile's values runs, and the other
+ * warpgroup's products. */
+#include "ops/cuda/cuda_attn_mma.cuh"
+#include "ops/cuda/cuda_attn_out.cuh"
+
+template <typename Shape>
+static __device__ __forceinline__ void attn_lane_rows(const AttnParams *p, const AttnItem *item,
+                                                      AttnLane *lane) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int32_t row = item->row + min(lane->row[h], item->n_rows - 1);
+        lane->seen[h] =
+            cuda_mask_range(item->pos + row / p->group, item->kv_len, p->window, p->causal);
+    }
+    int32_t warp_rows = item->n_rows - lane->wg * CUDA_ATTN_ROWS - lane->thread / 32 * 16;
+    lane->n_rows = warp_rows <= 0 ? 0 : warp_rows <= 8 ? 1 : 2;
+    int32_t first = lane->wg * CUDA_ATTN_ROWS;
+    int32_t last = min(first + CUDA_ATTN_ROWS, item->n_rows) - 1;
+    first = min(first, item->n_rows - 1);
+    last = max(last, first);
+    lane->all.hi = cuda_mask_range(item->pos + (item->row + first) / p->group, item->kv_len,
+                                   p->window, p->causal)
+                       .hi;
+    lane->all.lo = cuda_mask_range(item->pos + (item->row + last) / p->group, item->kv_len,
+                                   p->window, p->causal)
+                       .lo;
+}
+
+/* Eight f32 queries as bf16. */
+static __device__ __forceinline__ uint4 attn_round_q(const float *from) {
+    float4 a = __ldg((const float4 *)from), b = __ldg((const float4 *)from + 1);
+    float f[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    uint32_t u[4];
+    attn_mma_pack(u, f, 2);
+    return make_uint4(u[0], u[1], u[2], u[3]);
+}
+
+/* Queues the copies of an item's queries into shared memory, zeros where there are none. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_queries_copy(const AttnParams *p, const AttnItem *item,
+                                                         const AttnLane *lane, uint32_t q) {
+    constexpr int PIECES = Shape::DIMS / 8;
+#pragma unroll 2
+    for (int i = lane->thread; i < CUDA_ATTN_ROWS * PIECES; i += 128) {
+        int32_t r = i / PIECES, piece = i % PIECES, row = lane->wg * CUDA_ATTN_ROWS + r;
+        uint32_t to = q + piece / 8 * (CUDA_ATTN_ROWS * 128) + r * 128 + ((piece % 8 ^ r % 8) << 4);
+        bool is_there = row < item->n_rows && piece * 8 < p->head_dim;
+        int64_t at = is_there ? attn_row_offset(p, item, row, p->q_stride) + piece * 8 : 0;
+        if (!p->q_f32) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                         "l"((const __nv_bfloat16 *)p->q + at), "r"(is_there ? 16 : 0)
+                         : "memory");
+        } else {
+            uint4 v = attn_round_q((const float *)p->q + at);
+            if (!is_there) v = make_uint4(0, 0, 0, 0);
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y),
+                         "r"(v.z), "r"(v.w)
+                         : "memory");
+        }
+    }
+}
+
+/* Waits until the queries of the warpgroup are there. */
+static __device__ __forceinline__ void attn_queries_wait(const AttnLane *lane) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    cuda_fence_async();
+    cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128);
+}
+
+/* Values of slots behind the last key, which nobody wrote, become zeros: 0 * NaN is not 0. Each
+ * warpgroup does it for itself, before it multiplies. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_clear_v(const AttnItem *item, const AttnLane *lane,
+                                                    uint32_t v, int32_t tile) {
+    int32_t first = item->kv_len - tile * Shape::TILE;
+    if (first >= Shape::TILE) return;
+    for (int i = first * 8 + lane->thread; i < Shape::TILE * 8; i += 128) {
+#pragma unroll
+        for (int c = 0; c < Shape::DIMS / 64; c++)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(
+                             v + c * Shape::TILE * 128 + i * 16),
+                         "r"(0)
+                         : "memory");
+    }
+    cuda_fence_async();
+    cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128);
+}
+
+/* From logits to weights. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_weights(const AttnParams *p, const AttnLane *lane,
+                                                    int32_t tile, float (&s)[Shape::TILE / 2],
+                                                    SoftmaxState (&state)[2], float (&decay)[2],
+                                                    int32_t n_rows) {
+    if (n_rows == 0) return;
+    if (p->cap_in != 0) {
+#pragma unroll
+        for (int i = 0; i < Shape::TILE / 2; i++) s[i] = cuda_tanh(__fmul_rn(s[i], p->cap_in));
+    }
+    int32_t key = tile * Shape::TILE;
+    if (key < lane->all.lo || key + Shape::TILE > lane->all.hi)
+        cuda_mask_tile(s, key + lane->column, lane->seen);
+    cuda_softmax_tile(s, p->scale_log2, state, decay, n_rows);
+}
+
+static __device__ __forceinline__ void attn_release(const AttnSmem *smem, int32_t stage,
+                                                    const AttnLane *lane) {
+    __syncwarp();
+    if (lane->thread % 32 == 0) cuda_mbar_arrive(smem->empty + stage * 8);
+}
+
+template <typename Shape>
+static __device__ __forceinline__ void attn_decay(float (&o)[Shape::DIMS / 2],
+                                                  const float (&decay)[2]) {
+    if (__all_sync(0xffffffff, decay[0] == 1.0f && decay[1] == 1.0f)) return;
+#pragma unroll
+    for (int i = 0; i < Shape::DIMS / 2; i++) o[i] = __fmul_rn(o[i], decay[i / 2 % 2]);
+}
+
+/* One item: all its tiles, and what comes of them. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_rows(const AttnParams *p, const AttnSmem *smem,
+                                                 const AttnItem *item, AttnLane *lane,
+                                                 AttnRing *ring, AttnRing *items) {
+    constexpr int DIMS = Shape::DIMS, TILE = Shape::TILE;
+    uint32_t q = smem->q + lane->wg * (CUDA_ATTN_ROWS * DIMS * 2);
+    attn_lane_rows<Shape>(p, item, lane);
+    attn_queries_wait(lane);
+
+    float s[TILE / 2], o[DIMS / 2], decay[2] = {1, 1};
+    uint32_t w[TILE / 4];
+#pragma unroll
+    for (int i = 0; i < DIMS / 2; i++) o[i] = 0;
+    SoftmaxState part[2] = {cuda_softmax_empty(), cuda_softmax_empty()};
+    SoftmaxState total[2] = {cuda_softmax_empty(), cuda_softmax_empty()};
+    int32_t n_rows = Shape::SPLIT ? lane->n_rows : 2; /* few rows are common in the split form */
+    bool first = true;                                /* nothing in the total yet */
+    uint32_t add = 0; /* whether o holds something of this segment */
+
+    cuda_mbar_wait(smem->full + ring->at * 8, ring->parity);
+    cuda_mma_pin(s);
+    cuda_mma_fence();
+    attn_mma_s<DIMS, TILE>(s, q, smem->stage + ring->at * Shape::STAGE_BYTES);
+    cuda_mma_commit();
+    cuda_mma_wait<0>();
+    cuda_mma_pin(s);
+    attn_release(smem, ring->at, lane);
+    attn_ring_next<Shape::N_STAGES>(ring);
+    attn_weights<Shape>(p, lane, item->tile_lo, s, part, decay, n_rows);
+    attn_mma_pack(w, s, n_rows);
+
+    for (int32_t t = item->tile_lo; t + 1 < item->tile_hi; t++) {
+        int32_t k_stage = ring->at;
+        cuda_mbar_wait(smem->full + k_stage * 8, ring->parity);
+        cuda_mma_pin(s);
+        cuda_mma_pin(o);
+        attn_mma_pin(w);
+        cuda_mma_fence();
+        attn_mma_s<DIMS, TILE>(s, q, smem->stage + k_stage * Shape::STAGE_BYTES);
+        cuda_mma_commit();
+        attn_ring_next<Shape::N_STAGES>(ring);
+        int32_t v_stage = ring->at;
+        cuda_mbar_wait(smem->full + v_stage * 8, ring->parity);
+        cuda_mma_fence();
+        attn_mma_o<DIMS, TILE>(o, w, smem->stage + v_stage * Shape::STAGE_BYTES, add);
+        cuda_mma_commit();
+        attn_ring_next<Shape::N_STAGES>(ring);
+        cuda_mma_wait<1>();
+        cuda_mma_pin(s);
+        attn_release(smem, k_stage, lane);
+        bool segment_ends = !Shape::SPLIT && (t + 1) % Shape::SEGMENT_TILES == 0;
+        SoftmaxState done[2] = {part[0], part[1]};
+        if (segment_ends) part[0] = part[1] = cuda_softmax_empty();
+        attn_weights<Shape>(p, lane, t + 1, s, part, decay, n_rows);
+        cuda_mma_wait<0>();
+        cuda_mma_pin(o);
+        attn_release(smem, v_stage, lane);
+        if (segment_ends) {
+            attn_merge<Shape>(smem, lane, done, total, first, false, o);
+            first = false;
+        } else {
+            attn_decay<Shape>(o, decay);
+        }
+        add = !segment_ends;
+        attn_mma_pack(w, s, n_rows);
+    }
+
+    AttnRing after = *items;
+    attn_ring_next<ATTN_ITEMS>(&after);
+    const AttnItem *next = attn_item_wait(smem, &after);
+    cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128); /* no warp reads the queries any more */
+    if (next != NULL) attn_queries_copy<Shape>(p, next, lane, q);
+    uint32_t v = smem->stage + ring->at * Shape::STAGE_BYTES;
+    cuda_mbar_wait(smem->full + ring->at * 8, ring->parity);
+    attn_clear_v<Shape>(item, lane, v, item->tile_hi - 1);
+    cuda_mma_pin(o);
+    attn_mma_pin(w);
+    cuda_mma_fence();
+    attn_mma_o<DIMS, TILE>(o, w, v, add);
+    cuda_mma_commit();
+    cuda_mma_wait<0>();
+    cuda_mma_pin(o);
+    attn_release(smem, ring->at, lane);
+    attn_ring_next<Shape::N_STAGES>(ring);
+
+    if (Shape::SPLIT && item->n_segments > 1) {
+        attn_write_partial<Shape>(p, item, lane, part, o);
+        if (attn_is_last(p, item, lane, smem->last)) attn_combine<Shape>(p, item, lane);
+    } else {
+        attn_merge<Shape>(smem, lane, part, total, first, true, o);
+        attn_write<Shape>(p, item, lane, total, o);
+    }
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::N_THREADS, Shape::CTAS_PER_SM)
+    attn_kernel(const __grid_constant__ AttnParams p) {
+    AttnSmem smem = attn_smem<Shape>();
+    if (threadIdx.x == 0) attn_smem_init<Shape>(&smem);
+    cuda_launch_wait();
+    cuda_launch_next();
+    __syncthreads();
+    int32_t wg = threadIdx.x / 128;
+    if (wg == Shape::N_WG) {
+        if constexpr (Shape::REGS != 0) cuda_regs_lower<56>();
+        int32_t warp = threadIdx.x % 128 / 32;
+        if (warp < ATTN_COPY_WARPS)
+            attn_copy<Shape>(&p, &smem, warp);
+        else if (warp == ATTN_ITEM_WARP)
+            attn_take_items<Shape>(&p, &smem, threadIdx.x % 32);
+    } else {
+        if constexpr (Shape::REGS != 0) cuda_regs_raise<Shape::REGS>();
+        AttnLane lane;
+        lane.wg = wg;
+        lane.thread = threadIdx.x % 128;
+        lane.row[0] = wg * CUDA_ATTN_ROWS + lane.thread / 32 * 16 + lane.thread % 32 / 4;
+        lane.row[1] = lane.row[0] + 8;
+        lane.column = lane.thread % 4 * 2;
+        AttnRing ring = {0, 0}, items = {0, 0};
+        const AttnItem *item = attn_item_wait(&smem, &items);
+        uint32_t q = smem.q + wg * (CUDA_ATTN_ROWS * Shape::DIMS * 2);
+        if (item != NULL) attn_queries_copy<Shape>(&p, item, &lane, q);
+        while (item != NULL) {
+            attn_rows<Shape>(&p, &smem, item, &lane, &ring, &items);
+            attn_item_done(&smem, &items);
+            item = attn_item_wait(&smem, &items);
+        }
+    }
+}
+
+/* ---- launches ---- */
+
+typedef CUresult (*AttnEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                               const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                               const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                               CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static AttnEncode attn_encode(void) {
+    static AttnEncode encode;
+    void *entry = NULL;
+    cudaDriverEntryPointQueryResult found;
+    if (encode == NULL &&
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault,
+                                         &found) == cudaSuccess &&
+        found == cudaDriverEntryPointSuccess) {
+        encode = (AttnEncode)entry;
+    }
+    return encode;
+}
+
+/* Keys or values as a matrix of rows of head_dim elements, read in runs of one block. */
+static cudaError_t attn_map(const CudaAttnArgs *args, const void *data, CUtensorMap *map) {
+    AttnEncode encode = attn_encode();
+    if (encode == NULL) return cudaErrorNotSupported;
+    int32_t tile = attn_dims(args->limits.head_dim) <= 128 ? 128 : 64;
+    cuuint64_t shape[2] = {
+        (cuuint64_t)args->limits.head_dim,
+        (cuuint64_t)args->n_blocks * args->limits.n_kv_heads * args->block_tokens};
+    cuuint64_t stride[1] = {(cuuint64_t)args->limits.head_dim * 2};
+    cuuint32_t box[2] = {64, (cuuint32_t)(args->block_tokens < tile ? args->block_tokens : tile)};
+    cuuint32_t step[2] = {1, 1};
+    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, shape, stride,
+                             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+static bool attn_is_valid(const CudaAttnArgs *args) {
+    int32_t bt = args->block_tokens;
+    return args->limits.head_dim >= 8 && args->limits.head_dim <= 256 &&
+           args->limits.head_dim % 8 == 0 && bt >= 1 && bt <= 256 && (bt & (bt - 1)) == 0 &&
+           args->limits.n_kv_heads >= 1 && args->limits.n_heads >= 1 &&
+           args->limits.n_heads % args->limits.n_kv_heads == 0 && args->q_stride % 8 == 0 &&
+           args->out_stride % 8 == 0 && (uintptr_t)args->q % 16 == 0 &&
+           (uintptr_t)args->out % 16 == 0 && (uintptr_t)args->k % 16 == 0 &&
+           (uintptr_t)args->v % 16 == 0 && args->scale > 0;
+}
+
+static void attn_params(const CudaAttnArgs *args, AttnParams *p) {
+    const CudaAttnLimits *limits = &args->limits;
+    AttnPlaces places = cuda_attn_places(limits);
+    char *plan = (char *)args->plan, *partial = (char *)args->partial;
+    p->q = args->q, p->out = args->out;
+    p->q_stride = args->q_stride, p->out_stride = args->out_stride;
+    p->q_f32 = args->q_f32, p->out_f32 = args->out_f32;
+    p->query_start = args->query_start, p->kv_len = args->kv_len;
+    p->table_start = args->table_start, p->block_id = args->block_id;
+    p->sinks = args->sinks;
+    p->plan = (const AttnPlan *)plan;
+    p->whole = (const AttnWhole *)(plan + places.whole);
+    p->split = (const AttnSplit *)(plan + places.split);
+    p->partial_o = (float *)partial;
+    p->partial_ml = (float2 *)(partial + places.ml);
+    p->partial_count = (uint32_t *)(partial + places.count);
+    p->taken = p->partial_count + places.n_partial_rows;
+    p->n_kv_heads = limits->n_kv_heads;
+    p->group = limits->n_heads / limits->n_kv_heads;
+    p->head_dim = limits->head_dim;
+    p->block_tokens = args->block_tokens;
+    while (1 << p->block_shift < args->block_tokens) p->block_shift++;
+    p->window = args->window, p->causal = args->causal;
+    bool capped = args->softcap > 0;
+    p->cap_in = capped ? args->scale / args->softcap : 0;
+    p->scale_log2 = (capped ? args->softcap : args->scale) * 1.4426950409f;
+}
+
+template <typename Shape>
+static cudaError_t attn_launch(cudaStream_t stream, const AttnParams *params, int32_t n_items,
+                               int32_t n_sms, bool dependent) {
+    cudaError_t e = cudaFuncSetAttribute(
+        attn_kernel<Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::SMEM_BYTES);
+    if (e != cudaSuccess) return e;
+    int32_t n_ctas = n_sms * Shape::CTAS_PER_SM;
+    if (n_ctas > n_items) n_ctas = n_items;
+    return attn_launch_kernel(stream, attn_kernel<Shape>, n_ctas, Shape::N_THREADS,
+                              Shape::SMEM_BYTES, dependent, *params);
+}
+
+template <int DIMS>
+static cudaError_t attn_launch_dims(cudaStream_t stream, const CudaAttnArgs *args,
+                                    const AttnParams *params, int32_t n_sms) {
+    AttnBounds bounds = cuda_attn_bounds(args);
+    cudaError_t e = attn_launch<AttnShape<DIMS, true>>(
+        stream, params, bounds.n_split * args->limits.n_kv_heads, n_sms, args->dependent);
+    if (e != cudaSuccess || bounds.n_whole == 0) return e;
+    return attn_launch<AttnShape<DIMS, false>>(
+        stream, params, bounds.n_whole * args->limits.n_kv_heads, n_sms, args->dependent);
+}
+
+cudaError_t cuda_attn(cudaStream_t stream, const CudaAttnArgs *args) {
+    if (args->n_tokens <= 0) return cudaSuccess;
+    if (!attn_is_valid(args)) return cudaErrorInvalidValue;
+    AttnParams p = {};
+    int32_t n_sms = 0;
+    cudaError_t e = attn_map(args, args->k, &p.k_map);
+    if (e == cudaSuccess) e = attn_map(args, args->v, &p.v_map);
+    if (e == cudaSuccess) e = cuda_attn_n_sms(&n_sms);
+    if (e != cudaSuccess) return e;
+    attn_params(args, &p);
+    switch (attn_dims(args->limits.head_dim)) {
+        case 64: return attn_launch_dims<64>(stream, args, &p, n_sms);
+        case 128: return attn_launch_dims<128>(stream, args, &p, n_sms);
+        default: return attn_launch_dims<256>(stream, args, &p, n_sms);
+    }
+}

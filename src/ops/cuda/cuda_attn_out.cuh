@@ -1,0 +1,161 @@
+/* cuda_attn_out: what comes of a walk over tiles: merged segments, partial results, output rows. */
+#pragma once
+
+#include "ops/cuda/cuda_attn_work.cuh"
+#include "ops/cuda/cuda_softmax.cuh"
+
+#include <cuda_bf16.h>
+
+enum { ATTN_BAR_ROWS = 1 }; /* the named barrier of a warpgroup: this plus its number */
+
+/* A thread's place: two rows, eight apart, and a quarter of the columns. */
+typedef struct AttnLane {
+    int32_t wg, thread; /* of the warpgroup */
+    int32_t row[2];     /* of the item */
+    int32_t column;
+    MaskRange seen[2];
+    MaskRange all;  /* keys that every row of the warpgroup sees */
+    int32_t n_rows; /* how many of a thread's two rows any thread of the warp has */
+} AttnLane;
+
+/* Where row `row` of the item starts in q (or, with its stride, in out). */
+static __device__ __forceinline__ int64_t attn_row_offset(const AttnParams *p, const AttnItem *item,
+                                                          int32_t row, int64_t stride) {
+    int32_t r = item->row + row, token = r / p->group;
+    int32_t head = item->kv_head * p->group + r - token * p->group;
+    return (item->query + token) * stride + (int64_t)head * p->head_dim;
+}
+
+/* Adds the segment in o to the total in shared memory, or, at the end, to o. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_merge(const AttnSmem *smem, const AttnLane *lane,
+                                                  const SoftmaxState (&part)[2],
+                                                  SoftmaxState (&total)[2], bool first, bool end,
+                                                  float (&o)[Shape::DIMS / 2]) {
+    SoftmaxMerge by[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        SoftmaxState row = {part[h].m, cuda_softmax_row_sum(part[h].l)};
+        by[h] = cuda_softmax_merge(&total[h], row);
+    }
+    float4 *at = smem->total + lane->wg * (Shape::DIMS / 8 * 128) + lane->thread;
+#pragma unroll
+    for (int i = 0; i < Shape::DIMS / 8; i++) {
+        float4 t = first ? make_float4(0, 0, 0, 0) : at[i * 128];
+        t.x = cuda_softmax_add(t.x, o[4 * i], by[0]);
+        t.y = cuda_softmax_add(t.y, o[4 * i + 1], by[0]);
+        t.z = cuda_softmax_add(t.z, o[4 * i + 2], by[1]);
+        t.w = cuda_softmax_add(t.w, o[4 * i + 3], by[1]);
+        if (!end)
+            at[i * 128] = t;
+        else
+            o[4 * i] = t.x, o[4 * i + 1] = t.y, o[4 * i + 2] = t.z, o[4 * i + 3] = t.w;
+    }
+}
+
+static __device__ __forceinline__ void attn_store2(const AttnParams *p, int64_t at, float x,
+                                                   float y) {
+    if (p->out_f32)
+        *(float2 *)((float *)p->out + at) = make_float2(x, y);
+    else
+        *(__nv_bfloat162 *)((__nv_bfloat16 *)p->out + at) = __floats2bfloat162_rn(x, y);
+}
+
+template <typename Shape>
+static __device__ __forceinline__ void attn_write(const AttnParams *p, const AttnItem *item,
+                                                  const AttnLane *lane,
+                                                  const SoftmaxState (&total)[2],
+                                                  const float (&o)[Shape::DIMS / 2]) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (lane->row[h] >= item->n_rows) continue;
+        int64_t at = attn_row_offset(p, item, lane->row[h], p->out_stride);
+        int32_t head = item->kv_head * p->group + (item->row + lane->row[h]) % p->group;
+        float by = cuda_softmax_factor(total[h], p->sinks == NULL ? NULL : p->sinks + head);
+#pragma unroll
+        for (int i = 0; i < Shape::DIMS / 8; i++) {
+            int32_t column = i * 8 + lane->column;
+            if (column < p->head_dim)
+                attn_store2(p, at + column, __fmul_rn(o[4 * i + 2 * h], by),
+                            __fmul_rn(o[4 * i + 2 * h + 1], by));
+        }
+    }
+}
+
+/* Leaves the segment in o as a partial result. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_write_partial(const AttnParams *p, const AttnItem *item,
+                                                          const AttnLane *lane,
+                                                          const SoftmaxState (&part)[2],
+                                                          const float (&o)[Shape::DIMS / 2]) {
+    int64_t first =
+        item->partial + (int64_t)(item->segment * p->n_kv_heads + item->kv_head) * item->n_rows;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float l = cuda_softmax_row_sum(part[h].l);
+        if (lane->row[h] >= item->n_rows) continue;
+        int64_t row = first + lane->row[h];
+        if (lane->column == 0) __stcg(p->partial_ml + row, make_float2(part[h].m, l));
+        float *to = p->partial_o + row * Shape::DIMS + lane->column;
+#pragma unroll
+        for (int i = 0; i < Shape::DIMS / 8; i++)
+            __stcg((float2 *)(to + i * 8), make_float2(o[4 * i + 2 * h], o[4 * i + 2 * h + 1]));
+    }
+}
+
+/* Whether this CTA finished the row tile's last segment; then all partial results can be read. */
+static __device__ __forceinline__ bool attn_is_last(const AttnParams *p, const AttnItem *item,
+                                                    const AttnLane *lane, uint32_t *last) {
+    cuda_bar_sync(ATTN_BAR_ROWS, 128);
+    if (lane->thread == 0) { /* releases what all threads wrote, and acquires */
+        uint32_t *count = p->partial_count + item->partial + item->kv_head, before;
+        asm volatile("atom.inc.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                     : "=r"(before)
+                     : "l"(count), "r"(item->n_segments - 1)
+                     : "memory");
+        *last = before == (uint32_t)item->n_segments - 1;
+    }
+    cuda_bar_sync(ATTN_BAR_ROWS, 128);
+    return *last != 0;
+}
+
+/* Merges the partial results of a row tile, four columns a thread. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_combine(const AttnParams *p, const AttnItem *item,
+                                                    const AttnLane *lane) {
+    constexpr int THREADS = Shape::DIMS / 4, AHEAD = 16;
+    int32_t column = lane->thread % THREADS * 4;
+    uint32_t step = p->n_kv_heads * item->n_rows;
+    for (int32_t r = lane->thread / THREADS; r < item->n_rows; r += 128 / THREADS) {
+        uint32_t row = item->partial + item->kv_head * item->n_rows + r;
+        SoftmaxState total = cuda_softmax_empty();
+        float4 t = make_float4(0, 0, 0, 0);
+        for (int32_t s = 0; s < item->n_segments; s += AHEAD) {
+            float2 ml[AHEAD];
+            float4 o[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) { /* behind the last: once more, and empty */
+                uint32_t at = row + min(s + i, item->n_segments - 1) * step;
+                ml[i] = __ldcg(p->partial_ml + at);
+                o[i] = __ldcg((const float4 *)(p->partial_o + (at * Shape::DIMS + column)));
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                bool is_there = s + i < item->n_segments;
+                SoftmaxState part = {is_there ? ml[i].x : -INFINITY, is_there ? ml[i].y : 0.0f};
+                SoftmaxMerge by = cuda_softmax_merge(&total, part);
+                o[i] = is_there ? o[i] : make_float4(0, 0, 0, 0);
+                t.x = cuda_softmax_add(t.x, o[i].x, by);
+                t.y = cuda_softmax_add(t.y, o[i].y, by);
+                t.z = cuda_softmax_add(t.z, o[i].z, by);
+                t.w = cuda_softmax_add(t.w, o[i].w, by);
+            }
+        }
+        if (column >= p->head_dim) continue;
+        int32_t head = item->kv_head * p->group + (item->row + r) % p->group;
+        float by = cuda_softmax_factor(total, p->sinks == NULL ? NULL : p->sinks + head);
+        int64_t at = attn_row_offset(p, item, r, p->out_stride) + column;
+        attn_store2(p, at, __fmul_rn(t.x, by), __fmul_rn(t.y, by));
+        attn_store2(p, at + 2, __fmul_rn(t.z, by), __fmul_rn(t.w, by));
+    }
+}
