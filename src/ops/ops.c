@@ -61,6 +61,14 @@ static void ops_gated_avx512bf16(OpCtx *ctx, const GatedArgs *args) {
     ops_gated(ctx, args, cpu_linear_avx512bf16, cpu_act_avx512);
 }
 
+/* What the levels that have 512-bit vectors share. */
+#define OPS_ENTRIES_512                                                                   \
+    .feed = ops_feed_f32, .scratch_bytes = ops_cpu_scratch_bytes,                         \
+    .weight_prepare = cpu_pack_weight_prepare, .weight_release = cpu_pack_weight_release, \
+    .embed = cpu_embed_avx512, .norm = cpu_norm_avx512, .rope_kv = cpu_rope_avx512,       \
+    .attn = cpu_attn_avx512, .act = cpu_act_avx512, .moe_route = ref_moe_route,           \
+    .softcap = cpu_act_softcap_avx512, .gather_rows = cpu_embed_gather_avx512
+
 static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
     [OPS_REF] =
         {
@@ -100,44 +108,16 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
             .softcap = cpu_act_softcap_avx2,
             .gather_rows = cpu_embed_gather_avx2,
         },
-    [OPS_AVX512] =
-        {
-            .level = "avx512",
-            .feed = ops_feed_f32,
-            .scratch_bytes = ops_cpu_scratch_bytes,
-            .weight_prepare = cpu_pack_weight_prepare,
-            .weight_release = cpu_pack_weight_release,
-            .embed = cpu_embed_avx512,
-            .norm = cpu_norm_avx512,
-            .linear = cpu_linear_avx512,
-            .gated = ops_gated_avx512,
-            .rope_kv = cpu_rope_avx512,
-            .attn = cpu_attn_avx512,
-            .act = cpu_act_avx512,
-            .moe_route = ref_moe_route,
-            .moe = cpu_moe_avx512,
-            .softcap = cpu_act_softcap_avx512,
-            .gather_rows = cpu_embed_gather_avx512,
-        },
-    [OPS_AVX512BF16] =
-        {
-            .level = "avx512bf16",
-            .feed = ops_feed_f32,
-            .scratch_bytes = ops_cpu_scratch_bytes,
-            .weight_prepare = cpu_pack_weight_prepare,
-            .weight_release = cpu_pack_weight_release,
-            .embed = cpu_embed_avx512,
-            .norm = cpu_norm_avx512,
-            .linear = cpu_linear_avx512bf16,
-            .gated = ops_gated_avx512bf16,
-            .rope_kv = cpu_rope_avx512,
-            .attn = cpu_attn_avx512,
-            .act = cpu_act_avx512,
-            .moe_route = ref_moe_route,
-            .moe = cpu_moe_avx512bf16,
-            .softcap = cpu_act_softcap_avx512,
-            .gather_rows = cpu_embed_gather_avx512,
-        },
+    [OPS_AVX512] = {.level = "avx512",
+                    .linear = cpu_linear_avx512,
+                    .gated = ops_gated_avx512,
+                    .moe = cpu_moe_avx512,
+                    OPS_ENTRIES_512},
+    [OPS_AVX512BF16] = {.level = "avx512bf16",
+                        .linear = cpu_linear_avx512bf16,
+                        .gated = ops_gated_avx512bf16,
+                        .moe = cpu_moe_avx512bf16,
+                        OPS_ENTRIES_512},
 };
 
 const char *ops_level_name(OpsLevel level) {

@@ -38,6 +38,7 @@ static void ops_tables_complete(void **state) {
         if (ops_cpu(&ops, ops_level_name((OpsLevel)i), NULL) != OK) continue;
         assert_true(ops->scratch_bytes && ops->weight_prepare && ops->weight_release);
         assert_true(ops->embed && ops->norm && ops->linear && ops->rope_kv && ops->attn);
+        assert_true(ops->gated && ops->feed);
         assert_true(ops->act && ops->moe_route && ops->moe && ops->softcap && ops->gather_rows);
     }
 }
