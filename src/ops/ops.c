@@ -61,6 +61,10 @@ static void ops_gated_avx512bf16(OpCtx *ctx, const GatedArgs *args) {
     ops_gated(ctx, args, cpu_linear_avx512bf16, cpu_act_avx512);
 }
 
+static void ops_gated_amx(OpCtx *ctx, const GatedArgs *args) {
+    ops_gated(ctx, args, cpu_linear_amx, cpu_act_avx512);
+}
+
 /* What the levels that have 512-bit vectors share. */
 #define OPS_ENTRIES_512                                                                   \
     .feed = ops_feed_f32, .scratch_bytes = ops_cpu_scratch_bytes,                         \
@@ -118,6 +122,11 @@ static const Ops OPS_TABLE[OPS_LEVEL_COUNT] = {
                         .gated = ops_gated_avx512bf16,
                         .moe = cpu_moe_avx512bf16,
                         OPS_ENTRIES_512},
+    [OPS_AMX] = {.level = "amx",
+                 .linear = cpu_linear_amx,
+                 .gated = ops_gated_amx,
+                 .moe = cpu_moe_amx,
+                 OPS_ENTRIES_512},
 };
 
 const char *ops_level_name(OpsLevel level) {
@@ -132,6 +141,7 @@ bool ops_cpu_has(OpsLevel level) {
         case OPS_AVX2: return features.avx2;
         case OPS_AVX512:
         case OPS_AVX512BF16: return features.avx512;
+        case OPS_AMX: return features.amx;
         case OPS_LEVEL_COUNT: break;
     }
     return false;
@@ -155,5 +165,5 @@ Status ops_cpu(const Ops **out, const char *level, Err *err) {
             FAIL(err, ERR_UNSUPPORTED, "level '%s': this processor or system lacks it", level);
     }
     FAIL(err, ERR_ARG,
-         "level '%s': there is no such level (wanted ref, avx2, avx512 or avx512bf16)", level);
+         "level '%s': there is no such level (wanted ref, avx2, avx512, avx512bf16 or amx)", level);
 }

@@ -234,7 +234,7 @@ typedef struct ExpertsFile {
 } ExpertsFile;
 
 typedef struct Ops {
-    const char *level; /* "ref", "avx2", "avx512", "avx512bf16", "cuda" */
+    const char *level; /* "ref", "avx2", "avx512", "avx512bf16", "amx", "cuda" */
 
     /* The dtype of activations that are multiplied with weights of this dtype, and of q, k, v and
      * the attention's output beside them. */
@@ -277,11 +277,12 @@ typedef enum OpsLevel {
     OPS_AVX2,
     OPS_AVX512,
     OPS_AVX512BF16, /* BF16 matrices times activations rounded to bf16; else as avx512 */
+    OPS_AMX,        /* BF16 matrices on tiles, activations as two bf16 each; else as avx512 */
     OPS_LEVEL_COUNT
 } OpsLevel;
 
-/* The fastest level this CPU has, or one by name ("ref", "avx2", "avx512", "avx512bf16"; NULL:
- * the best).
+/* The fastest level this CPU has, or one by name ("ref", "avx2", "avx512", "avx512bf16", "amx";
+ * NULL: the best).
  * ERR_ARG for an unknown name, ERR_UNSUPPORTED for a level the CPU lacks. The table is static. */
 MUST_USE Status ops_cpu(const Ops **out, const char *level, Err *err);
 /* Whether this CPU (and system) can run the level. */

@@ -11,6 +11,8 @@
 /* Activations rounded to bf16, 8 significant bits: 2^-16 / 3 on the mean for numbers just above a
  * power of two, a quarter of it just below; twice 2.5e-6. */
 #define BOUND_LINEAR_HALF 5e-6
+/* Activations as two bf16 numbers, 16 significant bits: 2^-16 of the above, twice. */
+#define BOUND_LINEAR_PAIR 2e-10
 /* Activations as int8 groups of 32. */
 #define BOUND_LINEAR_BLOCK 1e-4
 #define BOUND_ROPE         6e-14

@@ -16,8 +16,8 @@
     { #test " " #at, test, NULL, NULL, (void *)(uintptr_t)OPS_##at }
 #define OPS_TEST_ALL(test)  OPS_TEST(test, REF), OPS_TEST(test, AVX2), OPS_TEST(test, AVX512)
 #define OPS_TEST_FAST(test) OPS_TEST(test, AVX2), OPS_TEST(test, AVX512)
-/* Of matrix products, in which avx512bf16 differs from avx512. */
-#define OPS_TEST_PRODUCTS(test) OPS_TEST_FAST(test), OPS_TEST(test, AVX512BF16)
+/* Of matrix products, in which avx512bf16 and amx differ from avx512. */
+#define OPS_TEST_PRODUCTS(test) OPS_TEST_FAST(test), OPS_TEST(test, AVX512BF16), OPS_TEST(test, AMX)
 
 /* The table of the test's level; where this machine lacks it the test counts as skipped. */
 static inline const Ops *ops_testing_level(void **state) {

@@ -16,6 +16,7 @@ typedef struct LinearCase {
 static double linear_bound(const Ops *ops, DType dtype) {
     bool half = strcmp(ops->level, "avx512bf16") == 0 && dtype == DTYPE_BF16;
     if (half) return BOUND_LINEAR_HALF;
+    if (strcmp(ops->level, "amx") == 0 && dtype == DTYPE_BF16) return BOUND_LINEAR_PAIR;
     if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16) return BOUND_LINEAR_PLAIN;
     return BOUND_LINEAR_BLOCK;
 }

@@ -104,8 +104,9 @@ static const MoeCase CASES[] = {
 
 /* Two roundings to bf16 one after the other, where the level has them. */
 static double moe_bound(const Ops *ops, const MoeCase *c) {
-    bool half = strcmp(ops->level, "avx512bf16") == 0 && c->dtype[1] == DTYPE_BF16;
-    return half ? MAX(c->bound, 4 * BOUND_LINEAR_HALF) : c->bound;
+    if (c->dtype[1] != DTYPE_BF16) return c->bound;
+    if (strcmp(ops->level, "avx512bf16") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_HALF);
+    return strcmp(ops->level, "amx") == 0 ? MAX(c->bound, 4 * BOUND_LINEAR_PAIR) : c->bound;
 }
 
 static void moe_matches_ref(void **state) {

@@ -5,10 +5,15 @@
 #include "ops/cpu/cpu_detect.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum {
     XCR0_YMM = 0x6,  /* SSE and AVX state */
     XCR0_ZMM = 0xe6, /* also opmask, upper ZMM, ZMM16-31 */
+    XCR0_TILES = 0x60000,
+    DETECT_REQ_XCOMP_PERM = 0x1023, /* ARCH_REQ_XCOMP_PERM of asm/prctl.h */
+    DETECT_XTILEDATA = 18,
 };
 
 static uint64_t cpu_detect_xcr0(void) {
@@ -19,6 +24,15 @@ static uint64_t cpu_detect_xcr0(void) {
 
 static bool cpu_detect_all(uint32_t word, uint32_t wanted) {
     return (word & wanted) == wanted;
+}
+
+/* The system saves tiles only for processes that asked; asking again is no harm.
+ * source: Linux, Documentation/arch/x86/xstate.rst */
+static bool cpu_detect_amx(uint64_t xcr0) {
+    uint32_t a, b, c, d;
+    if ((xcr0 & XCR0_TILES) != XCR0_TILES || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    return cpu_detect_all(d, bit_AMX_TILE | bit_AMX_BF16) &&
+           syscall(SYS_arch_prctl, DETECT_REQ_XCOMP_PERM, DETECT_XTILEDATA) == 0;
 }
 
 /* AMD from family 26 (Zen 5) on: 490 GFLOP/s a core where FMA does 274. Intel's cores do half of
@@ -51,6 +65,7 @@ CpuFeatures cpu_detect(void) {
     if (!zmm || leaf7_subleaves < 1) return features;
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return features;
     features.avx512 = cpu_detect_all(a, bit_AVX512BF16);
+    features.amx = features.avx512 && cpu_detect_amx(xcr0);
     features.fast_bf16 = features.avx512 && cpu_detect_fast_bf16();
     return features;
 }

@@ -11,8 +11,11 @@ const LinearKernels CPU_LINEAR_AVX512 = {.quantize = cpu_linear_block_avx512_qua
 const LinearKernels CPU_LINEAR_AVX512BF16 = {.quantize = cpu_linear_block_avx512_quantize,
                                              .block = cpu_linear_block_avx512,
                                              .plain = cpu_linear_plain_avx512,
-                                             .round = cpu_linear_half_avx512_round,
-                                             .half = cpu_linear_half_avx512};
+                                             .half = &CPU_LINEAR_HALF_AVX512};
+const LinearKernels CPU_LINEAR_AMX = {.quantize = cpu_linear_block_avx512_quantize,
+                                      .block = cpu_linear_block_avx512,
+                                      .plain = cpu_linear_plain_avx512,
+                                      .half = &CPU_LINEAR_HALF_AMX};
 
 enum {
     LINEAR_UNIT_BYTES = 640 << 10, /* of expanded weights: a part of L2 that leaves room for x */
@@ -36,30 +39,37 @@ bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w) {
 }
 
 size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k) {
-    return ops_scratch_round((size_t)(n_tokens * DIV_UP(k, 32)) * sizeof(LinearHalf));
+    return ops_scratch_round((size_t)(n_tokens * DIV_UP(k, 32)) * LINEAR_HALF_BYTES_MAX);
+}
+
+int64_t cpu_linear_half_offset(const LinearKernels *kernels, int64_t t, int64_t k) {
+    return t * DIV_UP(k, 32) * kernels->half->token_bytes;
 }
 
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k) {
     return ops_scratch_round((size_t)(n_tokens * (k / 32)) * sizeof(LinearQuant));
 }
 
-int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, LinearTile *tiles) {
+int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, int32_t (*tile)(int64_t tokens_left),
+                         LinearTile *tiles) {
     int64_t n = 0;
     for (int64_t t = 0; t < n_tokens; t += tiles[n++].n_tokens)
-        tiles[n] = (LinearTile){first + t, cpu_linear_tile(n_tokens - t)};
+        tiles[n] = (LinearTile){first + t, tile(n_tokens - t)};
     return n;
 }
 
 /* Enough expanded weights to reuse an activation tile from L2, and never more than L2 holds. */
-static int64_t cpu_linear_unit_rows(const LinearUnit *unit) {
+static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUnit *unit) {
     if (LINEAR_FORMAT[unit->dtype].bits > 0) {
         int64_t panel_bytes = unit->k / 32 * cpu_linear_expanded_bytes(&LINEAR_FORMAT[unit->dtype]);
         int64_t n = unit->n_tokens == 1 ? LINEAR_PANELS : LINEAR_UNIT_BYTES / panel_bytes;
         return PACK_ROWS * MIN(MAX(n, (int64_t)1), (int64_t)LINEAR_PANELS);
     }
     if (unit->half != NULL) {
-        int64_t rows = LINEAR_UNIT_BYTES / (2 * ALIGN_UP(unit->k, (int64_t)32)) / 16 * 16;
-        return MIN(MAX(rows, (int64_t)16), (int64_t)LINEAR_PLAIN_ROWS);
+        const LinearHalf *half = kernels->half;
+        int64_t rows = half->unit_bytes / (2 * ALIGN_UP(unit->k, (int64_t)32)) / 16 * 16;
+        int64_t most = unit->n_tokens > half->few_tokens ? half->unit_rows : LINEAR_PLAIN_ROWS;
+        return MIN(MAX(rows, (int64_t)16), most);
     }
     int64_t n = LINEAR_UNIT_BYTES / (4 * ALIGN_UP(unit->k, (int64_t)512)) / 8 * 8;
     return MIN(MAX(n, (int64_t)8), (int64_t)LINEAR_PLAIN_ROWS);
@@ -70,7 +80,9 @@ size_t cpu_linear_thread_bytes(int64_t k) {
     int64_t panel_bytes = DIV_UP(k, 32) * LINEAR_EXPANDED_BYTES_MAX;
     int64_t most = MAX(LINEAR_PLAIN_ROWS * row_bytes, LINEAR_PANELS * panel_bytes);
     int64_t least = MAX(8 * row_bytes, panel_bytes);
-    int64_t bytes = MAX(MIN(most, (int64_t)LINEAR_UNIT_BYTES), least);
+    int64_t half_most = LINEAR_HALF_ROWS_MAX * 2 * ALIGN_UP(k, (int64_t)32);
+    int64_t half_bytes = MIN(half_most, (int64_t)LINEAR_HALF_UNIT_BYTES_MAX);
+    int64_t bytes = MAX(MAX(MIN(most, (int64_t)LINEAR_UNIT_BYTES), least), half_bytes);
     return ops_scratch_round((size_t)bytes + LINEAR_ACC_BYTES);
 }
 
@@ -118,8 +130,8 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
         unit.q += token * (unit.k / 32);
         run->kernels->block(&unit);
     } else if (unit.half != NULL) {
-        unit.half += token * DIV_UP(unit.k, 32);
-        run->kernels->half(&unit);
+        unit.half += cpu_linear_half_offset(run->kernels, token, unit.k);
+        run->kernels->half->unit(&unit);
     } else {
         unit.x += token * unit.x_stride;
         run->kernels->plain(&unit);
@@ -144,7 +156,7 @@ void cpu_linear_run(OpCtx *ctx, const LinearKernels *kernels, LinearPlan *plan, 
     int64_t n_units = 0, n_tasks = 0, work_bytes = 0;
     for (int64_t i = 0; i < n_plans; i++) {
         LinearUnit *unit = &plan[i].unit;
-        plan[i].unit_rows = cpu_linear_unit_rows(unit);
+        plan[i].unit_rows = cpu_linear_unit_rows(kernels, unit);
         plan[i].n_units = DIV_UP(unit->n_rows, plan[i].unit_rows);
         n_units += plan[i].n_units;
         int64_t row_bytes =
@@ -169,7 +181,8 @@ typedef struct LinearInput {
     const LinearFormat *format[LINEAR_PARTS_MAX];
     LinearQuant *quant[LINEAR_PARTS_MAX];
     int32_t n_formats;
-    LinearHalf *half; /* or NULL */
+    const LinearTile *half_tiles;
+    uint8_t *half; /* or NULL */
 } LinearInput;
 
 static void cpu_linear_quantize_task(void *context, int64_t task, int32_t thread) {
@@ -182,8 +195,17 @@ static void cpu_linear_quantize_task(void *context, int64_t task, int32_t thread
     for (int32_t i = 0; i < input->n_formats; i++)
         input->kernels->quantize(input->format[i], x, tile->n_tokens, k,
                                  input->quant[i] + tile->first * (k / 32));
-    if (input->half != NULL)
-        input->kernels->round(x, tile->n_tokens, k, input->half + tile->first * DIV_UP(k, 32));
+}
+
+static void cpu_linear_round_task(void *context, int64_t task, int32_t thread) {
+    (void)thread;
+    const LinearInput *input = context;
+    const LinearTile *tile = &input->half_tiles[task];
+    int64_t k = input->x->shape[1];
+    const float *x[LINEAR_HALF_TOKENS_MAX];
+    for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = ops_row(input->x, tile->first + t);
+    input->kernels->half->round(
+        x, tile->n_tokens, k, input->half + cpu_linear_half_offset(input->kernels, tile->first, k));
 }
 
 /* The input's quantized activations for a format, added when they are not there yet. */
@@ -199,7 +221,7 @@ static const LinearQuant *cpu_linear_quant_of(LinearInput *input, const LinearFo
 }
 
 /* The input's rounded activations, added when they are not there yet. */
-static const LinearHalf *cpu_linear_half_of(LinearInput *input, OpsScratch *scratch) {
+static const uint8_t *cpu_linear_half_of(LinearInput *input, OpsScratch *scratch) {
     if (input->half == NULL)
         input->half = ops_scratch_take(
             scratch, cpu_linear_half_bytes(input->x->shape[0], input->x->shape[1]));
@@ -216,7 +238,9 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
     if (n_tokens == 0) return;
     OpsScratch scratch = ops_scratch_begin(ctx);
     LinearTile *tiles = ops_scratch_take(&scratch, cpu_linear_tiles_bytes(n_tokens));
-    LinearInput input = {.kernels = kernels, .x = &args->x, .tiles = tiles};
+    LinearTile *half_tiles = ops_scratch_take(&scratch, cpu_linear_tiles_bytes(n_tokens));
+    LinearInput input = {
+        .kernels = kernels, .x = &args->x, .tiles = tiles, .half_tiles = half_tiles};
     LinearPlan plan[LINEAR_PARTS_MAX];
     for (int32_t i = 0; i < args->n_parts; i++) {
         const LinearPart *part = &args->part[i];
@@ -233,10 +257,14 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
         unit->out_stride = part->out.stride[0];
         unit->accumulate = args->accumulate;
     }
-    if (input.n_formats > 0 || input.half != NULL) {
-        int64_t n_tiles = cpu_linear_tiles(0, n_tokens, tiles);
-        pool_run(n_tokens * k < LINEAR_ALONE_QUANT ? NULL : ctx->pool, n_tiles,
-                 cpu_linear_quantize_task, &input);
+    ThreadPool *pool = n_tokens * k < LINEAR_ALONE_QUANT ? NULL : ctx->pool;
+    if (input.n_formats > 0) {
+        int64_t n_tiles = cpu_linear_tiles(0, n_tokens, cpu_linear_tile, tiles);
+        pool_run(pool, n_tiles, cpu_linear_quantize_task, &input);
+    }
+    if (input.half != NULL) {
+        int64_t n_tiles = cpu_linear_tiles(0, n_tokens, kernels->half->tile, half_tiles);
+        pool_run(pool, n_tiles, cpu_linear_round_task, &input);
     }
     size_t thread_bytes = cpu_linear_thread_bytes(k);
     void *thread_scratch = ops_scratch_take(&scratch, thread_bytes * (size_t)ops_threads(ctx));
@@ -255,9 +283,13 @@ void cpu_linear_avx512bf16(OpCtx *ctx, const LinearArgs *args) {
     cpu_linear(&CPU_LINEAR_AVX512BF16, ctx, args);
 }
 
+void cpu_linear_amx(OpCtx *ctx, const LinearArgs *args) {
+    cpu_linear(&CPU_LINEAR_AMX, ctx, args);
+}
+
 size_t cpu_linear_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     int64_t k = ALIGN_UP(MAX(limits->k_max, (int64_t)1), (int64_t)32);
-    return cpu_linear_tiles_bytes(limits->n_tokens_max) +
+    return 2 * cpu_linear_tiles_bytes(limits->n_tokens_max) +
            LINEAR_PARTS_MAX * cpu_linear_quant_bytes(limits->n_tokens_max, k) +
            cpu_linear_half_bytes(limits->n_tokens_max, k) +
            cpu_linear_thread_bytes(k) * (size_t)n_threads;

@@ -9,9 +9,11 @@
 void cpu_linear_avx2(OpCtx *ctx, const LinearArgs *args);
 void cpu_linear_avx512(OpCtx *ctx, const LinearArgs *args);
 void cpu_linear_avx512bf16(OpCtx *ctx, const LinearArgs *args);
+void cpu_linear_amx(OpCtx *ctx, const LinearArgs *args);
 void cpu_moe_avx2(OpCtx *ctx, const MoeArgs *args);
 void cpu_moe_avx512(OpCtx *ctx, const MoeArgs *args);
 void cpu_moe_avx512bf16(OpCtx *ctx, const MoeArgs *args);
+void cpu_moe_amx(OpCtx *ctx, const MoeArgs *args);
 
 /* Scratch that the ops above use within the limits. */
 size_t cpu_linear_scratch_bytes(const OpsLimits *limits, int32_t n_threads);

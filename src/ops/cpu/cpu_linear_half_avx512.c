@@ -22,12 +22,17 @@ enum {
     HALF_RUN = 32,
 };
 
+/* 32 activations of one token. */
+typedef struct HalfRun {
+    _Alignas(CACHE_LINE) uint16_t x[HALF_RUN];
+} HalfRun;
+
 #define HALF_INLINE inline __attribute__((always_inline))
 
 /* Tokens and rows side by side, over whole runs of k. */
 typedef struct HalfTile {
-    const LinearHalf *x;
-    int64_t x_step; /* from a run to the next, in LinearHalf */
+    const HalfRun *x;
+    int64_t x_step; /* from a run to the next, in HalfRun */
     const uint8_t *w;
     int64_t row_step, run_step; /* in bytes */
     int64_t n_runs;
@@ -38,7 +43,7 @@ typedef struct HalfTile {
 /* n_tokens and n_rows are constants. */
 static HALF_INLINE void half_walk(const HalfTile *tile, int n_tokens, int n_rows) {
     __m512 acc[HALF_TILE_TOKENS * HALF_TILE_ROWS];
-    const LinearHalf *x = tile->x;
+    const HalfRun *x = tile->x;
     const uint8_t *w = tile->w;
     CPU_UNROLL(24)
     for (int a = 0; a < n_tokens * n_rows; a++) acc[a] = tile->acc[a];
@@ -140,7 +145,7 @@ static void half_direct_rows(const LinearUnit *unit, int64_t row, int32_t n_rows
         for (int32_t part = 0; part < in_tile; part += n) {
             bool ask = token + part == 0;
             __m512 acc[HALF_TILE_TOKENS * HALF_TILE_ROWS] = {{0}};
-            HalfTile tile = {.x = unit->half + token * x_runs + part,
+            HalfTile tile = {.x = (const HalfRun *)unit->half + token * x_runs + part,
                              .x_step = in_tile,
                              .w = unit->w + row * unit->w_stride,
                              .row_step = unit->w_stride,
@@ -196,7 +201,7 @@ static void half_many(const LinearUnit *unit) {
     for (int64_t token = 0; token < unit->n_tokens;) {
         int32_t in_tile = cpu_linear_tile(unit->n_tokens - token), n = half_part(in_tile);
         for (int32_t part = 0; part < in_tile; part += n) {
-            HalfTile tile = {.x = unit->half + token * n_runs + part,
+            HalfTile tile = {.x = (const HalfRun *)unit->half + token * n_runs + part,
                              .x_step = in_tile,
                              .w = unit->scratch,
                              .row_step = 2 * HALF_RUN,
@@ -215,7 +220,7 @@ static void half_many(const LinearUnit *unit) {
     }
 }
 
-void cpu_linear_half_avx512(const LinearUnit *unit) {
+static void half_unit(const LinearUnit *unit) {
     if (unit->n_tokens <= HALF_DIRECT_TOKENS)
         half_direct(unit);
     else
@@ -223,15 +228,22 @@ void cpu_linear_half_avx512(const LinearUnit *unit) {
 }
 
 /* As half.h rounds, without a detour for subnormals: the products take them for zero anyway. */
-void cpu_linear_half_avx512_round(const float *const *x, int32_t n_tokens, int64_t k,
-                                  LinearHalf *out) {
+static void half_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out) {
     for (int64_t i = 0; i < k; i += HALF_RUN) {
         int64_t n = MIN(k - i, (int64_t)HALF_RUN);
         __mmask32 mask = (__mmask32)((1ull << n) - 1);
-        for (int32_t t = 0; t < n_tokens; t++, out++) {
+        for (int32_t t = 0; t < n_tokens; t++, out += sizeof(HalfRun)) {
             __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x[t] + i);
             __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x[t] + i + 16);
             _mm512_store_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
         }
     }
 }
+
+const LinearHalf CPU_LINEAR_HALF_AVX512 = {.token_bytes = sizeof(HalfRun),
+                                           .unit_rows = LINEAR_PLAIN_ROWS,
+                                           .unit_bytes = 640 << 10,
+                                           .few_tokens = HALF_DIRECT_TOKENS,
+                                           .tile = cpu_linear_tile,
+                                           .round = half_round,
+                                           .unit = half_unit};

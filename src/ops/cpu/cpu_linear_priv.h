@@ -53,14 +53,7 @@ typedef struct LinearQuant {
 } LinearQuant;
 _Static_assert(sizeof(LinearQuant) == 48, "LinearQuant");
 
-/* 32 activations of one token, rounded to bf16; zeros where k ends. Only levels that multiply bf16
- * with bf16 use it, for BF16 weights. */
-typedef struct LinearHalf {
-    _Alignas(CACHE_LINE) uint16_t x[32];
-} LinearHalf;
-_Static_assert(sizeof(LinearHalf) == 64, "LinearHalf");
-
-/* Tokens are quantized (or rounded) in tiles of 12, then 8, 4, 2, 1 for the rest: group-major in a
+/* Tokens are quantized in tiles of 12, then 8, 4, 2, 1 for the rest: group-major in a
  * tile, so that a tile is read in one run. The tile of token t starts at t * n_groups whatever its
  * size. */
 enum { LINEAR_TILE_TOKENS = 12 };
@@ -113,13 +106,13 @@ typedef struct LinearUnit {
     int64_t w_stride; /* bytes from one panel or row to the next */
     int64_t n_rows;
     int64_t n_tokens;
-    const LinearQuant *q;   /* block formats: the tiles of these tokens */
-    const LinearHalf *half; /* BF16 times bf16: their tiles; else NULL */
-    const float *x;         /* other plain formats: their rows */
-    int64_t x_stride;       /* in elements */
-    const float *bias;      /* of the first row, or NULL */
-    float *out;             /* of the first token and row */
-    int64_t out_stride;     /* in elements */
+    const LinearQuant *q; /* block formats: the tiles of these tokens */
+    const uint8_t *half;  /* BF16 times bf16: their rounded tiles; else NULL */
+    const float *x;       /* other plain formats: their rows */
+    int64_t x_stride;     /* in elements */
+    const float *bias;    /* of the first row, or NULL */
+    float *out;           /* of the first token and row */
+    int64_t out_stride;   /* in elements */
     bool accumulate;
     void *scratch; /* the thread's, cpu_linear_thread_bytes(k) */
 } LinearUnit;
@@ -133,6 +126,26 @@ static inline int64_t cpu_linear_expanded_bytes(const LinearFormat *format) {
 
 enum { LINEAR_EXPANDED_BYTES_MAX = 64 * 12 };
 
+/* How a level multiplies BF16 weights with activations as bf16 numbers. Tokens are rounded in
+ * tiles; the tile of token t starts at t * runs * token_bytes, runs of 32 along k, whatever its
+ * size. */
+typedef struct LinearHalf {
+    int32_t token_bytes;                  /* of a token's run of 32 */
+    int32_t unit_rows, unit_bytes;        /* of a task, at most: what L2 holds beside activations */
+    int32_t few_tokens;                   /* so many are multiplied with the rows in place */
+    int32_t (*tile)(int64_t tokens_left); /* tokens of the next tile */
+    /* Rounds a tile's rows of k elements; zeros where k ends. */
+    void (*round)(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out);
+    void (*unit)(const LinearUnit *unit); /* the file's rows */
+} LinearHalf;
+
+enum {
+    LINEAR_HALF_TOKENS_MAX = 16,
+    LINEAR_HALF_BYTES_MAX = 128,
+    LINEAR_HALF_ROWS_MAX = 128,
+    LINEAR_HALF_UNIT_BYTES_MAX = 1 << 20
+};
+
 /* A level. */
 typedef struct LinearKernels {
     /* Quantizes n_tokens <= 12 rows of k elements to one tile. */
@@ -140,10 +153,8 @@ typedef struct LinearKernels {
                      LinearQuant *out);
     void (*block)(const LinearUnit *unit); /* block formats, panels */
     void (*plain)(const LinearUnit *unit); /* F32, F16, BF16, the file's rows */
-    /* Rounds n_tokens <= 12 rows of k elements to one tile, and multiplies it with BF16 rows of the
-     * file. NULL: BF16 goes through plain. */
-    void (*round)(const float *const *x, int32_t n_tokens, int64_t k, LinearHalf *out);
-    void (*half)(const LinearUnit *unit);
+    /* For levels that multiply BF16 weights with bf16; NULL: BF16 goes through plain. */
+    const struct LinearHalf *half;
 } LinearKernels;
 
 /* Rows of a plain unit, at most, and its accumulators: 6 tokens x 32 rows x a vector. */
@@ -157,20 +168,21 @@ void cpu_linear_block_avx512_quantize(const LinearFormat *format, const float *c
                                       int32_t n_tokens, int64_t k, LinearQuant *out);
 void cpu_linear_block_avx512(const LinearUnit *unit);
 void cpu_linear_plain_avx512(const LinearUnit *unit);
-void cpu_linear_half_avx512_round(const float *const *x, int32_t n_tokens, int64_t k,
-                                  LinearHalf *out);
-void cpu_linear_half_avx512(const LinearUnit *unit);
-extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512, CPU_LINEAR_AVX512BF16;
+extern const LinearHalf CPU_LINEAR_HALF_AVX512, CPU_LINEAR_HALF_AMX;
+extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512, CPU_LINEAR_AVX512BF16,
+    CPU_LINEAR_AMX;
 
 /* The format of a weight's quantized activations; NULL for plain weights. */
 const LinearFormat *cpu_linear_format(const Weight *w);
 /* Whether two weights can read the same quantized activations. */
 bool cpu_linear_same_quant(const LinearFormat *a, const LinearFormat *b);
-/* Whether the level multiplies this weight with activations rounded to bf16. */
+/* Whether the level multiplies this weight with rounded activations. */
 bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w);
-/* Bytes of n_tokens quantized, or rounded, rows. */
+/* Bytes of n_tokens quantized, or (at most) rounded, rows. */
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k);
 size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k);
+/* Where the rounded tile of token t stands. */
+int64_t cpu_linear_half_offset(const LinearKernels *kernels, int64_t t, int64_t k);
 
 /* Rows first .. first + n_tokens - 1, quantized to one tile. */
 typedef struct LinearTile {
@@ -178,8 +190,10 @@ typedef struct LinearTile {
     int32_t n_tokens;
 } LinearTile;
 
-/* The tiles of n_tokens rows from `first`, appended at tiles; returns how many. */
-int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, LinearTile *tiles);
+/* The tiles of n_tokens rows from `first`, appended at tiles; returns how many. `tile` says how
+ * many tokens the next has: cpu_linear_tile, or a LinearHalf's. */
+int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, int32_t (*tile)(int64_t tokens_left),
+                         LinearTile *tiles);
 
 /* One matrix product of a run; unit describes the whole of it. The rest is cpu_linear_run's. */
 typedef struct LinearPlan {

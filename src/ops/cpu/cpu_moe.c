@@ -26,9 +26,12 @@ typedef struct MoePass {
     LinearTile *tiles;   /* of all pairs, none across experts */
     int32_t *tile_expert;
     int64_t n_tiles;
+    LinearTile *half_tiles; /* the same for rounded rows, on levels that have them */
+    int32_t *half_tile_expert;
+    int64_t n_half_tiles;
     float *x, *gate, *up, *down;         /* [n_pairs][dim | ff | ff | dim] */
     LinearQuant *q_gate, *q_up, *q_down; /* quantized inputs */
-    LinearHalf *half_x, *half_hidden;    /* rounded inputs, of gate and up and of down */
+    uint8_t *half_x, *half_hidden;       /* rounded inputs, of gate and up and of down */
     LinearPlan *plan;
     void *thread_scratch;
     size_t thread_bytes;
@@ -49,6 +52,8 @@ static void cpu_moe_take(MoePass *p, OpsScratch *scratch, int64_t n_tokens, int3
     p->pair_of = ops_scratch_take(scratch, (size_t)n_pairs * sizeof *p->pair_of);
     p->tiles = ops_scratch_take(scratch, (size_t)n_tiles * sizeof *p->tiles);
     p->tile_expert = ops_scratch_take(scratch, (size_t)n_tiles * sizeof *p->tile_expert);
+    p->half_tiles = ops_scratch_take(scratch, (size_t)n_tiles * sizeof *p->half_tiles);
+    p->half_tile_expert = ops_scratch_take(scratch, (size_t)n_tiles * sizeof *p->half_tile_expert);
     p->x = ops_scratch_take(scratch, (size_t)(n_pairs * p->dim) * sizeof *p->x);
     p->gate = ops_scratch_take(scratch, (size_t)(n_pairs * p->ff) * sizeof *p->gate);
     p->up = ops_scratch_take(scratch, (size_t)(n_pairs * p->ff) * sizeof *p->up);
@@ -97,11 +102,15 @@ static void cpu_moe_sort(MoePass *p) {
         from = to;
     }
     p->start[p->n_touched] = from;
-    p->n_tiles = 0;
+    p->n_tiles = p->n_half_tiles = 0;
     for (int64_t i = 0; i < p->n_touched; i++) {
-        int64_t n =
-            cpu_linear_tiles(p->start[i], p->start[i + 1] - p->start[i], p->tiles + p->n_tiles);
+        int64_t first = p->start[i], n_rows = p->start[i + 1] - first;
+        int64_t n = cpu_linear_tiles(first, n_rows, cpu_linear_tile, p->tiles + p->n_tiles);
         for (int64_t j = 0; j < n; j++) p->tile_expert[p->n_tiles++] = p->touched[i];
+        if (p->kernels->half == NULL) continue;
+        n = cpu_linear_tiles(first, n_rows, p->kernels->half->tile,
+                             p->half_tiles + p->n_half_tiles);
+        for (int64_t j = 0; j < n; j++) p->half_tile_expert[p->n_half_tiles++] = p->touched[i];
     }
 }
 
@@ -123,8 +132,6 @@ static void cpu_moe_input_task(void *context, int64_t task, int32_t thread) {
         p->kernels->quantize(gate, x, tile->n_tokens, p->dim, p->q_gate + tile->first * n_groups);
     if (up != NULL && (gate == NULL || !cpu_linear_same_quant(gate, up)))
         p->kernels->quantize(up, x, tile->n_tokens, p->dim, p->q_up + tile->first * n_groups);
-    if (half_gate || half_up)
-        p->kernels->round(x, tile->n_tokens, p->dim, p->half_x + tile->first * DIV_UP(p->dim, 32));
     if ((gate != NULL || half_gate) && (up != NULL || half_up)) return;
     for (int32_t t = 0; t < tile->n_tokens; t++)
         memcpy(p->x + (tile->first + t) * p->dim, x[t], (size_t)p->dim * sizeof *p->x);
@@ -135,30 +142,53 @@ static void cpu_moe_hidden_task(void *context, int64_t task, int32_t thread) {
     (void)thread;
     const MoePass *p = context;
     const LinearTile *tile = &p->tiles[task];
-    const Weight *w = &p->args->down[p->tile_expert[task]];
-    const LinearFormat *down = cpu_linear_format(w);
-    bool half = cpu_linear_is_half(p->kernels, w);
-    if (down == NULL && !half) return;
+    const LinearFormat *down = cpu_linear_format(&p->args->down[p->tile_expert[task]]);
+    if (down == NULL) return;
     const float *x[LINEAR_TILE_TOKENS];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = p->gate + (tile->first + t) * p->ff;
-    if (half)
-        p->kernels->round(x, tile->n_tokens, p->ff,
-                          p->half_hidden + tile->first * DIV_UP(p->ff, 32));
-    else
-        p->kernels->quantize(down, x, tile->n_tokens, p->ff,
-                             p->q_down + tile->first * (p->ff / 32));
+    p->kernels->quantize(down, x, tile->n_tokens, p->ff, p->q_down + tile->first * (p->ff / 32));
+}
+
+/* A tile's rows of x, rounded for the expert's gate and up. */
+static void cpu_moe_round_input_task(void *context, int64_t task, int32_t thread) {
+    (void)thread;
+    const MoePass *p = context;
+    const LinearTile *tile = &p->half_tiles[task];
+    int32_t expert = p->half_tile_expert[task];
+    if (!cpu_linear_is_half(p->kernels, &p->args->gate[expert]) &&
+        !cpu_linear_is_half(p->kernels, &p->args->up[expert]))
+        return;
+    const float *x[LINEAR_HALF_TOKENS_MAX];
+    for (int32_t t = 0; t < tile->n_tokens; t++)
+        x[t] = ops_row(&p->args->x, p->pair_token[tile->first + t]);
+    p->kernels->half->round(x, tile->n_tokens, p->dim,
+                            p->half_x + cpu_linear_half_offset(p->kernels, tile->first, p->dim));
+}
+
+/* A tile's rows of the hidden vector, rounded for the expert's down. */
+static void cpu_moe_round_hidden_task(void *context, int64_t task, int32_t thread) {
+    (void)thread;
+    const MoePass *p = context;
+    const LinearTile *tile = &p->half_tiles[task];
+    if (!cpu_linear_is_half(p->kernels, &p->args->down[p->half_tile_expert[task]])) return;
+    const float *x[LINEAR_HALF_TOKENS_MAX];
+    for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = p->gate + (tile->first + t) * p->ff;
+    p->kernels->half->round(
+        x, tile->n_tokens, p->ff,
+        p->half_hidden + cpu_linear_half_offset(p->kernels, tile->first, p->ff));
 }
 
 /* The product of touched expert i's rows with one of its matrices. */
 static LinearPlan cpu_moe_plan(const MoePass *p, int64_t i, const Weight *w, const float *x,
-                               const LinearQuant *q, const LinearHalf *half, float *out) {
+                               const LinearQuant *q, const uint8_t *half, float *out) {
     LinearPlan plan = {.unit = cpu_linear_unit(w)};
     LinearUnit *unit = &plan.unit;
     unit->n_tokens = p->start[i + 1] - p->start[i];
     unit->x = x + p->start[i] * unit->k;
     unit->x_stride = unit->k;
     unit->q = q + p->start[i] * (unit->k / 32);
-    if (cpu_linear_is_half(p->kernels, w)) unit->half = half + p->start[i] * DIV_UP(unit->k, 32);
+    if (cpu_linear_is_half(p->kernels, w))
+        unit->half = half + cpu_linear_half_offset(p->kernels, p->start[i], unit->k);
     unit->out = out + p->start[i] * unit->n_rows;
     unit->out_stride = unit->n_rows;
     return plan;
@@ -200,11 +230,13 @@ static void cpu_moe_pass(OpCtx *ctx, MoePass *p, MoeAct *act) {
     ThreadPool *pool = p->n_pairs * MAX(p->dim, p->ff) < LINEAR_ALONE_QUANT ? NULL : ctx->pool;
     cpu_moe_sort(p);
     pool_run(pool, p->n_tiles, cpu_moe_input_task, p);
+    pool_run(pool, p->n_half_tiles, cpu_moe_round_input_task, p);
     cpu_moe_gate_up(ctx, p);
     Tensor gate = tensor_2d(p->gate, DTYPE_F32, p->n_pairs, p->ff);
     Tensor up = tensor_2d(p->up, DTYPE_F32, p->n_pairs, p->ff);
     act(ctx, &(ActArgs){.kind = args->act, .gate = gate, .up = &up, .out = gate});
     pool_run(pool, p->n_tiles, cpu_moe_hidden_task, p);
+    pool_run(pool, p->n_half_tiles, cpu_moe_round_hidden_task, p);
     for (int64_t i = 0; i < p->n_touched; i++)
         p->plan[i] = cpu_moe_plan(p, i, &args->down[p->touched[i]], p->gate, p->q_down,
                                   p->half_hidden, p->down);
@@ -238,4 +270,8 @@ void cpu_moe_avx512(OpCtx *ctx, const MoeArgs *args) {
 
 void cpu_moe_avx512bf16(OpCtx *ctx, const MoeArgs *args) {
     cpu_moe(&CPU_LINEAR_AVX512BF16, cpu_act_avx512, ctx, args);
+}
+
+void cpu_moe_amx(OpCtx *ctx, const MoeArgs *args) {
+    cpu_moe(&CPU_LINEAR_AMX, cpu_act_avx512, ctx, args);
 }

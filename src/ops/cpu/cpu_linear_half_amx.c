@@ -1,0 +1,325 @@
+/* cpu_linear_half_amx: BF16 weights times activations as pairs of bf16 numbers, on AMX tiles.
+ *
+ * An activation x is hi + lo: bf16(x) and bf16(x - hi), 16 significant bits in all, so that a
+ * product is as good as one of f32 activations to 2^-17. Every output element has one f32
+ * accumulator of a tile: run after run of 32 along k it adds the run's products with hi, then those
+ * with lo, each in the order of TDPBF16PS. One row and many take the same instructions in the same
+ * order, so that the bits do not depend on the batch.
+ *
+ * The weights are the left matrix, 16 rows x 32 elements, and need no other layout than the file's;
+ * the activations are the right one: run after run, pair after pair of elements, the pairs of all
+ * tokens of the tile side by side.
+ *
+ *   C [16 rows x 16 tokens] += A [16 rows x 32 of k] * B [16 pairs of k x 16 tokens x 2]
+ *
+ * Up to AMX_DIRECT_TOKENS the tiles are loaded from the file's place, 16 rows at a time; more: the
+ * unit's rows are copied to one run of memory in L2, and 2 x 2 tiles use each load twice (hi and lo
+ * make it 8 products for 6 loads). The activations come from L3, once for all rows of a unit, and
+ * are asked for one group of 32 tokens ahead; so are the rows of the next unit.
+ *
+ * source: Intel SDM volume 2, TDPBF16PS, LDTILECFG. Inline assembly, because the compiler does not
+ * see that LDTILECFG reads all 64 bytes and that tile loads read memory. */
+#include <immintrin.h>
+
+#include "ops/cpu/cpu_linear_priv.h"
+#include "ops/cpu/cpu_vec_avx512.h"
+
+enum {
+    AMX_ROWS = 16,   /* of a tile */
+    AMX_TOKENS = 16, /* of a tile */
+    AMX_RUN = 32,    /* elements of k that a tile has */
+    AMX_RUN_BYTES = 64,
+    AMX_DIRECT_TOKENS = 32,
+    AMX_TOKEN_BYTES = 2 * AMX_RUN_BYTES, /* hi and lo */
+    AMX_PREFETCH_BYTES = 4096,
+};
+
+/* The operand of LDTILECFG. */
+typedef struct AmxConfig {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} AmxConfig;
+_Static_assert(sizeof(AmxConfig) == 64, "AmxConfig");
+
+/* C of two row tiles times two token tiles: 0 and 1 the first rows, 2 and 3 the second. 4 and 5: A.
+ * 6 and 7: B of the first and of the second token tile. */
+static void amx_configure(int64_t n_rows, int64_t n_tokens) {
+    int64_t rows[2] = {MIN(n_rows, (int64_t)AMX_ROWS), n_rows - AMX_ROWS};
+    int64_t tokens[2] = {MIN(n_tokens, (int64_t)AMX_TOKENS), n_tokens - AMX_TOKENS};
+    _Alignas(CACHE_LINE) AmxConfig config = {.palette = 1};
+    for (int i = 0; i < 2; i++) {
+        int64_t r = MAX(rows[i], (int64_t)1), t = MAX(tokens[i], (int64_t)1);
+        for (int j = 0; j < 2; j++) {
+            config.rows[2 * i + j] = (uint8_t)r;
+            config.row_bytes[2 * j + i] = (uint16_t)(4 * t);
+        }
+        config.rows[4 + i] = (uint8_t)r;
+        config.row_bytes[4 + i] = AMX_RUN_BYTES;
+        config.rows[6 + i] = AMX_RUN / 2;
+        config.row_bytes[6 + i] = (uint16_t)(4 * t);
+    }
+    __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
+
+#define AMX_LOAD(tile, p, stride)                                     \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile               \
+                     :                                                \
+                     : "r"((const void *)(p)), "r"((int64_t)(stride)) \
+                     : "memory")
+#define AMX_STORE(tile, p, stride)                              \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"     \
+                     :                                          \
+                     : "r"((void *)(p)), "r"((int64_t)(stride)) \
+                     : "memory")
+#define AMX_ZERO(tile)   __asm__ volatile("tilezero %%tmm" #tile : :)
+#define AMX_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+
+/* Lines that will be needed later: so many with each run. */
+typedef struct AmxAsk {
+    const uint8_t *next;
+    int64_t n_lines;
+} AmxAsk;
+
+/* Rows of weights, and the rounded tiles of up to 32 tokens. */
+typedef struct AmxWalk {
+    const uint8_t *w[2]; /* of the row tiles */
+    int64_t row_step, run_step;
+    const uint8_t *x[2]; /* of the token tiles */
+    int64_t x_step[2];   /* bytes of a run: hi, then lo */
+    int64_t n_runs;
+    int64_t ahead; /* bytes from a row's place to what is asked for; 0: nothing */
+    AmxAsk ask[2]; /* what else to ask for */
+} AmxWalk;
+
+static inline __attribute__((always_inline)) void amx_walk(AmxWalk *walk, bool two_rows,
+                                                           bool two_tokens) {
+    int64_t stride[2] = {walk->x_step[0] / 32, walk->x_step[1] / 32};
+    for (int64_t i = 0; i < walk->n_runs; i++) {
+        if (walk->ahead != 0)
+            for (int64_t r = 0; r < AMX_ROWS; r++)
+                _mm_prefetch((const char *)walk->w[0] + r * walk->row_step + walk->ahead,
+                             _MM_HINT_T1);
+        for (int a = 0; a < 2; a++)
+            for (int64_t n = 0; n < walk->ask[a].n_lines; n++, walk->ask[a].next += CACHE_LINE)
+                _mm_prefetch((const char *)walk->ask[a].next, _MM_HINT_T1);
+        AMX_LOAD(4, walk->w[0], walk->row_step);
+        AMX_LOAD(6, walk->x[0], stride[0]);
+        AMX_DOT(0, 4, 6);
+        if (two_rows) AMX_LOAD(5, walk->w[1], walk->row_step);
+        if (two_rows) AMX_DOT(2, 5, 6);
+        if (two_tokens) AMX_LOAD(7, walk->x[1], stride[1]);
+        if (two_tokens) AMX_DOT(1, 4, 7);
+        if (two_rows && two_tokens) AMX_DOT(3, 5, 7);
+        AMX_LOAD(6, walk->x[0] + walk->x_step[0] / 2, stride[0]);
+        AMX_DOT(0, 4, 6);
+        if (two_rows) AMX_DOT(2, 5, 6);
+        if (two_tokens) AMX_LOAD(7, walk->x[1] + walk->x_step[1] / 2, stride[1]);
+        if (two_tokens) AMX_DOT(1, 4, 7);
+        if (two_rows && two_tokens) AMX_DOT(3, 5, 7);
+        walk->w[0] += walk->run_step;
+        walk->w[1] += walk->run_step;
+        walk->x[0] += walk->x_step[0];
+        walk->x[1] += walk->x_step[1];
+    }
+}
+
+static void amx_walk_any(AmxWalk *walk, bool two_rows, bool two_tokens) {
+    if (two_rows && two_tokens)
+        amx_walk(walk, true, true);
+    else if (two_rows)
+        amx_walk(walk, true, false);
+    else if (two_tokens)
+        amx_walk(walk, false, true);
+    else
+        amx_walk(walk, false, false);
+}
+
+static void amx_zero(void) {
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_ZERO(2);
+    AMX_ZERO(3);
+}
+
+/* A finished tile, [16 rows][16 tokens], to the outputs of n_tokens tokens from `token` and of
+ * n_rows rows from `row`. */
+static void amx_store(const LinearUnit *unit, const float *c, int64_t token, int64_t n_tokens,
+                      int64_t row, int64_t n_rows) {
+    Vec v[VEC_LANES];
+    for (int r = 0; r < AMX_ROWS; r++) v[r] = vec_load(c + r * AMX_TOKENS);
+    vec_transpose(v);
+    Vec bias = unit->bias != NULL ? vec_load_n(unit->bias + row, n_rows) : vec_zero();
+    for (int64_t t = 0; t < n_tokens; t++) {
+        float *out = unit->out + (token + t) * unit->out_stride + row;
+        Vec sum = unit->bias != NULL ? vec_add(v[t], bias) : v[t];
+        if (unit->accumulate) sum = vec_add(vec_load_n(out, n_rows), sum);
+        vec_store_n(out, sum, n_rows);
+    }
+}
+
+/* All tiles, of up to 32 rows and 32 tokens. */
+static void amx_store_all(const LinearUnit *unit, int64_t token, int64_t n_tokens, int64_t row,
+                          int64_t n_rows) {
+    _Alignas(CACHE_LINE) float c[4][AMX_ROWS * AMX_TOKENS] = {{0}};
+    AMX_STORE(0, c[0], 4 * AMX_TOKENS);
+    AMX_STORE(1, c[1], 4 * AMX_TOKENS);
+    AMX_STORE(2, c[2], 4 * AMX_TOKENS);
+    AMX_STORE(3, c[3], 4 * AMX_TOKENS);
+    for (int64_t r = 0; r < n_rows; r += AMX_ROWS)
+        for (int64_t t = 0; t < n_tokens; t += AMX_TOKENS)
+            amx_store(unit, c[r / AMX_ROWS * 2 + t / AMX_TOKENS], token + t,
+                      MIN(n_tokens - t, (int64_t)AMX_TOKENS), row + r,
+                      MIN(n_rows - r, (int64_t)AMX_ROWS));
+}
+
+/* The tiles of n_tokens <= 32 tokens from `token`, at run 0. */
+static void amx_tokens(const LinearUnit *unit, int64_t token, int64_t n_tokens, AmxWalk *walk) {
+    int64_t n_runs = DIV_UP(unit->k, AMX_RUN);
+    for (int i = 0; i < 2; i++) {
+        int64_t n = MIN(n_tokens - i * AMX_TOKENS, (int64_t)AMX_TOKENS);
+        walk->x[i] = unit->half + (token + i * AMX_TOKENS) * n_runs * AMX_TOKEN_BYTES;
+        walk->x_step[i] = MAX(n, (int64_t)0) * AMX_TOKEN_BYTES;
+    }
+}
+
+/* n elements of n_rows rows, zeros after them, as a tile. */
+static void amx_tail(const uint8_t *w, int64_t row_step, int64_t n_rows, int64_t n,
+                     uint8_t tile[AMX_ROWS * AMX_RUN_BYTES]) {
+    memset(tile, 0, AMX_ROWS * AMX_RUN_BYTES);
+    for (int64_t r = 0; r < n_rows; r++)
+        memcpy(tile + r * AMX_RUN_BYTES, w + r * row_step, 2 * (size_t)n);
+}
+
+/* Up to 16 rows from `row` in the file's place, all tokens; while they end, the bytes of the next
+ * are asked for. */
+static void amx_direct_rows(const LinearUnit *unit, int64_t row, int64_t n_rows) {
+    bool two_tokens = unit->n_tokens > AMX_TOKENS;
+    int64_t n_runs = unit->k / AMX_RUN, tail = unit->k % AMX_RUN, row_bytes = 2 * unit->k;
+    int64_t ahead = MIN(row_bytes, (int64_t)AMX_PREFETCH_BYTES);
+    AmxWalk walk = {.row_step = unit->w_stride, .run_step = AMX_RUN_BYTES, .ahead = ahead};
+    walk.w[0] = walk.w[1] = unit->w + row * unit->w_stride;
+    walk.n_runs = MAX(n_runs - ahead / AMX_RUN_BYTES, (int64_t)0);
+    amx_tokens(unit, 0, unit->n_tokens, &walk);
+    amx_zero();
+    amx_walk_any(&walk, false, two_tokens);
+    walk.n_runs = n_runs - walk.n_runs;
+    walk.ahead = AMX_ROWS * unit->w_stride + ahead - row_bytes;
+    amx_walk_any(&walk, false, two_tokens);
+    if (tail > 0) {
+        _Alignas(CACHE_LINE) uint8_t tile[AMX_ROWS * AMX_RUN_BYTES];
+        amx_tail(walk.w[0], unit->w_stride, n_rows, tail, tile);
+        walk.w[0] = tile;
+        walk.row_step = AMX_RUN_BYTES;
+        walk.n_runs = 1;
+        walk.ahead = 0;
+        amx_walk_any(&walk, false, two_tokens);
+    }
+    amx_store_all(unit, 0, unit->n_tokens, row, n_rows);
+}
+
+static void amx_direct(const LinearUnit *unit) {
+    for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
+        int64_t n_rows = MIN(unit->n_rows - row, (int64_t)AMX_ROWS);
+        if (row == 0 || n_rows < AMX_ROWS) amx_configure(n_rows, unit->n_tokens);
+        amx_direct_rows(unit, row, n_rows);
+    }
+}
+
+/* The unit's rows as [16 rows][run][row], zeros where rows or elements end. */
+static void amx_copy(const LinearUnit *unit, uint8_t *out) {
+    for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
+        for (int64_t i = 0; i < unit->k; i += AMX_RUN) {
+            int64_t n = MIN(unit->k - i, (int64_t)AMX_RUN);
+            __mmask32 mask = (__mmask32)((1ull << n) - 1);
+            for (int64_t r = row; r < row + AMX_ROWS; r++, out += AMX_RUN_BYTES) {
+                __m512i v = _mm512_setzero_si512();
+                if (r < unit->n_rows)
+                    v = _mm512_maskz_loadu_epi16(mask, unit->w + r * unit->w_stride + 2 * i);
+                _mm512_store_si512(out, v);
+            }
+        }
+    }
+}
+
+/* Part i of n of the bytes from `from`, in n_runs runs. */
+static AmxAsk amx_ask(const uint8_t *from, int64_t bytes, int64_t i, int64_t n, int64_t n_runs) {
+    int64_t lines = DIV_UP(bytes / CACHE_LINE, n);
+    return (AmxAsk){from + i * lines * CACHE_LINE, DIV_UP(lines, n_runs)};
+}
+
+/* The products of n_tokens <= 32 tokens from `token` with all rows of the copy. */
+static void amx_many_tokens(const LinearUnit *unit, const uint8_t *copy, int64_t token,
+                            int64_t n_tokens) {
+    const int64_t n_runs = DIV_UP(unit->k, AMX_RUN), pair = 2 * AMX_ROWS;
+    const int64_t n_pairs = DIV_UP(unit->n_rows, pair), left = unit->n_tokens - token - n_tokens;
+    const int64_t n_turns = n_pairs * DIV_UP(unit->n_tokens, 2 * AMX_TOKENS);
+    for (int64_t row = 0; row < unit->n_rows; row += pair) {
+        int64_t n_rows = MIN(unit->n_rows - row, pair), turn = row / pair;
+        AmxWalk walk = {
+            .row_step = AMX_RUN_BYTES, .run_step = AMX_ROWS * AMX_RUN_BYTES, .n_runs = n_runs};
+        walk.w[0] = copy + row * n_runs * AMX_RUN_BYTES;
+        walk.w[1] = walk.w[0] + AMX_ROWS * n_runs * AMX_RUN_BYTES;
+        amx_tokens(unit, token, n_tokens, &walk);
+        int64_t x_bytes = MIN(left, 2 * (int64_t)AMX_TOKENS) * n_runs * AMX_TOKEN_BYTES;
+        walk.ask[0] = amx_ask(unit->half + (token + n_tokens) * n_runs * AMX_TOKEN_BYTES, x_bytes,
+                              turn, n_pairs, n_runs);
+        int64_t w_bytes = unit->n_rows * unit->w_stride;
+        walk.ask[1] = amx_ask(unit->w + w_bytes, w_bytes, token / (2 * AMX_TOKENS) * n_pairs + turn,
+                              n_turns, n_runs);
+        if (row == 0 || n_rows < pair) amx_configure(n_rows, n_tokens);
+        amx_zero();
+        amx_walk_any(&walk, n_rows > AMX_ROWS, n_tokens > AMX_TOKENS);
+        amx_store_all(unit, token, n_tokens, row, n_rows);
+    }
+}
+
+static void amx_many(const LinearUnit *unit) {
+    uint8_t *copy = unit->scratch;
+    amx_copy(unit, copy);
+    for (int64_t token = 0; token < unit->n_tokens; token += 2 * AMX_TOKENS)
+        amx_many_tokens(unit, copy, token, MIN(unit->n_tokens - token, 2 * (int64_t)AMX_TOKENS));
+}
+
+static void amx_unit(const LinearUnit *unit) {
+    if (unit->n_tokens <= AMX_DIRECT_TOKENS)
+        amx_direct(unit);
+    else
+        amx_many(unit);
+    __asm__ volatile("tilerelease" : :);
+}
+
+static int32_t amx_tile(int64_t tokens_left) {
+    return (int32_t)MIN(tokens_left, (int64_t)AMX_TOKENS);
+}
+
+static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out) {
+    for (int64_t i = 0; i < k; i += AMX_RUN, out += n_tokens * AMX_TOKEN_BYTES) {
+        int64_t n = MIN(k - i, (int64_t)AMX_RUN);
+        __mmask32 mask = (__mmask32)((1ull << n) - 1);
+        for (int32_t t = 0; t < n_tokens; t++) {
+            __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x[t] + i);
+            __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x[t] + i + 16);
+            __m512i hi = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            low = _mm512_sub_ps(low, vec_from_bf16(_mm512_castsi512_si256(hi)));
+            high = _mm512_sub_ps(high, vec_from_bf16(_mm512_extracti64x4_epi64(hi, 1)));
+            __m512i lo = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            uint32_t pairs[2][AMX_RUN / 2];
+            _mm512_storeu_si512(pairs[0], hi);
+            _mm512_storeu_si512(pairs[1], lo);
+            uint32_t *to = (uint32_t *)(void *)out + t;
+            for (int64_t p = 0; p < AMX_RUN / 2; p++) {
+                to[p * n_tokens] = pairs[0][p];
+                to[(AMX_RUN / 2 + p) * n_tokens] = pairs[1][p];
+            }
+        }
+    }
+}
+
+const LinearHalf CPU_LINEAR_HALF_AMX = {.token_bytes = AMX_TOKEN_BYTES,
+                                        .unit_rows = LINEAR_HALF_ROWS_MAX,
+                                        .unit_bytes = LINEAR_HALF_UNIT_BYTES_MAX,
+                                        .few_tokens = AMX_DIRECT_TOKENS,
+                                        .tile = amx_tile,
+                                        .round = amx_round,
+                                        .unit = amx_unit};
