@@ -7,9 +7,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
-#include "ops/probe.h"
+#include "app/machine.h"
+#include "model/model_cost.h"
 
-enum { CMD_BENCH_REPEAT_MAX = 1000, CMD_BENCH_PROBE_ROUNDS = 9 };
+enum { CMD_BENCH_REPEAT_MAX = 1000 };
 
 /* One line of the table. */
 typedef struct BenchRow {
@@ -17,13 +18,14 @@ typedef struct BenchRow {
     double mean, deviation; /* tokens/s */
     double bytes_per_s;     /* weights and KV read */
     double flops_per_s;
+    MachineLimits limits; /* as measured before and after the test */
+    double predicted;     /* tokens/s that they allow; 0: not known */
 } BenchRow;
 
 typedef struct Bench {
     const Config *config;
     Compute compute;
     ModelBytes bytes;
-    double read_limit, flop_limit; /* of this machine now; 0: unknown */
     int32_t n_rows;
     BenchRow row[2 * CONFIG_LIST_MAX];
 } Bench;
@@ -54,28 +56,23 @@ static int64_t cmd_bench_kv_bytes(const Bench *bench) {
     return n * dtype_info(bench->compute.kv_dtype)->group_bytes;
 }
 
-/* Bytes and operations of one run: prefill reads the weights once per chunk, decode once per
- * token; both read the keys and values of the tokens before. Two operations per active parameter
- * and token, and 4 * n_heads * head_dim per token, layer and earlier token for attention. */
-static void cmd_bench_cost(const Bench *bench, int32_t n, bool decode, double *bytes,
-                           double *flops) {
+/* Of one run of n tokens. */
+static ModelCost cmd_bench_cost(const Bench *bench, int32_t n, bool decode) {
     const ModelConfig *m = model_config(bench->compute.model);
+    ModelCostFormat format = {(double)bench->bytes.stored / (double)bench->bytes.n_params,
+                              dtype_info(bench->compute.kv_dtype)->group_bytes};
     int64_t chunk = bench->config->chunk > 0 ? bench->config->chunk : 512;
-    double passes = decode ? n : (double)DIV_UP(n, chunk);
-    double pairs = 0.5 * n * (n + 1.0);
-    double kv_bytes = (double)cmd_bench_kv_bytes(bench);
-    *bytes = passes * (double)bench->bytes.per_token + (decode ? pairs * kv_bytes : 0);
-    double embedding = (double)m->vocab * m->dim;
-    /* Logits are made once per prefill, and the input embedding is a look-up. */
-    double dense =
-        (double)bench->bytes.n_params_active - (m->tied_embeddings ? embedding : 2 * embedding);
-    *flops = 2 * dense * n + 2 * embedding * (decode ? n : 1) +
-             4 * pairs * m->n_layers * m->n_heads * m->head_dim;
+    if (!decode) return model_cost_prefill(m, format, n, chunk);
+    ModelCost cost = {0};
+    for (int32_t i = 1; i <= n; i++)
+        cost = model_cost_sum(cost, model_cost_decode(m, format, 1, i));
+    return cost;
 }
 
 static Status cmd_bench_test(Bench *bench, const int32_t *token, int32_t n, bool decode, Err *err) {
     double rate[CMD_BENCH_REPEAT_MAX], sum = 0, sum_sq = 0;
     int32_t repeat = (int32_t)bench->config->repeat;
+    MachineLimits before = machine_of(&bench->compute);
     for (int32_t r = -1; r < repeat; r++) { /* one to warm up */
         int64_t start_us = clock_us();
         TRY(decode ? cmd_bench_decode(bench, token, n, err)
@@ -89,10 +86,12 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, int32_t n, bool
     snprintf(row->test, sizeof row->test, "%s%d", decode ? "tg" : "pp", n);
     row->mean = mean;
     row->deviation = repeat > 1 ? sqrt(sum_sq / (repeat - 1)) : 0;
-    double bytes, flops;
-    cmd_bench_cost(bench, n, decode, &bytes, &flops);
-    row->bytes_per_s = bytes * mean / n;
-    row->flops_per_s = flops * mean / n;
+    ModelCost cost = cmd_bench_cost(bench, n, decode);
+    row->limits = machine_mean(before, machine_of(&bench->compute));
+    row->predicted =
+        row->limits.read_bytes_per_s > 0 ? n / model_cost_seconds(cost, row->limits) : 0;
+    row->bytes_per_s = (cost.weight_bytes + cost.kv_bytes) * mean / n;
+    row->flops_per_s = (cost.matrix_flops + cost.attend_flops) * mean / n;
     return OK;
 }
 
@@ -129,86 +128,81 @@ static double cmd_bench_share(double value, double limit) {
     return limit > 0 ? 100 * value / limit : 0;
 }
 
+static const char *cmd_bench_dtype(const Bench *bench) {
+    return dtype_info(model_config(bench->compute.model)->weight_dtype)->name;
+}
+
 static void cmd_bench_print_md(const Bench *bench, const char *name) {
     int32_t threads = pool_threads(bench->compute.pool);
     printf(
-        "| model | size | params | level | threads | test | tokens/s | GB/s | %% of read | "
-        "GFLOP/s | %% of f32 |\n");
-    printf("| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n");
+        "| model | size | params | level | threads | test | tokens/s | limit | %% of limit | GB/s "
+        "| "
+        "%% of read | GFLOP/s | %% of products |\n");
+    printf(
+        "| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | "
+        "---: |\n");
     for (int32_t i = 0; i < bench->n_rows; i++) {
         const BenchRow *row = &bench->row[i];
+        const MachineLimits *limits = &row->limits;
         printf(
-            "| %s %s | %.1f MB | %.1f M | %s | %d | %s | %.1f +- %.1f | %.1f | %.0f | %.1f | "
-            "%.0f |\n",
-            name, dtype_info(model_config(bench->compute.model)->weight_dtype)->name,
-            (double)bench->bytes.stored / 1e6, (double)bench->bytes.n_params / 1e6,
-            bench->compute.ops->level, threads, row->test, row->mean, row->deviation,
-            row->bytes_per_s / 1e9, cmd_bench_share(row->bytes_per_s, bench->read_limit),
-            row->flops_per_s / 1e9, cmd_bench_share(row->flops_per_s, bench->flop_limit));
+            "| %s %s | %.1f MB | %.1f M | %s | %d | %s | %.1f +- %.1f | %.1f | %.0f | %.1f | %.0f "
+            "| %.1f | %.0f |\n",
+            name, cmd_bench_dtype(bench), (double)bench->bytes.stored / 1e6,
+            (double)bench->bytes.n_params / 1e6, bench->compute.ops->level, threads, row->test,
+            row->mean, row->deviation, row->predicted, cmd_bench_share(row->mean, row->predicted),
+            row->bytes_per_s / 1e9, cmd_bench_share(row->bytes_per_s, limits->read_bytes_per_s),
+            row->flops_per_s / 1e9, cmd_bench_share(row->flops_per_s, limits->matrix_flops_per_s));
     }
-    printf("\nlimits here, %d threads: read %.1f GB/s, f32 %.0f GFLOP/s\n", threads,
-           bench->read_limit / 1e9, bench->flop_limit / 1e9);
+    if (bench->n_rows == 0) return;
+    const MachineLimits *limits = &bench->row[bench->n_rows - 1].limits;
+    printf(
+        "\nlimits here, %d threads: read %.1f GB/s, products %.0f GFLOP/s, f32 %.0f GFLOP/s, a "
+        "run of the pool %.1f us\n",
+        threads, limits->read_bytes_per_s / 1e9, limits->matrix_flops_per_s / 1e9,
+        limits->f32_flops_per_s / 1e9, limits->run_s * 1e6);
 }
 
 static void cmd_bench_print_csv(const Bench *bench, const char *name) {
     printf(
         "model,dtype,bytes,params,level,threads,test,tokens_per_s,deviation,gb_per_s,"
-        "read_limit_gb_per_s,gflop_per_s,f32_limit_gflop_per_s\n");
+        "read_limit_gb_per_s,gflop_per_s,f32_limit_gflop_per_s,products_limit_gflop_per_s,"
+        "predicted_tokens_per_s\n");
     for (int32_t i = 0; i < bench->n_rows; i++) {
         const BenchRow *row = &bench->row[i];
-        printf("%s,%s,%lld,%lld,%s,%d,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f\n", name,
-               dtype_info(model_config(bench->compute.model)->weight_dtype)->name,
-               (long long)bench->bytes.stored, (long long)bench->bytes.n_params,
-               bench->compute.ops->level, pool_threads(bench->compute.pool), row->test, row->mean,
-               row->deviation, row->bytes_per_s / 1e9, bench->read_limit / 1e9,
-               row->flops_per_s / 1e9, bench->flop_limit / 1e9);
+        printf("%s,%s,%lld,%lld,%s,%d,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f\n", name,
+               cmd_bench_dtype(bench), (long long)bench->bytes.stored,
+               (long long)bench->bytes.n_params, bench->compute.ops->level,
+               pool_threads(bench->compute.pool), row->test, row->mean, row->deviation,
+               row->bytes_per_s / 1e9, row->limits.read_bytes_per_s / 1e9, row->flops_per_s / 1e9,
+               row->limits.f32_flops_per_s / 1e9, row->limits.matrix_flops_per_s / 1e9,
+               row->predicted);
     }
 }
 
 static void cmd_bench_print_json(const Bench *bench, const char *name) {
     json_t *rows = json_array();
+    MachineLimits limits = {0};
     for (int32_t i = 0; i < bench->n_rows; i++) {
         const BenchRow *row = &bench->row[i];
+        limits = row->limits;
         json_array_append_new(
-            rows, json_pack("{s:s,s:f,s:f,s:f,s:f}", "test", row->test, "tokens_per_s", row->mean,
-                            "deviation", row->deviation, "bytes_per_s", row->bytes_per_s,
-                            "flops_per_s", row->flops_per_s));
+            rows,
+            json_pack("{s:s,s:f,s:f,s:f,s:f,s:f,s:f}", "test", row->test, "tokens_per_s", row->mean,
+                      "deviation", row->deviation, "bytes_per_s", row->bytes_per_s, "flops_per_s",
+                      row->flops_per_s, "read_limit_bytes_per_s", row->limits.read_bytes_per_s,
+                      "predicted_tokens_per_s", row->predicted));
     }
-    json_t *report =
-        json_pack("{s:s,s:s,s:I,s:I,s:I,s:s,s:i,s:f,s:f,s:o}", "model", name, "dtype",
-                  dtype_info(model_config(bench->compute.model)->weight_dtype)->name, "bytes",
-                  (json_int_t)bench->bytes.stored, "params", (json_int_t)bench->bytes.n_params,
-                  "kv_bytes_per_token", (json_int_t)cmd_bench_kv_bytes(bench), "level",
-                  bench->compute.ops->level, "threads", (int)pool_threads(bench->compute.pool),
-                  "read_limit_bytes_per_s", bench->read_limit, "f32_limit_flops_per_s",
-                  bench->flop_limit, "tests", rows);
+    json_t *report = json_pack(
+        "{s:s,s:s,s:I,s:I,s:I,s:s,s:i,s:f,s:f,s:f,s:f,s:o}", "model", name, "dtype",
+        cmd_bench_dtype(bench), "bytes", (json_int_t)bench->bytes.stored, "params",
+        (json_int_t)bench->bytes.n_params, "kv_bytes_per_token",
+        (json_int_t)cmd_bench_kv_bytes(bench), "level", bench->compute.ops->level, "threads",
+        (int)pool_threads(bench->compute.pool), "read_limit_bytes_per_s", limits.read_bytes_per_s,
+        "products_limit_flops_per_s", limits.matrix_flops_per_s, "f32_limit_flops_per_s",
+        limits.f32_flops_per_s, "pool_run_s", limits.run_s, "tests", rows);
     json_dumpf(report, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(report);
-}
-
-static OpsLevel cmd_bench_best_level(void) {
-    return ops_cpu_has(OPS_AVX512) ? OPS_AVX512 : ops_cpu_has(OPS_AVX2) ? OPS_AVX2 : OPS_REF;
-}
-
-/* --limits: the machine alone. */
-static Status cmd_bench_limits(const Config *config, Err *err) {
-    int32_t n_max = config->threads > 0 ? (int32_t)config->threads : thread_cores();
-    printf(
-        "| threads | read GB/s | f32 GFLOP/s avx2 | f32 GFLOP/s avx512 | int8 GOP/s avx2 | "
-        "int8 GOP/s avx512 |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n");
-    for (int32_t n = 1; n <= n_max; n = n < n_max ? MIN(n * 2, n_max) : n + 1) {
-        ThreadPool *pool;
-        TRY(pool_open(&pool, n, err));
-        printf("| %d | %.1f | %.0f | %.0f | %.0f | %.0f |\n", n,
-               probe_read_bandwidth(pool, CMD_BENCH_PROBE_ROUNDS) / 1e9,
-               probe_f32_fma(pool, OPS_AVX2, CMD_BENCH_PROBE_ROUNDS) / 1e9,
-               probe_f32_fma(pool, OPS_AVX512, CMD_BENCH_PROBE_ROUNDS) / 1e9,
-               probe_int8_dot(pool, OPS_AVX2, CMD_BENCH_PROBE_ROUNDS) / 1e9,
-               probe_int8_dot(pool, OPS_AVX512, CMD_BENCH_PROBE_ROUNDS) / 1e9);
-        pool_close(pool);
-    }
-    return OK;
 }
 
 /* What --shape and MODEL say; *path is NULL for a shape. */
@@ -233,9 +227,6 @@ static Status cmd_bench_source(const Config *config, ComputeOptions *options, ch
 static Status cmd_bench_run(Bench *bench, const ComputeOptions *options, Err *err) {
     TRY(compute_open(&bench->compute, bench->config, options, err));
     bench->bytes = model_bytes(bench->compute.model);
-    bench->read_limit = probe_read_bandwidth(bench->compute.pool, CMD_BENCH_PROBE_ROUNDS);
-    bench->flop_limit =
-        probe_f32_fma(bench->compute.pool, cmd_bench_best_level(), CMD_BENCH_PROBE_ROUNDS);
     return cmd_bench_tests(bench, err);
 }
 
@@ -253,7 +244,7 @@ static void cmd_bench_print(const Bench *bench, const ComputeOptions *options, S
 }
 
 Status cmd_bench(const Config *config, Err *err) {
-    if (config->limits) return cmd_bench_limits(config, err);
+    if (config->limits) return machine_print(config, err);
     Str format = str_from(config->output);
     if (!str_is(format, "md") && !str_is(format, "csv") && !str_is(format, "json"))
         FAIL(err, ERR_ARG, "--output: got '%s', wanted md, csv or json", config->output);

@@ -4,12 +4,36 @@
 #include "base/thread.h"
 #include "ops/ops.h"
 
+/* How a thread walks memory. */
+typedef enum ProbeWalk {
+    PROBE_ONE_STREAM,
+    PROBE_FOUR_STREAMS,
+    PROBE_FOUR_PREFETCHED, /* and asks for lines 3 KiB ahead: what our kernels do */
+    PROBE_WALK_COUNT
+} ProbeWalk;
+
 /* Bytes per second that the pool's threads read from memory: the median of `rounds` passes over a
- * buffer that no cache holds, four streams a thread with software prefetch. 0 when memory is
- * short. */
-double probe_read_bandwidth(ThreadPool *pool, int32_t rounds);
+ * buffer that no cache holds. 0 when memory is short. */
+double probe_read_bandwidth(ThreadPool *pool, ProbeWalk walk, int32_t rounds);
 
 /* Operations per second of independent multiply-adds in registers (2 operations each): the best of
- * `rounds`. 0 for a level without such instructions or that the CPU lacks. */
+ * `rounds`. 0 for a level without such instructions or that the CPU lacks: f32 and int8 have avx2
+ * and avx512, bf16 has avx512bf16 and amx, int8 amx too. */
 double probe_f32_fma(ThreadPool *pool, OpsLevel level, int32_t rounds);
+double probe_bf16_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
 double probe_int8_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
+/* The one of these that bounds the level's products with weights of that dtype (on amx a product of
+ * BF16 is two of bf16). */
+double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds);
+
+/* Seconds of a pool_run with one empty task for each thread: what it costs to share work out. */
+double probe_pool_run(ThreadPool *pool, int32_t rounds);
+
+/* A data cache as the system describes it. */
+typedef struct ProbeCache {
+    int32_t level, n_cpus; /* cores that share it */
+    int64_t bytes;
+} ProbeCache;
+enum { PROBE_CACHES_MAX = 8 };
+/* Those of the first core; returns how many. None where the system does not tell. */
+int32_t probe_caches(ProbeCache out[PROBE_CACHES_MAX]);

@@ -9,3 +9,7 @@ double cpu_probe_fma_avx2(int64_t n_loops);
 double cpu_probe_dot_avx2(int64_t n_loops);
 double cpu_probe_fma_avx512(int64_t n_loops);
 double cpu_probe_dot_avx512(int64_t n_loops);
+/* bf16 times bf16; on AMX tiles, of bf16 and of int8. */
+double cpu_probe_half_avx512(int64_t n_loops);
+double cpu_probe_half_amx(int64_t n_loops);
+double cpu_probe_dot_amx(int64_t n_loops);

@@ -39,3 +39,18 @@ double cpu_probe_dot_avx512(int64_t n_loops) {
     }
     return (double)n_loops * CPU_PROBE_CHAINS * 64 * 2;
 }
+
+double cpu_probe_half_avx512(int64_t n_loops) {
+    __m512i a = _mm512_set1_epi16(0x3f00), b = _mm512_set1_epi16(0x3e00);
+#define CHAIN(c) __m512 c = _mm512_setzero_ps();
+    CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
+    for (int64_t n = 0; n < n_loops; n++) {
+#define CHAIN(c)                                       \
+    c = _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); \
+    CPU_PROBE_PIN(c);
+        CPU_PROBE_EACH(CHAIN)
+#undef CHAIN
+    }
+    return (double)n_loops * CPU_PROBE_CHAINS * 32 * 2;
+}

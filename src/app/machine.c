@@ -1,0 +1,75 @@
+#include "app/machine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "ops/probe.h"
+
+enum { MACHINE_ROUNDS = 9, MACHINE_ROUNDS_SHORT = 3 };
+
+static OpsLevel machine_level(const char *name) {
+    for (int32_t i = 0; i < OPS_LEVEL_COUNT; i++)
+        if (strcmp(ops_level_name((OpsLevel)i), name) == 0) return (OpsLevel)i;
+    return OPS_REF;
+}
+
+MachineLimits machine_of(const Compute *compute) {
+    if (compute->ctx.device->id != DEVICE_HOST) return (MachineLimits){0};
+    OpsLevel level = machine_level(compute->ops->level);
+    DType weights = model_config(compute->model)->weight_dtype;
+    ThreadPool *pool = compute->pool;
+    /* One machine reads faster along one line, another along several. */
+    double one = probe_read_bandwidth(pool, PROBE_ONE_STREAM, MACHINE_ROUNDS_SHORT);
+    double four = probe_read_bandwidth(pool, PROBE_FOUR_PREFETCHED, MACHINE_ROUNDS_SHORT);
+    return (MachineLimits){
+        .read_bytes_per_s = MAX(one, four),
+        .matrix_flops_per_s = probe_products(pool, level, weights, MACHINE_ROUNDS_SHORT),
+        .f32_flops_per_s = probe_products(pool, level, DTYPE_F32, MACHINE_ROUNDS_SHORT),
+        .run_s = probe_pool_run(pool, MACHINE_ROUNDS_SHORT)};
+}
+
+MachineLimits machine_mean(MachineLimits a, MachineLimits b) {
+    return (MachineLimits){(a.read_bytes_per_s + b.read_bytes_per_s) / 2,
+                           (a.matrix_flops_per_s + b.matrix_flops_per_s) / 2,
+                           (a.f32_flops_per_s + b.f32_flops_per_s) / 2, (a.run_s + b.run_s) / 2};
+}
+
+static void machine_print_caches(void) {
+    ProbeCache cache[PROBE_CACHES_MAX];
+    int32_t n = probe_caches(cache);
+    for (int32_t i = 0; i < n; i++)
+        printf("%sL%d %lld KiB for %d cores", i > 0 ? ", " : "data caches: ", cache[i].level,
+               (long long)cache[i].bytes >> 10, cache[i].n_cpus);
+    if (n > 0) printf("\n\n");
+}
+
+static void machine_print_row(ThreadPool *pool) {
+    printf("| %d ", pool_threads(pool));
+    for (ProbeWalk walk = 0; walk < PROBE_WALK_COUNT; walk++)
+        printf("| %.1f ", probe_read_bandwidth(pool, walk, MACHINE_ROUNDS) / 1e9);
+    printf("| %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.2f |\n",
+           probe_f32_fma(pool, OPS_AVX2, MACHINE_ROUNDS) / 1e9,
+           probe_f32_fma(pool, OPS_AVX512, MACHINE_ROUNDS) / 1e9,
+           probe_bf16_dot(pool, OPS_AVX512BF16, MACHINE_ROUNDS) / 1e9,
+           probe_bf16_dot(pool, OPS_AMX, MACHINE_ROUNDS) / 1e9,
+           probe_int8_dot(pool, OPS_AVX2, MACHINE_ROUNDS) / 1e9,
+           probe_int8_dot(pool, OPS_AVX512, MACHINE_ROUNDS) / 1e9,
+           probe_int8_dot(pool, OPS_AMX, MACHINE_ROUNDS) / 1e9,
+           probe_pool_run(pool, MACHINE_ROUNDS) * 1e6);
+}
+
+Status machine_print(const Config *config, Err *err) {
+    int32_t n_max = config->threads > 0 ? (int32_t)config->threads : thread_cores();
+    machine_print_caches();
+    printf(
+        "| threads | read GB/s, one stream | four | four, prefetched | f32 GFLOP/s avx2 | avx512 | "
+        "bf16 avx512 | amx | int8 GOP/s avx2 | avx512 | amx | run us |\n"
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+    for (int32_t n = 1; n <= n_max; n = n < n_max ? MIN(n * 2, n_max) : n + 1) {
+        ThreadPool *pool;
+        TRY(pool_open(&pool, n, err));
+        machine_print_row(pool);
+        pool_close(pool);
+    }
+    return OK;
+}

@@ -1,0 +1,12 @@
+/* machine: what this machine can do, measured: for sluice bench. */
+#pragma once
+
+#include "app/compute.h"
+#include "model/model_cost.h"
+
+/* Of the compute's threads, level and weight format, now: about half a second. All 0 for a device
+ * other than the host. */
+MachineLimits machine_of(const Compute *compute);
+MachineLimits machine_mean(MachineLimits a, MachineLimits b);
+/* --limits: tables of the machine alone, on standard output, for 1, 2, 4 ... threads. */
+MUST_USE Status machine_print(const Config *config, Err *err);
