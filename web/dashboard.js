@@ -2,7 +2,7 @@
 "use strict";
 
 const PERIOD_MS = 1000, HISTORY = 300; // samples: five minutes
-const FREE = -1, CACHED = -2, SHARED = -3; // in the map of blocks; from 0 on: a request
+const FREE = -1, CACHED = -2, SHARED = -3; // in the map of blocks; from 1 on: a request
 
 const history = [];   // {time, output, prompt, running, waiting}
 let last = null;      // the data shown
@@ -84,7 +84,7 @@ function chart(id, lines) {
   const parts = [];
   for (const share of [0, 0.5, 1]) {
     parts.push(svg("line", {class: "grid", x1: left, x2: width, y1: y(share * most), y2: y(share * most)}),
-      svg("text", {x: left - 8, y: y(share * most) + 4, "text-anchor": "end"}, number(share * most)));
+      svg("text", {x: left - 8, y: y(share * most) + 4, "text-anchor": "end"}, number(share * most, share * most % 1 ? 1 : 0)));
   }
   for (const share of [0.75, 0.5, 0.25])
     parts.push(svg("text", {x: x(now - share * window), y: height - 4, "text-anchor": "middle"}, `${share * window} s ago`));
@@ -127,7 +127,7 @@ function drawMap() {
   for (let i = 0; i < n; i++) {
     // The fullest of the cell's blocks: a request's, else shared, else cached.
     const group = blocks.slice(i * per, (i + 1) * per);
-    const code = group.find((c) => c >= 0) ?? Math.min(...group);
+    const code = group.find((c) => c > 0) ?? Math.min(...group);
     context.fillStyle = fixed[code] ?? colour(code);
     context.beginPath();
     context.roundRect(i % columns * size, Math.floor(i / columns) * size, size - gap, size - gap, size > 8 ? 3 : 1);

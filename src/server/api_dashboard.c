@@ -69,13 +69,10 @@ static json_t *api_dashboard_calls(Server *server, int64_t now_us, int *n_all) {
     return rows;
 }
 
-static json_t *api_dashboard_blocks(const Server *server, const sluice_stats *s) {
-    json_t *map = json_pack("[i,i,i,i,i,i]", -1, (int)s->n_blocks_free, -2, (int)s->n_blocks_cached,
-                            -3, (int)s->n_blocks_used);
-    return json_pack("{s:o,s:i,s:i,s:i,s:i,s:i,s:i}", "map", map, "shared", (int)s->n_blocks_used,
-                     "all", (int)s->n_blocks, "free", (int)s->n_blocks_free, "cached",
-                     (int)s->n_blocks_cached, "used", (int)s->n_blocks_used, "tokens",
-                     (int)server->options.plan->block_tokens);
+static json_t *api_dashboard_blocks(Server *server, int64_t now_us) {
+    json_t *blocks = block_map_json(&server->blocks, server->engine, now_us);
+    json_object_set_new(blocks, "tokens", json_integer(server->options.plan->block_tokens));
+    return blocks;
 }
 
 static json_t *api_dashboard_model(const Server *server) {
@@ -106,7 +103,7 @@ void api_dashboard_data(Server *server, HttpExchange *exchange) {
                             api_dashboard_recent(&server->metrics.recent_first, now_us), "itl",
                             api_dashboard_recent(&server->metrics.recent_gap, now_us), "memory",
                             api_dashboard_memory(server->options.plan), "blocks",
-                            api_dashboard_blocks(server, &stats), "calls", calls, "calls_all",
+                            api_dashboard_blocks(server, now_us), "calls", calls, "calls_all",
                             n_calls, "http", "connections", (json_int_t)http.n_connections, "open",
                             (json_int_t)http.n_open));
 }

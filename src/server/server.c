@@ -195,6 +195,7 @@ Status server_open(Server **out, const sluice_model *model, sluice_engine *engin
     server_set_keys(server, &options->secrets);
     pthread_mutex_init(&server->submit_lock, NULL);
     pthread_mutex_init(&server->calls_lock, NULL);
+    block_map_init(&server->blocks);
     server_metrics_init(&server->metrics);
     Status status = server_start(server, err);
     server->options.secrets = (ServerSecrets){0};
@@ -246,6 +247,7 @@ void server_close(Server *server) {
     if (server->http != NULL) http_close(server->http);
     pthread_mutex_destroy(&server->submit_lock);
     pthread_mutex_destroy(&server->calls_lock);
+    block_map_free(&server->blocks);
     server_free_keys(server);
     pthread_rwlock_destroy(&server->keys_lock);
     server_metrics_free(&server->metrics);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "server/block_map.h"
 #include "server/http.h"
 #include "server/receipt_log.h"
 #include "server/server.h"
@@ -35,9 +36,10 @@ struct Server {
     pthread_rwlock_t keys_lock;    /* guards the keys */
     char *key[SERVER_KEYS_MAX];
     int32_t n_keys;
-    ReceiptLog *receipts;           /* NULL: none are written */
-    pthread_mutex_t calls_lock;     /* guards the list */
-    struct ApiCall *calls;          /* submitted and not over, for the dashboard */
+    ReceiptLog *receipts;       /* NULL: none are written */
+    pthread_mutex_t calls_lock; /* guards the list */
+    struct ApiCall *calls;      /* submitted and not over, for the dashboard */
+    BlockMap blocks;
     atomic_int_fast64_t service_us; /* that a request spends running: a moving average */
 };
 

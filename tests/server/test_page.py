@@ -277,6 +277,9 @@ class Page(unittest.TestCase):
         self.until(page, "parseFloat($('itl').textContent) > 0 && "
                          "parseFloat($('ttft').textContent) > 0")
         self.assertGreater(page.locator("#chart-tokens path").count(), 1)
+        # Each request holds blocks of its own, the six share their prompt's.
+        self.until(page, "last.blocks.shared > 0 && last.calls.filter(c => last.blocks.map.filter("
+                         "(code, i) => i % 2 == 0).includes(c.requests[0])).length >= 2")
         self.picture(page, "dashboard")
         self.picture(phone, "phone-dashboard")
         self.fits(page)
@@ -293,6 +296,8 @@ class Page(unittest.TestCase):
         blocks = stats["blocks"]
         self.assertEqual(blocks["free"] + blocks["cached"] + blocks["used"], blocks["all"])
         self.assertEqual(sum(blocks["map"][1::2]), blocks["all"])
+        self.assertLessEqual(set(blocks["map"][::2]), {-1, -2})
+        self.assertGreater(blocks["cached"], 0)
 
     def test_key(self):
         with tempfile.NamedTemporaryFile("w", suffix=".keys") as keys:
