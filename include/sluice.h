@@ -199,6 +199,12 @@ typedef struct sluice_sampling {
     const sluice_bias *bias;
 } sluice_sampling;
 
+/* A run of tokens; ids are borrowed. */
+typedef struct sluice_tokens {
+    const int32_t *ids;
+    int32_t n;
+} sluice_tokens;
+
 typedef enum sluice_pooling {
     SLUICE_POOL_NONE,
     SLUICE_POOL_MEAN,
@@ -236,6 +242,10 @@ typedef struct sluice_request {
     /* Called on the engine's thread for each event; must be quick and must not call the engine
      * except sluice_cancel. NULL: events are fetched with sluice_poll. */
     void (*on_event)(void *user, const struct sluice_event *event);
+    int32_t n_allowed; /* > 0: no other token is picked */
+    const int32_t *allowed;
+    int32_t n_bad; /* <= 512, of 65,536 tokens together: runs that the output will not hold */
+    const sluice_tokens *bad;
 } sluice_request;
 /* Greedy, one sequence, no logprobs. */
 #define SLUICE_REQUEST_INIT                                                                       \
@@ -296,14 +306,16 @@ typedef struct sluice_event {
     const float *embedding; /* of an embedding request's final event */
     int32_t n_embedding;
     const sluice_logprob
-        *prompt_chosen;        /* [n_prompt] (first: no logprob, 0), with the first event */
-    sluice_finish finish;      /* of this sequence */
-    int32_t stop_index;        /* which stop string, -1: none */
-    int32_t stop_id;           /* which stop token, -1: none */
-    bool last;                 /* the request's final event: exactly one per request */
-    sluice_status status;      /* with FINISH_ERROR or _DEADLINE */
-    const char *error;         /* its sentence, or NULL */
-    const sluice_usage *usage; /* with the final event of a sequence */
+        *prompt_chosen;               /* [n_prompt] (first: no logprob, 0), with the first event */
+    sluice_finish finish;             /* of this sequence */
+    int32_t stop_index;               /* which stop string, -1: none */
+    int32_t stop_id;                  /* which stop token, -1: none */
+    bool last;                        /* the request's final event: exactly one per request */
+    sluice_status status;             /* with FINISH_ERROR or _DEADLINE */
+    const char *error;                /* its sentence, or NULL */
+    const sluice_usage *usage;        /* with the final event of a sequence */
+    const sluice_logprob *prompt_top; /* [n_prompt][n_prompt_top], with prompt_chosen */
+    int32_t n_prompt_top;
 } sluice_event;
 
 /* Queues a request. *id is never reused. SLUICE_ERR_LIMIT: the queue is full, try later.

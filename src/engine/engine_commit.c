@@ -161,6 +161,12 @@ static void engine_commit_note_prompt_logprob(Request *r, const SampleJob *job,
                                               const SamplerResult *sample, int32_t at) {
     if (at != r->n_prompt_logprobs || at >= r->n_prompt) return;
     r->prompt_logprob[at] = (sluice_logprob){job->target, sample->logprob};
+    for (int32_t i = 0; i < r->n_prompt_top; i++) {
+        /* As for the output: a vocabulary smaller than that repeats its last. */
+        const TokenLogprob *top = &sample->top[MIN(i, sample->n_top - 1)];
+        r->prompt_top[(size_t)at * (size_t)r->n_prompt_top + (size_t)i] =
+            (sluice_logprob){top->token, top->logprob};
+    }
     r->n_prompt_logprobs++;
 }
 

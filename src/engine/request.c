@@ -69,7 +69,9 @@ static Status request_check_pointers(const sluice_request *asked, Err *err) {
     if ((asked->prompt == NULL && asked->n_prompt > 0) ||
         (asked->stop == NULL && asked->n_stop > 0) ||
         (asked->stop_ids == NULL && asked->n_stop_ids > 0) ||
-        (asked->sampling.bias == NULL && asked->sampling.n_bias > 0)) {
+        (asked->sampling.bias == NULL && asked->sampling.n_bias > 0) ||
+        (asked->allowed == NULL && asked->n_allowed > 0) ||
+        (asked->bad == NULL && asked->n_bad > 0)) {
         FAIL(err, ERR_ARG, "an array of the request is NULL although it has a length");
     }
     const char *const names[] = {asked->tenant, asked->cache_salt};
@@ -97,6 +99,14 @@ static Status request_check_tokens(const sluice_request *asked, const EngineLimi
                  asked->stop_ids[i], limits->vocab - 1);
         }
     }
+    for (int32_t i = 0; i < asked->n_allowed; i++) {
+        if (asked->allowed[i] < 0 || asked->allowed[i] >= limits->vocab) {
+            FAIL(err, ERR_ARG, "allowed token %d is not in the vocabulary of 0 to %d",
+                 asked->allowed[i], limits->vocab - 1);
+        }
+    }
+    _Static_assert(sizeof(TokenRun) == sizeof(sluice_tokens), "the same pair");
+    TRY(sampler_check_bad((const TokenRun *)asked->bad, asked->n_bad, limits->vocab, err));
     for (int32_t i = 0; i < asked->n_stop; i++) {
         const size_t len = asked->stop[i] == NULL ? 0 : strlen(asked->stop[i]);
         if (len == 0 || len > DETOK_STOP_BYTES_MAX) {
@@ -111,9 +121,9 @@ static Status request_check_tokens(const sluice_request *asked, const EngineLimi
 static Status request_check_beam(const sluice_request *asked, Err *err) {
     if (asked->beam_width <= 1) return OK;
     if (asked->n_stop > 0 || asked->sampling.n_logprobs >= 0 || asked->sampling.temperature > 0 ||
-        asked->prompt_logprobs >= 0) {
+        asked->prompt_logprobs >= 0 || asked->n_bad > 0) {
         FAIL(err, ERR_UNSUPPORTED,
-             "a beam search takes no stop strings, no logprobs and temperature 0");
+             "a beam search takes no stop strings, no banned runs, no logprobs and temperature 0");
     }
     if (!(fabsf(asked->length_penalty) <= 100)) {
         FAIL(err, ERR_ARG, "length_penalty is %g, expected -100 to 100",
@@ -192,6 +202,16 @@ static KvSalt request_salt(const sluice_request *asked, uint64_t seed) {
     return salt;
 }
 
+/* The banned runs, one behind the other in memory. */
+static void request_layout_bad(Request *r, const sluice_request *asked, RequestCarve *carve) {
+    TokenRun *bad = request_carve(carve, asked->n_bad, sizeof *bad);
+    for (int32_t i = 0; i < asked->n_bad; i++) {
+        int32_t *token = request_copy(carve, asked->bad[i].ids, asked->bad[i].n, sizeof *token);
+        if (bad != NULL) bad[i] = (TokenRun){token, asked->bad[i].n};
+    }
+    r->bad = bad;
+}
+
 static void request_layout_seq(Request *r, Seq *seq, RequestCarve *carve) {
     seq->token = request_carve(carve, r->n_prompt + r->n_output_max, sizeof(int32_t));
     if (r->want_logprobs) {
@@ -217,7 +237,13 @@ static void request_layout(Request *r, const sluice_request *asked, RequestCarve
     r->stop_id = request_carve(carve, r->n_stop_ids, sizeof *r->stop_id);
     if (r->want_prompt_logprobs) {
         r->prompt_logprob = request_carve(carve, r->n_prompt, sizeof *r->prompt_logprob);
+        r->prompt_top =
+            request_carve(carve, (int64_t)r->n_prompt * r->n_prompt_top, sizeof *r->prompt_top);
     }
+    r->allowed = NULL;
+    if (asked->n_allowed > 0)
+        r->allowed = request_carve(carve, DIV_UP(r->vocab, 64), sizeof *r->allowed);
+    request_layout_bad(r, asked, carve);
     if (r->pooling != SLUICE_POOL_NONE) {
         r->embedding = request_carve(carve, r->n_embedding, sizeof *r->embedding);
         r->pool_sum = request_carve(carve, r->n_embedding, sizeof *r->pool_sum);
@@ -240,6 +266,8 @@ static void request_fill_stops(Request *r, const sluice_request *asked, const Re
     for (int32_t i = 0; i < r->n_bias; i++) {
         r->bias[i] = (LogitBias){asked->sampling.bias[i].token, asked->sampling.bias[i].bias};
     }
+    for (int32_t i = 0; i < asked->n_allowed; i++)
+        r->allowed[asked->allowed[i] / 64] |= UINT64_C(1) << (asked->allowed[i] % 64);
     for (int32_t i = 0; i < n; i++) r->bias[r->n_bias + i] = (LogitBias){r->stop_id[i], -INFINITY};
 }
 
@@ -279,6 +307,9 @@ static Status request_open_seqs(Request *r, const sluice_request *asked,
         seq->n_tokens = r->n_prompt;
         seq->sampling = *sampling;
         seq->sampling.bias = r->bias;
+        seq->sampling.allowed = r->allowed;
+        seq->sampling.n_bad = asked->n_bad;
+        seq->sampling.bad = r->bad;
         seq->sampling.stream = (uint64_t)i;
         if (r->beam) seq->sampling.n_logprobs = 2 * r->n_seqs;
         seq->out.stop_index = seq->out.stop_id = -1;
@@ -307,6 +338,8 @@ static void request_set_fields(Request *r, const sluice_request *asked, const Re
     r->n_top = MAX(asked->sampling.n_logprobs, 0);
     r->want_prompt_logprobs = asked->prompt_logprobs >= 0;
     r->n_prompt_logprobs = 1;
+    r->n_prompt_top = MAX(asked->prompt_logprobs, 0);
+    r->vocab = rules->limits->vocab;
     r->pooling = asked->pooling;
     r->n_embedding = asked->pooling != SLUICE_POOL_NONE ? rules->limits->dim : 0;
     r->priority = asked->priority;
@@ -406,7 +439,11 @@ void request_take_event(Seq *seq, sluice_event *event) {
                             .stop_id = out->stop_id};
     if (out->chosen != NULL) event->chosen = out->chosen + from;
     if (out->top != NULL) event->top = out->top + (size_t)from * (size_t)r->n_top;
-    if (seq->index == 0 && from == 0) event->prompt_chosen = r->prompt_logprob;
+    if (seq->index == 0 && from == 0) {
+        event->prompt_chosen = r->prompt_logprob;
+        event->prompt_top = r->prompt_top;
+        event->n_prompt_top = r->n_prompt_top;
+    }
     out->n_taken = out->n_ready;
     if (out->finish == SLUICE_FINISH_NONE) return;
     CHECK(!out->final_taken);

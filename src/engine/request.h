@@ -75,7 +75,10 @@ typedef struct Request {
     int32_t *stop_id; /* the model's own too, unless they are to be ignored */
     LogitBias *bias;  /* [n_bias + n_stop_ids] the asked ones, then the stop tokens at -inf */
     int32_t n_bias;
-    int32_t n_top; /* likeliest tokens to report per token */
+    int32_t vocab;
+    uint64_t *allowed;   /* a bit for each token of the vocabulary, or NULL: all are */
+    const TokenRun *bad; /* the banned runs */
+    int32_t n_top;       /* likeliest tokens to report per token */
     bool want_logprobs, want_prompt_logprobs;
     sluice_pooling pooling;
     int32_t priority;
@@ -94,11 +97,13 @@ typedef struct Request {
     int32_t n_preempted;
     sluice_usage usage;             /* what all sequences share */
     sluice_logprob *prompt_logprob; /* [n_prompt] or NULL */
-    int32_t n_prompt_logprobs;      /* known so far */
-    int32_t n_embedding;            /* 0, or dim */
-    float *embedding;               /* [n_embedding] */
-    double *pool_sum;               /* [n_embedding] */
-    Hypothesis *hypothesis;         /* [n_seqs] of a beam search, best first */
+    sluice_logprob *prompt_top;     /* [n_prompt][n_prompt_top] or NULL */
+    int32_t n_prompt_top;
+    int32_t n_prompt_logprobs; /* known so far */
+    int32_t n_embedding;       /* 0, or dim */
+    float *embedding;          /* [n_embedding] */
+    double *pool_sum;          /* [n_embedding] */
+    Hypothesis *hypothesis;    /* [n_seqs] of a beam search, best first */
     int32_t n_hypotheses;
     char error[256];      /* the sentence of FINISH_ERROR */
     struct Request *next; /* in one of the mailbox's lists */

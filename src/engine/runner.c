@@ -71,7 +71,8 @@ static void runner_sample_one(void *context, int64_t i, int32_t thread) {
     Sampler *sampler = s->runner->sampler[thread];
     SamplerResult *out = &s->result->sample[i];
     if (job->target >= 0) {
-        s->result->status[i] = sampler_score(sampler, logits, job->target, 0, out, NULL);
+        s->result->status[i] =
+            sampler_score(sampler, logits, job->target, seq->request->n_prompt_top, out, NULL);
         return;
     }
     const SamplerInput input = {.logits = logits,

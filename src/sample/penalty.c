@@ -2,10 +2,11 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 bool penalty_is_on(const SamplerParams *params) {
     return params->n_bias > 0 || params->repetition_penalty != 1 || params->presence_penalty != 0 ||
-           params->frequency_penalty != 0;
+           params->frequency_penalty != 0 || params->allowed != NULL || params->n_bad > 0;
 }
 
 /* A finite logit stays finite: only a bias of -inf may take a token out. */
@@ -26,14 +27,30 @@ static float penalty_one(const SamplerParams *params, PenaltyCount count, float 
     return penalty_clamp(x);
 }
 
+static void penalty_keep_allowed(const uint64_t *allowed, int32_t vocab, float *logits) {
+    for (int32_t i = 0; i < vocab; i++)
+        if ((allowed[i / 64] >> (i % 64) & 1) == 0) logits[i] = -INFINITY;
+}
+
+/* The last token of a run whose others are the output's end must not come. */
+static void penalty_ban(const TokenRun *run, const PenaltyHistory *history, float *logits) {
+    const int32_t before = run->n - 1;
+    if (history->n - history->n_prompt < before) return;
+    const int32_t *end = history->token + history->n - before;
+    if (before > 0 && memcmp(end, run->token, (size_t)before * sizeof *end) != 0) return;
+    logits[run->token[before]] = -INFINITY;
+}
+
 void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, float *logits,
-                   PenaltyCount *counts) {
+                   int32_t vocab, PenaltyCount *counts) {
     for (int32_t i = 0; i < params->n_bias; i++) {
         const LogitBias bias = params->bias[i];
         float *logit = &logits[bias.token];
         if (bias.bias == -INFINITY) *logit = -INFINITY;
         if (*logit != -INFINITY) *logit = penalty_clamp((double)*logit + bias.bias);
     }
+    if (params->allowed != NULL) penalty_keep_allowed(params->allowed, vocab, logits);
+    for (int32_t i = 0; i < params->n_bad; i++) penalty_ban(&params->bad[i], history, logits);
     const bool all = params->repetition_penalty != 1;
     if (!all && params->presence_penalty == 0 && params->frequency_penalty == 0) return;
     const int32_t first = all ? 0 : history->n_prompt;

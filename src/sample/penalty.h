@@ -18,8 +18,9 @@ typedef struct PenaltyHistory {
     int32_t n, n_prompt;
 } PenaltyHistory;
 
-/* Changes logits[vocab] in place: bias, then the repetition penalty (Keskar et al. 2019, section
- * 4.1: positive logits are divided, others multiplied), then frequency and presence (OpenAI, on the
- * output only). counts [vocab] must be zero and is left so. Time: vocab-independent. */
+/* Changes logits[vocab] in place: bias, what is allowed and what is banned, then the repetition
+ * penalty (Keskar et al. 2019, section 4.1: positive logits are divided, others multiplied), then
+ * frequency and presence (OpenAI, on the output only). counts [vocab] must be zero and is left so.
+ * Time: vocab-independent unless only some tokens are allowed. */
 void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, float *logits,
-                   PenaltyCount *counts);
+                   int32_t vocab, PenaltyCount *counts);

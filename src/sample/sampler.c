@@ -60,6 +60,25 @@ Status sampler_check(const SamplerParams *p, int32_t vocab, Err *err) {
     return OK;
 }
 
+Status sampler_check_bad(const TokenRun *bad, int32_t n_bad, int32_t vocab, Err *err) {
+    int64_t n_tokens = 0;
+    if (n_bad < 0 || n_bad > SAMPLER_BAD_MAX)
+        FAIL(err, ERR_ARG, "%d runs of tokens are banned, expected at most %d", n_bad,
+             SAMPLER_BAD_MAX);
+    for (int32_t i = 0; i < n_bad; i++) {
+        n_tokens += bad[i].n;
+        if (bad[i].n < 1 || n_tokens > SAMPLER_BAD_TOKENS_MAX)
+            FAIL(err, ERR_ARG, "banned run %d has %d tokens, expected 1 at least and %d in all", i,
+                 bad[i].n, SAMPLER_BAD_TOKENS_MAX);
+        for (int32_t k = 0; k < bad[i].n; k++) {
+            if (bad[i].token[k] < 0 || bad[i].token[k] >= vocab)
+                FAIL(err, ERR_ARG, "a banned run holds token %d, the vocabulary has 0 to %d",
+                     bad[i].token[k], vocab - 1);
+        }
+    }
+    return OK;
+}
+
 int64_t sampler_bytes(int32_t vocab) {
     return (int64_t)sizeof(Sampler) +
            (int64_t)vocab * (int64_t)(sizeof(float) * 2 + sizeof(PenaltyCount) + sizeof(int32_t) +
@@ -189,7 +208,7 @@ Status sampler_pick(Sampler *s, const SamplerParams *params, const SamplerInput 
     if (penalty_is_on(params)) {
         memcpy(s->logit, input->logits, (size_t)s->vocab * sizeof *s->logit);
         const PenaltyHistory tokens = {input->history, input->n_history, input->n_prompt};
-        penalty_apply(params, &tokens, s->logit, s->count);
+        penalty_apply(params, &tokens, s->logit, s->vocab, s->count);
         TRY(sampler_argmax(s->logit, s->vocab, &picked, err));
         changed = s->logit;
     }

@@ -7,7 +7,18 @@
 
 #include "base/status.h"
 
-enum { SAMPLER_BIAS_MAX = 1024, SAMPLER_LOGPROBS_MAX = 20 };
+enum {
+    SAMPLER_BIAS_MAX = 1024,
+    SAMPLER_LOGPROBS_MAX = 20,
+    SAMPLER_BAD_MAX = 512,         /* runs of tokens that may not come */
+    SAMPLER_BAD_TOKENS_MAX = 65536 /* in all of them */
+};
+
+/* A run of tokens. */
+typedef struct TokenRun {
+    const int32_t *token; /* [n] borrowed */
+    int32_t n;
+} TokenRun;
 
 typedef struct LogitBias {
     int32_t token;
@@ -24,14 +35,20 @@ typedef struct SamplerParams {
     uint64_t seed;
     uint64_t stream; /* which of the sequences that share the seed */
     int32_t n_bias;
-    const LogitBias *bias; /* borrowed */
-    int32_t n_logprobs;    /* most likely tokens to report; -1: none, 0: the chosen one */
+    const LogitBias *bias;   /* borrowed */
+    const uint64_t *allowed; /* bit t: token t may be picked; borrowed; NULL: every token may */
+    int32_t n_bad;
+    const TokenRun *bad; /* borrowed: the output never holds one of them */
+    int32_t n_logprobs;  /* most likely tokens to report; -1: none, 0: the chosen one */
 } SamplerParams;
 
 /* Greedy, everything else off. */
 SamplerParams sampler_defaults(void);
 /* ERR_ARG with a sentence that names the field; NaN is refused too. */
 MUST_USE Status sampler_check(const SamplerParams *params, int32_t vocab, Err *err);
+
+/* ERR_ARG when a run is empty, too long with the others, or holds no token. */
+MUST_USE Status sampler_check_bad(const TokenRun *bad, int32_t n_bad, int32_t vocab, Err *err);
 
 typedef struct TokenLogprob {
     int32_t token;

@@ -20,7 +20,47 @@ void api_reply_fault(HttpExchange *exchange, const ApiFault *fault) {
                     fault->param[0] != '\0' ? fault->param : NULL);
 }
 
-void api_go(ApiCall *call, Status status, const ApiFault *fault) {
+Status api_read_params(ApiCall *call, const json_t *body, ApiFault *fault) {
+    const Server *server = call->server;
+    const ApiParamsRules rules = {server->model, server->info.vocab, &server->defaults};
+    return api_params_read(&call->params, body, &rules, &call->arena, fault);
+}
+
+/* "truncate_prompt_tokens". */
+static void api_truncate(ApiCall *call) {
+    const ApiParams *params = &call->params;
+    int64_t keep = params->truncate;
+    if (keep == 0) return;
+    if (keep < 0)
+        keep = call->server->options.plan->max_context - MAX(params->request.max_tokens, 1);
+    for (int32_t i = 0; i < call->n_prompts; i++) {
+        ApiPrompt *prompt = &call->prompt[i];
+        size_t n = (size_t)MAX(keep, 1);
+        if (prompt->n <= n) continue;
+        if (!params->truncate_end)
+            memmove(prompt->ids, prompt->ids + prompt->n - n, n * sizeof *prompt->ids);
+        prompt->n = n;
+    }
+}
+
+/* What prompt logprobs cost in the reply, and in the time of the thread that writes it. */
+static Status api_check_prompt_logprobs(const ApiCall *call, ApiFault *fault) {
+    int64_t n = 0;
+    if (call->params.request.prompt_logprobs < 0) return OK;
+    for (int32_t i = 0; i < call->n_prompts; i++)
+        n += (int64_t)call->prompt[i].n * (call->params.request.prompt_logprobs + 1);
+    if (n <= API_PROMPT_LOGPROBS_MAX) return OK;
+    return api_params_fault(fault, "prompt_logprobs",
+                            "'prompt_logprobs' comes to %lld figures for these prompts, at most %d "
+                            "are allowed",
+                            (long long)n, API_PROMPT_LOGPROBS_MAX);
+}
+
+void api_go(ApiCall *call, Status status, ApiFault *fault) {
+    if (status == OK) {
+        api_truncate(call);
+        status = api_check_prompt_logprobs(call, fault);
+    }
     if (status == OK) {
         api_call_submit(call);
     } else {
@@ -132,7 +172,8 @@ static Status api_prompt(ApiCall *call, const json_t *value, const char *key, Ap
                                 key);
     ApiPrompt *prompt = &call->prompt[call->n_prompts];
     Str text = {json_string_value(value), json_string_length(value)};
-    TRY(api_encode(call->server, text, true, false, &prompt->ids, &prompt->n, &fault->err));
+    TRY(api_encode(call->server, text, call->params.add_special, false, &prompt->ids, &prompt->n,
+                   &fault->err));
     call->n_prompts++;
     return OK;
 }

@@ -31,8 +31,11 @@ json_t *api_body(struct Server *server, HttpExchange *exchange);
 void api_reply_json(HttpExchange *exchange, json_t *value);
 /* The error reply of a fault. */
 void api_reply_fault(HttpExchange *exchange, const ApiFault *fault);
-/* The call was read: submits it, or replies with the fault and drops it. */
-void api_go(ApiCall *call, Status status, const ApiFault *fault);
+/* Reads the fields of a body that every API has, into call->params. */
+MUST_USE Status api_read_params(ApiCall *call, const json_t *body, ApiFault *fault);
+/* The call was read: cuts prompts that shall be cut and submits it, or replies with the fault and
+ * drops it. */
+void api_go(ApiCall *call, Status status, ApiFault *fault);
 /* Tokens of a text, malloc'ed (sluice_free), as sluice_tokenize. parse_special: never for a
  * client's text. */
 MUST_USE Status api_encode(const struct Server *server, Str text, bool add_special,

@@ -17,6 +17,12 @@ static Status api_chat_logprobs(ApiCall *call, const json_t *body, ApiFault *fau
     if (n > 0 && !call->params.logprobs)
         return api_params_fault(fault, "top_logprobs", "'top_logprobs' wants 'logprobs': true");
     call->params.request.sampling.n_logprobs = call->params.logprobs ? (int32_t)n : -1;
+    call->params.tell_prompt = call->params.request.prompt_logprobs >= 0;
+    /* What the two would do to a chat is done by its template. */
+    static const char *const keys[] = {"echo", "add_special_tokens"};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (json_is_true(json_object_get(body, keys[i])))
+            return api_params_fault(fault, keys[i], "'%s' is not supported in chats", keys[i]);
     return OK;
 }
 
@@ -260,7 +266,7 @@ void api_chat_handle(Server *server, HttpExchange *exchange) {
     if (call == NULL) return;
     call->tools.id_prefix = "call_";
     ApiFault fault = {0};
-    Status status = api_params_read(&call->params, body, &server->defaults, &call->arena, &fault);
+    Status status = api_read_params(call, body, &fault);
     if (status == OK) status = api_chat_logprobs(call, body, &fault);
     if (status == OK) status = api_chat_prompt(call, body, &fault);
     json_decref(body);

@@ -9,12 +9,14 @@ static Status api_completion_logprobs(ApiCall *call, const json_t *body, ApiFaul
     TRY(api_params_int(body, "logprobs", 0, API_LOGPROBS_MAX, &n, fault));
     call->params.logprobs = n >= 0;
     call->params.request.sampling.n_logprobs = (int32_t)n;
-    if (call->params.echo && n >= 0) call->params.request.prompt_logprobs = 0;
+    int32_t *prompt_logprobs = &call->params.request.prompt_logprobs;
+    call->params.tell_prompt = *prompt_logprobs >= 0;
+    if (call->params.echo && n >= 0) *prompt_logprobs = MAX(*prompt_logprobs, (int32_t)n);
     return OK;
 }
 
 static Status api_completion_read(ApiCall *call, const json_t *body, ApiFault *fault) {
-    TRY(api_params_read(&call->params, body, &call->server->defaults, &call->arena, fault));
+    TRY(api_read_params(call, body, fault));
     TRY(api_completion_logprobs(call, body, fault));
     /* OpenAI's default of this older interface. */
     if (call->params.request.max_tokens == 0) call->params.request.max_tokens = 16;

@@ -53,9 +53,12 @@ static void api_embedding_finish(ApiCall *call) {
 static const ApiFormat API_EMBEDDING = {api_embedding_event, api_embedding_finish};
 
 static Status api_embedding_read(ApiCall *call, const json_t *body, ApiFault *fault) {
-    call->params = (ApiParams){.request = SLUICE_REQUEST_INIT};
+    TRY(api_read_params(call, body, fault));
+    call->params.stream = false;
+    call->params.request = (sluice_request)SLUICE_REQUEST_INIT;
     call->params.request.n = 1;
     call->params.request.pooling = SLUICE_POOL_MEAN;
+    call->params.request.cache_salt = call->params.cache_salt;
     const json_t *format = json_object_get(body, "encoding_format");
     if (format != NULL && !json_is_null(format)) {
         const char *text = json_string_value(format);

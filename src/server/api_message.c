@@ -372,8 +372,9 @@ static Status api_message_prompt(ApiCall *call, const json_t *body, ApiFault *fa
 
 static Status api_message_read(ApiCall *call, const json_t *body, ApiFault *fault) {
     sluice_request *request = &call->params.request;
-    TRY(api_params_read(&call->params, body, &call->server->defaults, &call->arena, fault));
+    TRY(api_read_params(call, body, fault));
     request->n = 1;
+    request->prompt_logprobs = -1;
     request->stop = NULL;
     request->n_stop = 0;
     TRY(api_params_stop(body, "stop_sequences", request, &call->arena, fault));

@@ -26,7 +26,11 @@ static void api_openai_chat_logprob(const ApiCall *call, sluice_logprob token, B
     api_openai_token_text(call, token.token, &text, &len);
     Str s = {text == NULL ? "" : text, len};
     buf_append_text(out, "{\"token\":");
-    json_write_str(out, s);
+    if (call->params.token_ids_as_text) {
+        buf_append_format(out, "\"token_id:%d\"", token.token);
+    } else {
+        json_write_str(out, s);
+    }
     buf_append_format(out, ",\"logprob\":%.6f,\"bytes\":[", (double)token.logprob);
     for (size_t i = 0; i < s.len; i++)
         buf_append_format(out, "%s%u", i > 0 ? "," : "", (unsigned char)s.ptr[i]);
@@ -47,6 +51,60 @@ static void api_openai_chat_logprobs(const ApiCall *call, const sluice_event *ev
         }
         buf_append_text(out, "]}");
     }
+}
+
+/* {"ID": {"logprob", "rank", "decoded_token"}: vLLM's shape. The rank is known of the likeliest. */
+static void api_openai_ranked(const ApiCall *call, sluice_logprob token, int32_t rank, Buf *out) {
+    char *text;
+    size_t len;
+    api_openai_token_text(call, token.token, &text, &len);
+    buf_append_format(out, "\"%d\":{\"logprob\":%.6f,\"rank\":", token.token,
+                      (double)token.logprob);
+    if (rank > 0) {
+        buf_append_format(out, "%d", rank);
+    } else {
+        buf_append_text(out, "null");
+    }
+    buf_append_text(out, ",\"decoded_token\":");
+    json_write_str(out, (Str){text == NULL ? "" : text, len});
+    buf_append_byte(out, '}');
+    sluice_free(text);
+}
+
+/* The prompt's tokens with the likeliest in their places; of the first nothing is known. */
+static void api_openai_prompt_logprobs(const ApiCall *call, const sluice_event *event, Buf *out) {
+    const ApiPrompt *prompt = &call->prompt[event->index / call->params.request.n];
+    const int32_t n = event->n_prompt_top;
+    buf_append_text(out, "[null");
+    for (size_t i = 1; i < prompt->n; i++) {
+        const sluice_logprob *top = event->prompt_top + i * (size_t)n;
+        int32_t rank = 0;
+        for (int32_t k = 0; k < n && rank == 0; k++)
+            if (top[k].token == prompt->ids[i]) rank = k + 1;
+        buf_append_text(out, ",{");
+        api_openai_ranked(call, event->prompt_chosen[i], rank, out);
+        for (int32_t k = 0; k < n; k++) {
+            if (k + 1 == rank) continue;
+            buf_append_byte(out, ',');
+            api_openai_ranked(call, top[k], k + 1, out);
+        }
+        buf_append_byte(out, '}');
+    }
+    buf_append_byte(out, ']');
+}
+
+/* "prompt_logprobs" and "prompt_token_ids" of one prompt, where they are wanted. */
+static void api_openai_prompt(const ApiCall *call, int32_t prompt, Buf *out) {
+    if (call->params.tell_prompt) {
+        buf_append_text(out, ",\"prompt_logprobs\":");
+        buf_append_str(out,
+                       buf_str(&call->choice[prompt * call->params.request.n].prompt_logprobs));
+    }
+    if (!call->params.return_token_ids) return;
+    const ApiPrompt *p = &call->prompt[prompt];
+    for (size_t i = 0; i < p->n; i++)
+        buf_append_format(out, "%s%d", i == 0 ? ",\"prompt_token_ids\":[" : ",", p->ids[i]);
+    buf_append_byte(out, ']');
 }
 
 /* ---- shared pieces ---- */
@@ -94,6 +152,8 @@ static void api_openai_stop_reason(const ApiCall *call, const ApiChoice *choice,
 
 /* Notes an event's tokens in its choice. Streams empty them and `logprobs` after each chunk. */
 static void api_openai_note_tokens(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
+    if (call->params.tell_prompt && event->prompt_chosen != NULL)
+        api_openai_prompt_logprobs(call, event, &choice->prompt_logprobs);
     for (int32_t i = 0; i < event->n_tokens && call->params.return_token_ids; i++)
         buf_append_format(&choice->token_ids, "%s%d", choice->token_ids.len > 0 ? "," : "",
                           event->tokens[i]);
@@ -279,6 +339,7 @@ static void api_openai_reply(ApiCall *call, const char *object,
     }
     buf_append_text(&body, "],\"usage\":");
     api_openai_usage(call, &body);
+    if (call->format == &API_OPENAI_CHAT) api_openai_prompt(call, 0, &body);
     buf_append_byte(&body, '}');
     http_reply(call->exchange, 200, "application/json", &body);
 }
@@ -324,7 +385,7 @@ static void api_openai_text_logprobs(const ApiChoice *choice, Buf *out) {
         }
         json_array_append_new(tops, map);
         json_array_append_new(offsets, json_integer(offset));
-        offset += (json_int_t)json_string_length(text);
+        offset += (json_int_t)json_array_size(json_object_get(entry, "bytes"));
     }
     json_t *lists = json_pack("{s:o,s:o,s:o,s:o}", "tokens", tokens, "token_logprobs", probs,
                               "top_logprobs", tops, "text_offset", offsets);
@@ -349,6 +410,7 @@ static void api_openai_text_choice(const ApiCall *call, int32_t index, Buf *out)
     api_openai_finish_reason(choice, out);
     if (choice->finish != SLUICE_FINISH_NONE) api_openai_stop_reason(call, choice, out);
     api_openai_token_ids(call, choice, out);
+    if (!call->params.stream) api_openai_prompt(call, index / call->params.request.n, out);
     buf_append_byte(out, '}');
 }
 
@@ -375,7 +437,16 @@ static void api_openai_text_prompt(const ApiCall *call, const sluice_event *even
         sluice_logprob token = {prompt->ids[i], event->prompt_chosen[i].logprob};
         if (i > 0) buf_append_byte(&choice->logprobs, ',');
         api_openai_chat_logprob(call, token, &choice->logprobs);
-        buf_append_format(&choice->logprobs, ",\"unknown\":%s}", i == 0 ? "true" : "false");
+        buf_append_format(&choice->logprobs, ",\"unknown\":%s,\"top_logprobs\":[",
+                          i == 0 ? "true" : "false");
+        const int32_t n = MIN(event->n_prompt_top, call->params.request.sampling.n_logprobs);
+        for (int32_t k = 0; k < n && i > 0; k++) {
+            if (k > 0) buf_append_byte(&choice->logprobs, ',');
+            api_openai_chat_logprob(call, event->prompt_top[i * (size_t)event->n_prompt_top + k],
+                                    &choice->logprobs);
+            buf_append_byte(&choice->logprobs, '}');
+        }
+        buf_append_text(&choice->logprobs, "]}");
     }
     choice->text_at = 0;
 }
@@ -385,7 +456,7 @@ static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
     int32_t echoed = 0;
     if (!choice->started && call->params.echo)
         echoed = api_openai_text_echo(call, event->index, choice);
-    if (!choice->started && event->prompt_chosen != NULL) {
+    if (!choice->started && call->params.echo && event->prompt_chosen != NULL) {
         api_openai_text_prompt(call, event, choice);
         echoed = 0;
     }

@@ -78,6 +78,13 @@ static void receipt_write_lists(const sluice_request *request, Buf *out) {
     for (int32_t i = 0; i < request->sampling.n_bias; i++)
         buf_append_format(out, "%s[%d,%.9g]", i > 0 ? "," : "", request->sampling.bias[i].token,
                           (double)request->sampling.bias[i].bias);
+    buf_append_text(out, "], \"allowed\": ");
+    receipt_write_ids(request->allowed, (size_t)request->n_allowed, out);
+    buf_append_text(out, ", \"bad\": [");
+    for (int32_t i = 0; i < request->n_bad; i++) {
+        if (i > 0) buf_append_byte(out, ',');
+        receipt_write_ids(request->bad[i].ids, (size_t)request->bad[i].n, out);
+    }
     buf_append_byte(out, ']');
 }
 
@@ -212,6 +219,21 @@ static Status receipt_bias(Receipt *r, const json_t *list, Err *err) {
     return OK;
 }
 
+static Status receipt_bad(Receipt *r, const json_t *list, Err *err) {
+    size_t n = json_array_size(list);
+    sluice_tokens *bad = arena_alloc(&r->arena, (n + 1) * sizeof *bad);
+    if (!json_is_array(list) || bad == NULL)
+        FAIL(err, ERR_FORMAT, "receipt: 'bad' is not a list of lists of tokens");
+    for (size_t i = 0; i < n; i++) {
+        size_t len = 0;
+        TRY(receipt_ids(r, json_array_get(list, i), "bad", &bad[i].ids, &len, err));
+        bad[i].n = (int32_t)len;
+    }
+    r->request.bad = bad;
+    r->request.n_bad = (int32_t)n;
+    return OK;
+}
+
 static Status receipt_request(Receipt *r, const json_t *from, Err *err) {
     size_t n = 0;
     r->request = (sluice_request)SLUICE_REQUEST_INIT;
@@ -223,7 +245,9 @@ static Status receipt_request(Receipt *r, const json_t *from, Err *err) {
     TRY(receipt_ids(r, json_object_get(from, "stop_ids"), "stop_ids", &r->request.stop_ids, &n,
                     err));
     r->request.n_stop_ids = (int32_t)n;
-    return OK;
+    TRY(receipt_ids(r, json_object_get(from, "allowed"), "allowed", &r->request.allowed, &n, err));
+    r->request.n_allowed = (int32_t)n;
+    return receipt_bad(r, json_object_get(from, "bad"), err);
 }
 
 static Status receipt_tokens(Receipt *r, const json_t *root, Err *err) {

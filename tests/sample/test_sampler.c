@@ -333,8 +333,77 @@ static void sampler_checks_params(void **state) {
     assert_int_equal(sampler_check(&good, 6, NULL), OK);
 }
 
+/* Allowed tokens and banned runs: the pick is the best of what a plain search leaves. */
+static void test_allowed_and_banned(void **state) {
+    (void)state;
+    enum { VOCAB = 130 };
+    Sampler *sampler;
+    assert_int_equal(sampler_open(&sampler, VOCAB, NULL), OK);
+    for (uint64_t round = 0; round < 300; round++) {
+        float logits[VOCAB];
+        uint64_t allowed[DIV_UP(VOCAB, 64)];
+        int32_t history[6], runs[8][3];
+        TokenRun bad[8];
+        for (int32_t i = 0; i < VOCAB; i++) logits[i] = (float)rng_uniform(round, 0, (uint64_t)i);
+        for (int32_t i = 0; i < 3; i++) allowed[i] = rng_bits(round, 1, (uint64_t)i) | 1;
+        /* Few different tokens, so that runs do match the history's end. */
+        for (int32_t i = 0; i < 6; i++) history[i] = (int32_t)(rng_bits(round, 2, (uint64_t)i) % 2);
+        for (int32_t r = 0; r < 8; r++) {
+            bad[r] = (TokenRun){runs[r], r % 3 + 1};
+            for (int32_t k = 0; k < 3; k++)
+                runs[r][k] = (int32_t)(rng_bits(round, 3, (uint64_t)(3 * r + k)) %
+                                       (k == bad[r].n - 1 ? VOCAB : 2));
+        }
+        const int32_t n_prompt = (int32_t)(round % 7);
+        int32_t best = -1;
+        for (int32_t t = 0; t < VOCAB; t++) {
+            bool out = (allowed[t / 64] >> (t % 64) & 1) == 0;
+            for (int32_t r = 0; r < 8; r++) {
+                const int32_t before = bad[r].n - 1;
+                bool match = runs[r][before] == t && 6 - n_prompt >= before;
+                for (int32_t k = 0; k < before; k++)
+                    match = match && history[6 - before + k] == runs[r][k];
+                out = out || match;
+            }
+            if (!out && (best < 0 || logits[t] > logits[best])) best = t;
+        }
+        SamplerParams params = sampler_defaults();
+        params.allowed = allowed;
+        params.n_bad = 8;
+        params.bad = bad;
+        const SamplerInput input = {
+            .logits = logits, .history = history, .n_history = 6, .n_prompt = n_prompt};
+        SamplerResult result;
+        assert_int_equal(sampler_pick(sampler, &params, &input, &result, NULL), OK);
+        assert_int_equal(result.token, best);
+    }
+    sampler_close(sampler);
+}
+
+/* Limits of banned runs, one below, at and above. */
+static void test_banned_limits(void **state) {
+    (void)state;
+    static int32_t tokens[SAMPLER_BAD_TOKENS_MAX];
+    static TokenRun bad[SAMPLER_BAD_MAX + 1];
+    for (int32_t i = 0; i <= SAMPLER_BAD_MAX; i++) bad[i] = (TokenRun){tokens, 1};
+    for (int32_t n = SAMPLER_BAD_MAX - 1; n <= SAMPLER_BAD_MAX + 1; n++)
+        assert_int_equal(sampler_check_bad(bad, n, 9, NULL), n <= SAMPLER_BAD_MAX ? OK : ERR_ARG);
+    for (int32_t n = SAMPLER_BAD_TOKENS_MAX - 2; n <= SAMPLER_BAD_TOKENS_MAX; n++) {
+        bad[0].n = n;
+        assert_int_equal(sampler_check_bad(bad, 2, 9, NULL),
+                         n < SAMPLER_BAD_TOKENS_MAX ? OK : ERR_ARG);
+    }
+    const int32_t wrong[] = {-1, 9};
+    for (size_t i = 0; i < 2; i++) {
+        const TokenRun run = {&wrong[i], 1}, empty = {tokens, 0};
+        assert_int_equal(sampler_check_bad(&run, 1, 9, NULL), ERR_ARG);
+        assert_int_equal(sampler_check_bad(&empty, 1, 9, NULL), ERR_ARG);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_allowed_and_banned), cmocka_unit_test(test_banned_limits),
         cmocka_unit_test(sampler_matches_softmax), cmocka_unit_test(sampler_penalties),
         cmocka_unit_test(sampler_greedy),          cmocka_unit_test(sampler_reports_logprobs),
         cmocka_unit_test(sampler_refuses_garbage), cmocka_unit_test(sampler_is_a_function_of_seed),

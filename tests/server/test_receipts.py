@@ -16,7 +16,10 @@ ASKS = [
     ("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 1, "n": 3}),
     ("/v1/completions", {"prompt": ["The king", "A dog", [5, 6, 7]], "max_tokens": 9, "seed": 7}),
     ("/v1/completions", {"prompt": "Once", "max_tokens": 20, "temperature": 0, "stop": ["e", "a t"],
-                         "include_stop_str_in_output": True, "logit_bias": {"300": 2.25}}),
+                         "include_stop_str_in_output": True, "logit_bias": {"300": 2.25}, "bad_words": ["the", "was"],
+                         "allowed_token_ids": list(range(3000))}),
+    ("/v1/completions", {"prompt": "Once", "max_tokens": 6, "n": 2, "use_beam_search": True,
+                         "length_penalty": 0.5}),
     ("/v1/completions", {"prompt": "Once", "max_tokens": 16, "temperature": 0.7, "top_k": 40,
                          "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 3,
                          "presence_penalty": 0.3, "frequency_penalty": -0.2, "ignore_eos": True,
@@ -82,7 +85,7 @@ class Receipts(unittest.TestCase):
         self.assertEqual(len(receipt["outputs"]), 3)
         n = sum(len(o["tokens"]) for o in receipt["outputs"])
         self.assertEqual(n, self.replies[0]["usage"]["completion_tokens"])
-        self.assertEqual(load(self.path(3))["request"]["seed"], str(2**64 - 5))
+        self.assertEqual(load(self.path(4))["request"]["seed"], str(2**64 - 5))
 
     def test_the_same_tokens(self):
         for name in sorted(os.listdir(self.dir)):
@@ -156,6 +159,7 @@ class Receipts(unittest.TestCase):
                 ("'tokens'", {"outputs": [{}, {}, {}]}), ("'hash'", {"model": {"path": "x"}}),
                 ("'temperature'", {"request": {**good["request"], "temperature": "x"}}),
                 ("'stop'", {"request": {**good["request"], "stop": 5}}),
+                ("'bad'", {"request": {**good["request"], "bad": [5]}}),
                 ("'bias'", {"request": {**good["request"], "bias": [[1]]}})):
             with open(path, "w") as f:
                 json.dump({**good, **change}, f)
