@@ -37,7 +37,7 @@ endif
 BUILD := build/$(config)$(if $(findstring clang,$(CC)),$(if $(filter fuzz,$(config)),,-clang))
 
 LIB_PKGS := jansson libpcre2-8 libutf8proc
-APP_PKGS := libedit libmicrohttpd gnutls
+APP_PKGS := libedit libmicrohttpd gnutls libzmq
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(LIB_PKGS) $(APP_PKGS) 2>/dev/null)
 LIB_LIBS := $(shell $(PKG_CONFIG) --libs $(LIB_PKGS) 2>/dev/null) -lm -ldl
 APP_LIBS := $(shell $(PKG_CONFIG) --libs $(APP_PKGS) 2>/dev/null)

@@ -1,9 +1,11 @@
 /* cmd_serve: an engine on the network, until a signal ends it. */
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "app/cmd.h"
 #include "app/notify.h"
@@ -13,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/stacks.h"
+#include "server/kv_publisher.h"
 #include "server/server.h"
 
 enum {
@@ -26,6 +29,7 @@ typedef struct Serve {
     sluice_model *model;
     sluice_engine *engine;
     Server *server;
+    KvPublisher *publisher; /* or NULL */
     Secrets secrets;
     sluice_stats last; /* at the last log line */
 } Serve;
@@ -37,6 +41,7 @@ static void cmd_serve_options(const Config *config, sluice_model_options *model,
     engine->max_queue = (int32_t)config->max_queue;
     engine->kv_bytes = config->kv_mb << 20;
     engine->populate = true;
+    if (config->kv_events != NULL) engine->max_kv_events = KV_PUBLISHER_RING;
 }
 
 static Status cmd_serve_engine(Serve *serve, const char *path, sluice_engine_plan *plan, Err *err) {
@@ -117,6 +122,25 @@ static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err
                              .limits = cmd_serve_limits(config)};
     if (config->receipts != NULL) TRY(cmd_serve_receipts(serve, plan, &options, err));
     return server_open(&serve->server, serve->model, serve->engine, &options, err);
+}
+
+/* The topic names the machine and the model, as llm-d wants it, unless one is given. */
+static Status cmd_serve_events(Serve *serve, Err *err) {
+    const Config *config = serve->config;
+    if (config->kv_events == NULL) return OK;
+    char host[HOST_NAME_MAX + 1] = "";
+    (void)gethostname(host, sizeof host - 1);
+    Buf topic = {0};
+    buf_append_format(&topic, "kv@%s@%s", host, server_model_name(serve->server));
+    KvPublisherOptions options = {
+        .endpoint = config->kv_events,
+        .replay = config->kv_events_replay,
+        .topic = config->kv_events_topic != NULL ? config->kv_events_topic : topic.data};
+    Status status = kv_publisher_open(&serve->publisher, serve->engine, &options, err);
+    buf_free(&topic);
+    log_line(LOG_WARN, "kv-events", "whoever can read at %s can read what clients write",
+             config->kv_events);
+    return status;
 }
 
 static void cmd_serve_banner(const Serve *serve, const sluice_engine_plan *plan, double ready_ms) {
@@ -263,12 +287,14 @@ Status cmd_serve(const Config *config, Err *err) {
     sluice_engine_plan plan = {.size = sizeof plan};
     Status status = cmd_serve_engine(&serve, path, &plan, err);
     if (status == OK) status = cmd_serve_server(&serve, &plan, err);
+    if (status == OK) status = cmd_serve_events(&serve, err);
     if (status == OK) {
         cmd_serve_banner(&serve, &plan, (double)(clock_us() - start_us) / 1e3);
         notify_send("READY=1");
         cmd_serve_loop(&serve, &signals);
     }
     server_close(serve.server);
+    kv_publisher_close(serve.publisher);
     if (serve.engine != NULL) sluice_engine_close(serve.engine);
     if (serve.model != NULL) sluice_model_close(serve.model);
     secrets_free(&serve.secrets);

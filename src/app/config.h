@@ -116,6 +116,13 @@ typedef enum CommandBit {
       "listen beyond this machine without a key")                                                  \
     X(tls_cert, TEXT, "tls-cert", 0, "FILE", "", 0, 0, CMD_SERVE, "certificate chain, PEM")        \
     X(tls_key, TEXT, "tls-key", 0, "FILE", "", 0, 0, CMD_SERVE, "its key, PEM")                    \
+    X(kv_events, TEXT, "kv-events", 0, "ENDPOINT", "", 0, 0, CMD_SERVE,                            \
+      "publish what enters and leaves the prefix cache over ZeroMQ, in vLLM's form; listens at "   \
+      "tcp://*:5557, connects to tcp://HOST:5557")                                                 \
+    X(kv_events_replay, TEXT, "kv-events-replay", 0, "ENDPOINT", "", 0, 0, CMD_SERVE,              \
+      "listen there for readers that missed some (tcp://*:5558)")                                  \
+    X(kv_events_topic, TEXT, "kv-events-topic", 0, "TEXT", "", 0, 0, CMD_SERVE,                    \
+      "their topic; default: kv@HOST@MODEL")                                                       \
     X(log_level, TEXT, "log-level", 0, "LEVEL", "info", 0, 0, CMD_SERVE,                           \
       "error, warn, info or debug")                                                                \
     X(log_period, NUMBER, "log-period", 0, "S", "10", 0.5, 1e6, CMD_SERVE,                         \
