@@ -10,7 +10,7 @@ purpose=${1:?usage: tools/setup.sh build|test|check|fuzz|ci}
 packages=(gcc libc6-dev binutils pkg-config libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev
     libmicrohttpd-dev libgnutls28-dev libzmq3-dev)
 if [ "$purpose" != build ]; then
-    packages+=(libcmocka-dev python3 python3-venv chromium)
+    packages+=(libcmocka-dev curl python3 python3-venv chromium)
 fi
 case $purpose in
 check) packages+=(clang-format-14) ;;

@@ -19,6 +19,11 @@ static void api_openai_token_text(const ApiCall *call, int32_t token, char **tex
     (void)sluice_detokenize(call->server->model, &token, 1, true, text, len, NULL);
 }
 
+/* A logprob for JSON, which has no infinity: OpenAI's stand-in. */
+static double api_openai_number(float logprob) {
+    return (double)MAX(logprob, -9999.0F);
+}
+
 /* {"token": ..., "logprob": ..., "bytes": [...]} without the closing brace. */
 static void api_openai_chat_logprob(const ApiCall *call, sluice_logprob token, Buf *out) {
     char *text;
@@ -31,7 +36,7 @@ static void api_openai_chat_logprob(const ApiCall *call, sluice_logprob token, B
     } else {
         json_write_str(out, s);
     }
-    buf_append_format(out, ",\"logprob\":%.6f,\"bytes\":[", (double)token.logprob);
+    buf_append_format(out, ",\"logprob\":%.9g,\"bytes\":[", api_openai_number(token.logprob));
     for (size_t i = 0; i < s.len; i++)
         buf_append_format(out, "%s%u", i > 0 ? "," : "", (unsigned char)s.ptr[i]);
     buf_append_byte(out, ']');
@@ -58,8 +63,8 @@ static void api_openai_ranked(const ApiCall *call, sluice_logprob token, int32_t
     char *text;
     size_t len;
     api_openai_token_text(call, token.token, &text, &len);
-    buf_append_format(out, "\"%d\":{\"logprob\":%.6f,\"rank\":", token.token,
-                      (double)token.logprob);
+    buf_append_format(out, "\"%d\":{\"logprob\":%.9g,\"rank\":", token.token,
+                      api_openai_number(token.logprob));
     if (rank > 0) {
         buf_append_format(out, "%d", rank);
     } else {

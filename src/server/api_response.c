@@ -59,7 +59,8 @@ static const char *api_response_status(const ApiCall *call) {
 
 static void api_response_usage(const ApiCall *call, Buf *out) {
     buf_append_format(out,
-                      "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld},"
+                      "{\"input_tokens\":%lld,\"input_tokens_details\":{\"cached_tokens\":%lld,"
+                      "\"cache_write_tokens\":0},"
                       "\"output_tokens\":%lld,\"output_tokens_details\":{\"reasoning_tokens\":%lld}"
                       ",\"total_tokens\":%lld}",
                       (long long)call->n_prompt_tokens, (long long)call->n_cached_tokens,
@@ -85,7 +86,7 @@ static void api_response_object(const ApiCall *call, bool done, Buf *out) {
     }
     buf_append_format(out,
                       "],\"text\":{\"format\":{\"type\":\"text\"}},\"truncation\":\"disabled\","
-                      "\"store\":false,\"background\":false,\"previous_response_id\":null,"
+                      "\"background\":false,\"previous_response_id\":null,"
                       "\"reasoning\":{\"effort\":null,\"summary\":null},"
                       "\"temperature\":%g,\"top_p\":%g,\"max_output_tokens\":",
                       (double)request->sampling.temperature, (double)request->sampling.top_p);
@@ -160,10 +161,6 @@ static void api_response_send_text(ApiCall *call, const ApiItem *item, bool whol
     Buf frame = api_response_frame(call, name);
     api_response_place(call, item, &frame);
     if (item->kind == CHAT_TEXT) buf_append_text(&frame, ",\"logprobs\":[]");
-    if (whole && item->kind == CHAT_CALL) {
-        buf_append_text(&frame, ",\"name\":");
-        json_write_str(&frame, buf_str(&item->name));
-    }
     buf_append_format(&frame, ",\"%s\":",
                       !whole                    ? "delta"
                       : item->kind == CHAT_CALL ? "arguments"

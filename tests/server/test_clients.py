@@ -137,7 +137,7 @@ class OpenAi(unittest.TestCase):
         with self.assertRaises(openai.AuthenticationError) as caught:
             self.client.with_options(api_key="wrong").models.list()
         self.assertEqual(caught.exception.code, "invalid_api_key")
-        for field in ("allowed_token_ids", "bad_words"):
+        for field in ("allowed_token_ids", "structured_outputs", "guided_choice"):
             with self.assertRaises(openai.BadRequestError) as caught:
                 self.chat(extra_body={field: ["x"]})
             self.assertEqual(caught.exception.param, field)
