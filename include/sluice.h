@@ -169,6 +169,7 @@ typedef struct sluice_engine_plan {
     int32_t block_tokens, n_blocks;
     int32_t max_seqs, max_step_tokens, max_context, max_queue;
     const char *kv_dtype;
+    int64_t host_kv_bytes; /* of the host-memory tier */
 } sluice_engine_plan;
 SLUICE_API sluice_status sluice_engine_dry_run(const sluice_model *model,
                                                const sluice_engine_options *options,

@@ -34,20 +34,32 @@ typedef struct Serve {
     sluice_stats last; /* at the last log line */
 } Serve;
 
-static void cmd_serve_options(const Config *config, sluice_model_options *model,
-                              sluice_engine_options *engine) {
+static Status cmd_serve_preempt(const char *name, sluice_preempt *out, Err *err) {
+    static const char *const names[] = {"auto", "recompute", "swap"};
+    for (int32_t i = 0; i < (int32_t)ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *out = (sluice_preempt)(SLUICE_PREEMPT_AUTO + i);
+        return OK;
+    }
+    FAIL(err, ERR_ARG, "--preempt is '%.32s', expected auto, recompute or swap", name);
+}
+
+static Status cmd_serve_options(const Config *config, sluice_model_options *model,
+                                sluice_engine_options *engine, Err *err) {
     session_options(config, model, engine);
     engine->max_seqs = (int32_t)config->max_seqs;
     engine->max_queue = (int32_t)config->max_queue;
     engine->kv_bytes = config->kv_mb << 20;
+    engine->host_kv_bytes = config->host_kv << 20;
     engine->populate = true;
     if (config->kv_events != NULL) engine->max_kv_events = KV_PUBLISHER_RING;
+    return cmd_serve_preempt(config->preempt, &engine->preempt, err);
 }
 
 static Status cmd_serve_engine(Serve *serve, const char *path, sluice_engine_plan *plan, Err *err) {
     sluice_model_options model_options;
     sluice_engine_options engine_options;
-    cmd_serve_options(serve->config, &model_options, &engine_options);
+    TRY(cmd_serve_options(serve->config, &model_options, &engine_options, err));
     sluice_error failure = {0};
     if (sluice_model_open(&serve->model, path, &model_options, &failure) != SLUICE_OK ||
         sluice_engine_dry_run(serve->model, &engine_options, plan, &failure) != SLUICE_OK ||
@@ -269,8 +281,8 @@ Status cmd_serve(const Config *config, Err *err) {
     if (config->dry_run) {
         sluice_model_options model_options;
         sluice_engine_options engine_options;
-        cmd_serve_options(config, &model_options, &engine_options);
-        Status dry = session_dry_run(path, &model_options, &engine_options, err);
+        Status dry = cmd_serve_options(config, &model_options, &engine_options, err);
+        if (dry == OK) dry = session_dry_run(path, &model_options, &engine_options, err);
         mem_free(path);
         return dry;
     }

@@ -110,6 +110,10 @@ typedef enum CommandBit {
       "write what each request asked and got into DIR, for sluice replay")                         \
     X(receipts_max, INT, "receipts-max", 0, "N", "100000", 1, 1 << 24, CMD_SERVE,                  \
       "receipts in DIR at most; the oldest leave")                                                 \
+    X(host_kv, INT, "host-kv", 0, "MB", "0", 0, 1 << 24, CMD_SERVE,                                \
+      "host memory for cached and swapped KV blocks that leave the KV cache; 0: none")             \
+    X(preempt, TEXT, "preempt", 0, "HOW", "auto", 0, 0, CMD_SERVE,                                 \
+      "when blocks run out: recompute, swap (to --host-kv), or auto: the cheaper one")             \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \
       "keys that clients must show, one a line")                                                   \
     X(insecure_no_auth, FLAG, "insecure-no-auth", 0, NULL, "", 0, 0, CMD_SERVE,                    \

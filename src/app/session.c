@@ -42,6 +42,7 @@ Status session_dry_run(const char *path, const sluice_model_options *model_optio
     if (status != SLUICE_OK) return session_error(&failure, err);
     session_print_bytes("weights", plan.weight_bytes);
     session_print_bytes("kv cache", plan.kv_bytes);
+    session_print_bytes("host kv", plan.host_kv_bytes);
     session_print_bytes("activations", plan.activation_bytes);
     session_print_bytes("other", plan.other_bytes);
     session_print_bytes("total", plan.total_bytes);

@@ -18,10 +18,12 @@ static int32_t engine_requests_max(const EngineLimits *limits) {
 }
 
 static SchedConfig engine_sched_config(const EngineConfig *config) {
-    return (SchedConfig){.limits = config->limits,
-                         .n_requests_max = engine_requests_max(&config->limits),
-                         .policy = config->policy,
-                         .chunk_slack = config->chunk_slack};
+    return (SchedConfig){
+        .limits = config->limits,
+        .n_requests_max = engine_requests_max(&config->limits),
+        .policy = config->policy,
+        .preempt = config->limits.kv.n_flights > 0 ? config->preempt : SLUICE_PREEMPT_RECOMPUTE,
+        .chunk_slack = config->chunk_slack};
 }
 
 static MailboxSizes engine_mailbox_sizes(const EngineConfig *config) {
@@ -208,6 +210,15 @@ static void engine_take_inbox(Engine *e) {
     e->stopping = taken.stop;
 }
 
+static int64_t engine_host_bytes(const Engine *e) {
+    int64_t bytes = 0;
+    for (int32_t g = 0; g < e->config.limits.kv.n_groups; g++) {
+        const KvTierGroup *tier = &e->cache.tier.group[g];
+        bytes += (tier->n_slots - tier->n_free) * e->config.limits.block_bytes[g];
+    }
+    return bytes;
+}
+
 static void engine_publish(Engine *e, int64_t now_us) {
     const Sched *s = &e->sched;
     sluice_stats *stats = &e->stats;
@@ -225,6 +236,9 @@ static void engine_publish(Engine *e, int64_t now_us) {
     stats->prefix_query_tokens = s->counts.prefix_query_tokens;
     stats->prefix_hit_tokens = s->counts.prefix_hit_tokens;
     stats->n_evicted_blocks = e->cache.n_evicted;
+    stats->n_swapped = s->n_swapped;
+    stats->n_checksum_errors = e->cache.tier.n_checksum_errors;
+    stats->host_kv_bytes_used = engine_host_bytes(e);
     kv_event_count(&e->cache.events, &stats->n_kv_events, &stats->n_kv_events_lost);
     const int64_t n_left = s->counts.n_started - e->n_started_published + e->n_ended_unstarted;
     e->n_started_published = s->counts.n_started;
@@ -240,27 +254,40 @@ static int32_t engine_step_size(int32_t n) {
     return size;
 }
 
+/* Runs the plan: its moves, and its pass if it has one. */
+static void engine_run(Engine *e, int64_t start_us) {
+    Err err = {0};
+    const Runner *runner = &e->config.runner;
+    e->result.n_moved = 0;
+    e->result.move_us = 0;
+    if (runner->run(runner->self, &e->plan, &e->result, &err) == OK) {
+        for (int32_t i = 0; i < e->result.n_moved; i++) {
+            kv_cache_land(&e->cache, &e->result.moved[i]);
+        }
+        kv_cache_give_up(&e->cache, start_us);
+        engine_commit_step(e, &e->plan, &e->result);
+    } else {
+        kv_cache_give_up(&e->cache, INT64_MAX); /* nobody knows what was moved */
+        engine_commit_failure(e, &e->plan, &err);
+    }
+    sched_settle(&e->sched);
+    const int64_t took = engine_now(e) - start_us;
+    sched_step_took(&e->sched, &e->plan, took, e->result.move_us);
+    e->stats.step_us_total += took;
+    if (e->plan.batch.n_tokens == 0) return;
+    e->stats.n_steps++;
+    e->stats.n_steps_by_tokens[engine_step_size(e->plan.batch.n_tokens)]++;
+    e->stats.n_step_tokens += e->plan.batch.n_tokens;
+}
+
 bool engine_step(Engine *e) {
     engine_take_inbox(e);
     if (e->stopping) return false;
     const int64_t start = engine_now(e);
     sched_plan(&e->sched, &e->plan, start);
-    const bool some = e->plan.batch.n_tokens > 0;
-    if (some) {
-        Err err = {0};
-        const Runner *runner = &e->config.runner;
-        if (runner->run(runner->self, &e->plan, &e->result, &err) == OK) {
-            engine_commit_step(e, &e->plan, &e->result);
-        } else {
-            engine_commit_failure(e, &e->plan, &err);
-        }
-        const int64_t took = engine_now(e) - start;
-        sched_step_took(&e->sched, &e->plan, took);
-        e->stats.n_steps++;
-        e->stats.n_steps_by_tokens[engine_step_size(e->plan.batch.n_tokens)]++;
-        e->stats.n_step_tokens += e->plan.batch.n_tokens;
-        e->stats.step_us_total += took;
-    }
+    const bool some =
+        e->plan.batch.n_tokens > 0 || e->plan.moves.n > 0 || e->cache.tier.n_flights > 0;
+    if (some) engine_run(e, start);
     engine_publish(e, start);
     return some;
 }

@@ -33,4 +33,5 @@ typedef struct EngineLimits {
     int32_t max_queue;       /* requests that wait */
     int32_t max_logits;      /* rows of logits of one step; 1 to max_step_tokens */
     KvCacheConfig kv;
+    int64_t block_bytes[KV_GROUPS_MAX]; /* of one KV block */
 } EngineLimits;

@@ -41,6 +41,9 @@ typedef struct Seq {
     int32_t n_computed;     /* whose KV is there; the rest is the query of the next steps */
     KvSeq *kv;              /* one of the scheduler's; NULL unless it has a place */
     bool planned;           /* is in the step being planned */
+    bool loading;           /* runs, but waits for blocks from the host */
+    bool swapped;           /* waits, and left blocks in the host's memory */
+    int32_t n_hit_loading;  /* cached tokens to report when they have arrived */
     SamplerParams sampling; /* from the moment min_tokens is reached */
     Detok detok;
     double score; /* of a beam: sum of logprobs */

@@ -1,5 +1,7 @@
 #include "engine/runner.h"
 
+#include "base/clock.h"
+#include "base/hash.h"
 #include "base/mem.h"
 
 typedef struct RunnerModel {
@@ -9,7 +11,9 @@ typedef struct RunnerModel {
     Forward *forward;
     KvStore *store;
     int32_t n_samplers;
-    Sampler **sampler; /* one per thread */
+    Sampler **sampler;         /* one per thread */
+    char *host[KV_GROUPS_MAX]; /* [n_host][block_bytes] the host tier */
+    int64_t block_bytes[KV_GROUPS_MAX], host_bytes[KV_GROUPS_MAX];
 } RunnerModel;
 
 static ForwardLimits runner_forward_limits(const EngineLimits *limits) {
@@ -30,8 +34,10 @@ RunnerBytes runner_bytes(const RunnerOptions *options) {
         .sampler = options->n_threads * sampler_bytes(config->vocab),
     };
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
-        bytes.kv += limits->kv.n_blocks[g] *
-                    kv_store_block_bytes(config, g, limits->kv.block_tokens, options->kv_dtype);
+        const int64_t block_bytes =
+            kv_store_block_bytes(config, g, limits->kv.block_tokens, options->kv_dtype);
+        bytes.kv += limits->kv.n_blocks[g] * block_bytes;
+        bytes.host += limits->kv.n_host[g] * block_bytes;
     }
     return bytes;
 }
@@ -40,17 +46,51 @@ static void runner_close(void *self) {
     RunnerModel *r = self;
     for (int32_t i = 0; i < r->n_samplers; i++) sampler_close(r->sampler[i]);
     mem_free(r->sampler);
+    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
+        if (r->host[g] != NULL) mem_free_large(r->host[g], (size_t)r->host_bytes[g]);
+    }
     if (r->store != NULL) kv_store_close(r->store);
     if (r->forward != NULL) forward_close(r->forward);
     if (r->pool != NULL) pool_close(r->pool);
     mem_free(r);
 }
 
-static Status runner_move(RunnerModel *r, const StepPlan *plan, Err *err) {
-    for (int32_t i = 0; i < plan->n_moves; i++) {
-        const KvMove *move = &plan->moves[i];
-        TRY(kv_store_copy_block(r->store, move->group, move->src, move->dst, err));
+static Status runner_save(RunnerModel *r, const KvMove *move, KvMoved *moved, Err *err) {
+    const size_t bytes = (size_t)r->block_bytes[move->group];
+    char *slot = r->host[move->group] + (size_t)move->dst * bytes;
+    TRY(kv_store_read_block(r->store, move->group, move->src, slot, err));
+    *moved = (KvMoved){.ticket = move->ticket, .checksum = hash_bytes(slot, bytes, 0)};
+    return OK;
+}
+
+static Status runner_load(RunnerModel *r, const KvMove *move, KvMoved *moved, Err *err) {
+    const size_t bytes = (size_t)r->block_bytes[move->group];
+    const char *slot = r->host[move->group] + (size_t)move->src * bytes;
+    *moved = (KvMoved){.ticket = move->ticket};
+    if (hash_bytes(slot, bytes, 0) != move->checksum) {
+        moved->status = ERR_FORMAT;
+        return OK;
     }
+    return kv_store_write_block(r->store, move->group, move->dst, slot, err);
+}
+
+static Status runner_move(RunnerModel *r, const StepPlan *plan, StepResult *result, Err *err) {
+    const int64_t start = plan->moves.n > 0 ? clock_us() : 0;
+    for (int32_t i = 0; i < plan->moves.n; i++) {
+        const KvMove *move = &plan->moves.move[i];
+        switch (move->kind) {
+            case KV_MOVE_COPY:
+                TRY(kv_store_copy_block(r->store, move->group, move->src, move->dst, err));
+                break;
+            case KV_MOVE_SAVE:
+                TRY(runner_save(r, move, &result->moved[result->n_moved++], err));
+                break;
+            case KV_MOVE_LOAD:
+                TRY(runner_load(r, move, &result->moved[result->n_moved++], err));
+                break;
+        }
+    }
+    if (plan->moves.n > 0) result->move_us = clock_us() - start;
     return OK;
 }
 
@@ -85,7 +125,8 @@ static void runner_sample_one(void *context, int64_t i, int32_t thread) {
 
 static Status runner_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
     RunnerModel *r = self;
-    TRY(runner_move(r, plan, err));
+    TRY(runner_move(r, plan, result, err));
+    if (plan->batch.n_tokens == 0) return OK;
     if (plan->hidden) {
         return forward_hidden(r->forward, r->store, &plan->batch, &result->hidden, err);
     }
@@ -93,6 +134,23 @@ static Status runner_run(void *self, const StepPlan *plan, StepResult *result, E
         .runner = r, .plan = plan, .result = result, .vocab = model_config(r->model)->vocab};
     TRY(forward_run(r->forward, r->store, &plan->batch, &sampling.logits, err));
     pool_run(r->pool, plan->n_jobs, runner_sample_one, &sampling);
+    return OK;
+}
+
+static Status runner_open_host(RunnerModel *r, const RunnerOptions *options, Err *err) {
+    const KvCacheConfig *kv = &options->limits.kv;
+    for (int32_t g = 0; g < kv->n_groups; g++) {
+        r->block_bytes[g] = kv_store_block_bytes(model_config(options->model), g, kv->block_tokens,
+                                                 options->kv_dtype);
+        r->host_bytes[g] = kv->n_host[g] * r->block_bytes[g];
+        if (r->host_bytes[g] == 0) continue;
+        r->host[g] = mem_try_alloc_large((size_t)r->host_bytes[g]);
+        if (r->host[g] == NULL) {
+            FAIL(err, ERR_NOMEM, "no memory for %lld bytes of KV blocks in the host tier",
+                 (long long)r->host_bytes[g]);
+        }
+        if (options->populate) mem_populate(r->host[g], (size_t)r->host_bytes[g]);
+    }
     return OK;
 }
 
@@ -104,6 +162,7 @@ static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err
     r->ctx = (OpCtx){.device = options->device, .pool = r->pool};
     TRY(kv_store_open(&r->store, config, options->device, options->kv_dtype,
                       limits->kv.block_tokens, limits->kv.n_blocks, err));
+    TRY(runner_open_host(r, options, err));
     TRY(forward_open(&r->forward, options->model, &r->ctx, &forward, err));
     if (options->populate) {
         kv_store_populate(r->store, r->pool);

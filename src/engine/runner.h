@@ -9,8 +9,10 @@
 
 typedef struct Runner {
     void *self;
-    /* Makes the moves, runs the pass and every job. A failed job has its own status; the call fails
-     * when the whole step did. */
+    /* Makes the moves, then runs the pass and every job; with an empty batch there is no pass, and
+     * with no moves either it waits a moment for those that are on their way. A failed job
+     * has its own status, and a move to or from the host too; the call fails when the whole step
+     * did. */
     Status (*run)(void *self, const StepPlan *plan, StepResult *result, Err *err);
     void (*close)(void *self);
 } Runner;
@@ -25,9 +27,9 @@ typedef struct RunnerOptions {
     EngineLimits limits;
 } RunnerOptions;
 
-/* Bytes that runner_open allocates: activations and samplers, and the KV tensors. */
+/* Bytes that runner_open allocates: the KV tensors, the host tier, activations and samplers. */
 typedef struct RunnerBytes {
-    int64_t kv, activation, sampler;
+    int64_t kv, host, activation, sampler;
 } RunnerBytes;
 RunnerBytes runner_bytes(const RunnerOptions *options);
 MUST_USE Status runner_open(Runner *out, const RunnerOptions *options, Err *err);

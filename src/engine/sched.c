@@ -88,9 +88,16 @@ static void sched_take_place(Sched *s, Seq *seq) {
 static void sched_drop_place(Sched *s, Seq *seq) {
     if (seq->kv == NULL) return;
     kv_cache_end(s->cache, seq->kv);
+    seq->loading = false;
+    seq->n_hit_loading = 0;
     s->free_place[s->n_free_places++] = seq->kv;
     seq->kv = NULL;
     seq->n_computed = 0;
+}
+
+static void sched_unset_swapped(Sched *s, Seq *seq) {
+    s->n_swapped -= seq->swapped;
+    seq->swapped = false;
 }
 
 static void sched_set_running(Sched *s, Seq *seq) {
@@ -100,6 +107,7 @@ static void sched_set_running(Sched *s, Seq *seq) {
     }
     s->running[at] = seq;
     seq->state = SEQ_RUNNING;
+    sched_unset_swapped(s, seq);
 }
 
 static void sched_unset_running(Sched *s, Seq *seq) {
@@ -133,6 +141,7 @@ void sched_fork(Sched *s, Request *request) {
 void sched_remove(Sched *s, Seq *seq) {
     if (seq->state == SEQ_RUNNING) sched_unset_running(s, seq);
     if (seq->state == SEQ_WAITING) sched_queue_remove(s, seq);
+    sched_unset_swapped(s, seq);
     sched_drop_place(s, seq);
     seq->state = SEQ_DONE;
 }
@@ -143,11 +152,27 @@ static void sched_preempt_one(Sched *s, Seq *seq) {
     sched_drop_place(s, seq);
 }
 
-/* Gives up the sequence's blocks, and those of its group. */
-static void sched_preempt(Sched *s, Seq *seq) {
+/* Whether the sequence's blocks are better moved to the host and back than computed again. */
+static bool sched_wants_swap(const Sched *s, const Seq *seq) {
+    const sluice_preempt preempt = s->config.preempt;
+    if (preempt != SLUICE_PREEMPT_AUTO) return preempt == SLUICE_PREEMPT_SWAP;
+    int64_t n_blocks = 0;
+    for (int32_t g = 0; g < s->config.limits.kv.n_groups; g++) {
+        n_blocks += seq->kv->table[g].n_blocks - seq->kv->table[g].n_dropped;
+    }
+    return 2 * (double)n_blocks * s->move_us < s->prompt_token_us * seq->n_computed;
+}
+
+/* Gives up the sequence's blocks, and those of its group. moves: where a single sequence may list
+ * what goes to the host; NULL: nothing does. */
+static void sched_preempt(Sched *s, Seq *seq, KvMoves *moves) {
     Request *request = seq->request;
     if (request->beam) seq = &request->seq[0];
     const int32_t n = sched_group(seq);
+    if (moves != NULL && n == 1 && !seq->loading && sched_wants_swap(s, seq)) {
+        seq->swapped = kv_cache_swap(s->cache, seq->kv, moves) > 0;
+        s->n_swapped += seq->swapped;
+    }
     for (int32_t i = 0; i < n; i++) sched_preempt_one(s, seq + i);
     seq->state = SEQ_WAITING;
     sched_queue_push_front(s, seq);
@@ -158,7 +183,7 @@ static void sched_preempt(Sched *s, Seq *seq) {
 /* ---- one step ---------------------------------------------------------------------------- */
 
 static bool sched_append(Sched *s, StepPlan *plan, Seq *seq, int32_t n) {
-    return kv_cache_append(s->cache, seq->kv, n, plan->moves, &plan->n_moves);
+    return kv_cache_append(s->cache, seq->kv, n, &plan->moves);
 }
 
 /* The last sequence by precedence that comes after seq and is not part of the plan yet. */
@@ -176,7 +201,7 @@ static bool sched_force_append(Sched *s, StepPlan *plan, Seq *seq, int32_t n) {
     while (!sched_append(s, plan, seq, n)) {
         Seq *victim = sched_victim(s, seq);
         if (victim == NULL) return false;
-        sched_preempt(s, victim);
+        sched_preempt(s, victim, &plan->moves);
     }
     return true;
 }
@@ -209,7 +234,8 @@ static int32_t sched_clip_blocks(const Sched *s, const Seq *seq, int32_t n) {
 /* The beams of a request advance together or not at all. */
 static bool sched_plan_beams(Sched *s, StepPlan *plan, Request *request) {
     for (int32_t i = 0; i < request->n_seqs; i++) {
-        if (sched_left(&request->seq[i]) != 1) return true; /* some still computes its past */
+        /* Some still computes its past. */
+        if (sched_left(&request->seq[i]) != 1 || request->seq[i].loading) return true;
     }
     const int32_t n = request->n_seqs;
     if (plan->batch.n_tokens + n > plan->max_tokens ||
@@ -218,7 +244,7 @@ static bool sched_plan_beams(Sched *s, StepPlan *plan, Request *request) {
     }
     for (int32_t i = 0; i < request->n_seqs; i++) {
         if (!sched_force_append(s, plan, &request->seq[i], 1)) {
-            sched_preempt(s, &request->seq[0]);
+            sched_preempt(s, &request->seq[0], NULL);
             return false;
         }
     }
@@ -230,8 +256,9 @@ static bool sched_plan_beams(Sched *s, StepPlan *plan, Request *request) {
 static void sched_plan_decodes(Sched *s, StepPlan *plan) {
     for (int32_t i = 0; i < s->n_running;) {
         Seq *seq = s->running[i];
-        if (sched_left(seq) != 1 || seq->planned || sched_is_hidden(seq) != plan->hidden ||
-            plan->batch.n_tokens >= plan->max_tokens || sched_clip_rows(plan, seq, 1) < 1) {
+        if (sched_left(seq) != 1 || seq->planned || seq->loading ||
+            sched_is_hidden(seq) != plan->hidden || plan->batch.n_tokens >= plan->max_tokens ||
+            sched_clip_rows(plan, seq, 1) < 1) {
             i++;
         } else if (seq->request->beam && seq->request->forked) {
             i += seq->index != 0 || sched_plan_beams(s, plan, seq->request);
@@ -239,7 +266,7 @@ static void sched_plan_decodes(Sched *s, StepPlan *plan) {
             step_plan_add(plan, seq, 1);
             i++;
         } else {
-            sched_preempt(s, seq); /* its successor is at i now */
+            sched_preempt(s, seq, &plan->moves); /* its successor is at i now */
         }
     }
 }
@@ -277,7 +304,9 @@ static bool sched_plan_chunk(Sched *s, StepPlan *plan, Seq *seq, int32_t *budget
 static void sched_plan_prompts(Sched *s, StepPlan *plan, int32_t *budget) {
     for (int32_t i = 0; i<s->n_running && * budget> 0; i++) {
         Seq *seq = s->running[i];
-        if (seq->planned || sched_left(seq) < 2 || sched_is_hidden(seq) != plan->hidden) continue;
+        if (seq->planned || seq->loading || sched_left(seq) < 2 ||
+            sched_is_hidden(seq) != plan->hidden)
+            continue;
         (void)sched_plan_chunk(s, plan, seq, budget);
     }
 }
@@ -310,7 +339,7 @@ static bool sched_has_room(const Sched *s, const Seq *seq, const KvMatch *match)
         const int32_t window = limits->kv.window[g];
         int64_t n = seq->n_tokens - match->n_tokens;
         if (window > 0) n = MIN(n, (int64_t)window + limits->max_step_tokens);
-        int64_t need = DIV_UP(n, size);
+        int64_t need = DIV_UP(n, size) + match->n_load[g];
         if (seq->request->beam && seq->request->forked) need *= n_group;
         need += s->n_running + n_group;
         if (need > (int64_t)kv_cache_room(s->cache, g) - match->n_idle[g]) return false;
@@ -323,30 +352,32 @@ static void sched_note_start(Sched *s, Request *request, const KvMatch *match, i
     request->started = true;
     s->counts.n_started++;
     request->usage.queue_us = now_us - request->submit_us;
-    request->usage.n_cached = match->n_tokens;
+    request->usage.n_cached = match->n_tokens_here;
     request->usage.miss = (sluice_miss)match->miss;
     request->usage.miss_at = match->miss_at;
     s->counts.prefix_query_tokens += request->n_prompt;
-    s->counts.prefix_hit_tokens += match->n_tokens;
+    s->counts.prefix_hit_tokens += match->n_tokens_here;
+    request->seq[0].n_hit_loading = match->n_tokens - match->n_tokens_here;
 }
 
-static void sched_start(Sched *s, Seq *seq, const KvMatch *match) {
-    kv_cache_begin(s->cache, seq->kv, seq->request->salt, match);
+static void sched_start(Sched *s, StepPlan *plan, Seq *seq, const KvMatch *match) {
+    kv_cache_begin(s->cache, seq->kv, seq->request->salt, match, &plan->moves);
     seq->n_computed = match->n_tokens;
+    seq->loading = match->n_tokens_here < match->n_tokens;
     sched_set_running(s, seq);
 }
 
 /* Gives the group of seq its places; what is computed alone starts. */
-static void sched_start_group(Sched *s, Seq *seq, const KvMatch *match) {
+static void sched_start_group(Sched *s, StepPlan *plan, Seq *seq, const KvMatch *match) {
     const int32_t n = sched_group(seq);
     for (int32_t i = 0; i < n; i++) {
         if (seq[i].state != SEQ_DONE) sched_take_place(s, &seq[i]);
     }
-    sched_start(s, seq, match);
+    sched_start(s, plan, seq, match);
     for (int32_t i = 1; i < n && seq->request->forked; i++) {
         KvMatch own;
         sched_match(s, &seq[i], &own);
-        sched_start(s, &seq[i], &own);
+        sched_start(s, plan, &seq[i], &own);
     }
 }
 
@@ -360,8 +391,8 @@ static void sched_admit(Sched *s, StepPlan *plan, int32_t *budget, int64_t now_u
         if (sched_group(seq) > s->n_free_places || !sched_has_room(s, seq, &match)) return;
         sched_queue_take(s, at);
         sched_note_start(s, seq->request, &match, now_us);
-        sched_start_group(s, seq, &match);
-        if (sched_is_hidden(seq) != plan->hidden) continue;
+        sched_start_group(s, plan, seq, &match);
+        if (sched_is_hidden(seq) != plan->hidden || seq->loading) continue;
         if (!sched_plan_chunk(s, plan, seq, budget)) return;
     }
 }
@@ -388,6 +419,8 @@ static void sched_plan_kind(Sched *s, StepPlan *plan, bool hidden, int64_t now_u
 
 void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
     const bool hidden = sched_choose_kind(s);
+    s->cache->tier.now_us = now_us;
+    plan->moves.n = 0;
     sched_plan_kind(s, plan, hidden, now_us);
     /* All of this kind wait for blocks that the other kind holds. */
     if (plan->batch.n_tokens == 0 && s->n_running > 0) sched_plan_kind(s, plan, !hidden, now_us);
@@ -398,16 +431,39 @@ void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
     }
 }
 
-void sched_step_took(Sched *s, const StepPlan *plan, int64_t us) {
-    const double took = (double)MAX(us, 1), keep = 0.8;
+static void sched_learn(double *mean, double us) {
+    const double keep = 0.8;
+    *mean = *mean <= 0 ? us : keep * *mean + (1 - keep) * us;
+}
+
+void sched_step_took(Sched *s, const StepPlan *plan, int64_t us, int64_t move_us) {
+    if (plan->moves.n > 0) sched_learn(&s->move_us, (double)move_us / plan->moves.n);
+    const double took = (double)MAX(us - move_us, (int64_t)1);
+    if (plan->batch.n_tokens == 0) return;
     if (plan->n_prompt_tokens == 0) {
-        s->decode_us = s->decode_us <= 0 ? took : keep * s->decode_us + (1 - keep) * took;
+        sched_learn(&s->decode_us, took);
         return;
     }
     const bool mixed = plan->batch.n_tokens > plan->n_prompt_tokens;
-    const double extra = MAX(took - (mixed ? s->decode_us : 0), 0.0) / plan->n_prompt_tokens;
-    s->prompt_token_us =
-        s->prompt_token_us <= 0 ? extra : keep * s->prompt_token_us + (1 - keep) * extra;
+    sched_learn(&s->prompt_token_us,
+                MAX(took - (mixed ? s->decode_us : 0), 0.0) / plan->n_prompt_tokens);
+}
+
+void sched_settle(Sched *s) {
+    for (int32_t i = s->n_running - 1; i >= 0; i--) {
+        Seq *seq = s->running[i];
+        if (!seq->loading || seq->kv->load.n_flying > 0) continue;
+        if (seq->kv->load.failed) {
+            sched_preempt(s, seq, NULL);
+            i = s->n_running; /* a group may have left */
+            continue;
+        }
+        seq->loading = false;
+        kv_cache_commit(s->cache, seq->kv, seq->token, seq->n_computed);
+        seq->request->usage.n_cached += seq->n_hit_loading;
+        s->counts.prefix_hit_tokens += seq->n_hit_loading;
+        seq->n_hit_loading = 0;
+    }
 }
 
 int32_t sched_kv_seqs(const Sched *s, KvSeq **seqs) {

@@ -3,8 +3,8 @@
  * Owns the waiting queue, the running sequences and their places in the KV cache. Each call of
  * sched_plan fills one step: first the next token of every running sequence, then chunks of prompts
  * that have begun, then new requests by policy. When blocks run out it preempts the sequence that
- * comes last by policy; its tokens are kept and computed again later, to the same bits. One thread;
- * all memory is allocated by init. */
+ * comes last by policy; its tokens are kept, and their KV is computed again later or comes back
+ * from the host, to the same bits. One thread; all memory is allocated by init. */
 #pragma once
 
 #include "engine/step.h"
@@ -13,6 +13,7 @@ typedef struct SchedConfig {
     EngineLimits limits;
     int32_t n_requests_max; /* that are known at once: sizes queue and tenants */
     sluice_policy policy;
+    sluice_preempt preempt;
     double chunk_slack; /* share by which a prompt chunk may lengthen a step of decodes; 0: 0.4,
                            negative: without bound */
 } SchedConfig;
@@ -56,6 +57,8 @@ typedef struct Sched {
     bool hidden_turn;       /* embeddings and generations take turns */
     double decode_us;       /* running mean of a step without prompt tokens; 0: none yet */
     double prompt_token_us; /* what a prompt token adds to a step; 0: not known yet */
+    double move_us;         /* of one block to or from the host; 0: not known yet */
+    int32_t n_swapped;      /* sequences that wait and left blocks with the host */
     int64_t step_id;
     SchedCounts counts;
 } Sched;
@@ -71,8 +74,11 @@ void sched_add(Sched *sched, Request *request);
 void sched_forget(Sched *sched, Request *request);
 /* Fills the plan for the next step; n_tokens 0: nothing can run. Marks requests that start. */
 void sched_plan(Sched *sched, StepPlan *plan, int64_t now_us);
-/* The step took that long: adapts the chunk size. */
-void sched_step_took(Sched *sched, const StepPlan *plan, int64_t us);
+/* The step took that long, move_us of it for its moves: adapts the chunk size and the costs. */
+void sched_step_took(Sched *sched, const StepPlan *plan, int64_t us, int64_t move_us);
+/* Blocks have arrived from the host, or are lost: their sequences go on, or wait again. Between
+ * steps. */
+void sched_settle(Sched *sched);
 /* Sequence 0 has computed the shared prompt: its siblings run on from here. */
 void sched_fork(Sched *sched, Request *request);
 /* The sequence is over, wherever it was: its place and its spot in the queue are free. */

@@ -13,6 +13,8 @@ enum {
      * vocabularies of 8,192 to 151,936 tokens (300 to 330 bytes). */
     PLAN_PROGRAM_BYTES = 7500000,
     PLAN_TOKEN_BYTES = 320,
+    PLAN_HOST_BLOCKS_MAX = 1 << 28,
+    PLAN_FLIGHTS_MAX = 1 << 16,
     PLAN_LOGITS = 64 /* rows for prompt logprobs and mean pooling, when few sequences run */
 };
 
@@ -102,6 +104,28 @@ static Status sluice_plan_blocks(EngineLimits *limits, const ModelConfig *model,
     return OK;
 }
 
+/* As many slots of each group; as many flights as two whole sequences and a step's worth. */
+static Status sluice_plan_host(EngineLimits *limits, const ModelConfig *model, DType dtype,
+                               int64_t host_bytes, Err *err) {
+    KvCacheConfig *kv = &limits->kv;
+    int64_t all = 0;
+    for (int32_t g = 0; g < kv->n_groups; g++) {
+        limits->block_bytes[g] = kv_store_block_bytes(model, g, kv->block_tokens, dtype);
+        all += limits->block_bytes[g];
+    }
+    if (host_bytes == 0) return OK;
+    const int64_t n = host_bytes / all;
+    if (n < 1 || n > PLAN_HOST_BLOCKS_MAX) {
+        FAIL(err, ERR_ARG, "host_kv_bytes %lld make %lld blocks of %lld bytes, expected 1 to %d",
+             (long long)host_bytes, (long long)n, (long long)all, PLAN_HOST_BLOCKS_MAX);
+    }
+    for (int32_t g = 0; g < kv->n_groups; g++) kv->n_host[g] = (int32_t)n;
+    const int64_t per_group = 2 * DIV_UP((int64_t)limits->max_context, kv->block_tokens) +
+                              DIV_UP(limits->max_step_tokens, kv->block_tokens) + limits->max_seqs;
+    kv->n_flights = (int32_t)MIN(kv->n_groups * per_group, (int64_t)PLAN_FLIGHTS_MAX);
+    return OK;
+}
+
 static Status sluice_plan_kv(EngineLimits *limits, const ModelConfig *model, DType dtype,
                              const sluice_engine_options *o, Err *err) {
     KvCacheConfig *kv = &limits->kv;
@@ -116,14 +140,20 @@ static Status sluice_plan_kv(EngineLimits *limits, const ModelConfig *model, DTy
     kv->prefix = !o->no_prefix_cache;
     kv->n_groups = kv_store_groups(model);
     for (int32_t g = 0; g < kv->n_groups; g++) kv->window[g] = kv_store_group_window(model, g);
-    return sluice_plan_blocks(limits, model, dtype, o->kv_bytes, err);
+    TRY(sluice_plan_blocks(limits, model, dtype, o->kv_bytes, err));
+    return sluice_plan_host(limits, model, dtype, o->host_kv_bytes, err);
 }
 
 static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
     TRY(sluice_plan_range("policy", o->policy, SLUICE_POLICY_FCFS, SLUICE_POLICY_FAIR, err));
     TRY(sluice_plan_range("preempt", o->preempt, SLUICE_PREEMPT_AUTO, SLUICE_PREEMPT_SWAP, err));
-    if (o->host_kv_bytes != 0 || o->preempt == SLUICE_PREEMPT_SWAP) {
-        FAIL(err, ERR_UNSUPPORTED, "there is no host tier for KV blocks yet");
+    TRY(sluice_plan_range("host_kv_bytes", o->host_kv_bytes, 0, INT64_MAX / 4, err));
+    if (o->host_kv_bytes > 0 && o->no_prefix_cache) {
+        FAIL(err, ERR_ARG, "host_kv_bytes is %lld, but without a prefix cache nothing goes there",
+             (long long)o->host_kv_bytes);
+    }
+    if (o->host_kv_bytes == 0 && o->preempt == SLUICE_PREEMPT_SWAP) {
+        FAIL(err, ERR_ARG, "preempt is swap, but host_kv_bytes is 0: there is nowhere to swap to");
     }
     if (o->kv_dir != NULL) {
         FAIL(err, ERR_UNSUPPORTED, "the prefix cache is not kept across restarts yet");
@@ -144,6 +174,7 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .size = sizeof plan->sum,
         .weight_bytes = weights.resident,
         .kv_bytes = runner.kv,
+        .host_kv_bytes = runner.host,
         .activation_bytes = runner.activation,
         .other_bytes = runner.sampler + engine_bytes(&plan->engine) + PLAN_PROGRAM_BYTES +
                        PLAN_TOKEN_BYTES * (int64_t)limits->vocab,
@@ -156,7 +187,7 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .max_queue = limits->max_queue,
         .kv_dtype = dtype_info(plan->runner.kv_dtype)->name,
     };
-    plan->sum.total_bytes = plan->sum.weight_bytes + plan->sum.kv_bytes +
+    plan->sum.total_bytes = plan->sum.weight_bytes + plan->sum.kv_bytes + plan->sum.host_kv_bytes +
                             plan->sum.activation_bytes + plan->sum.other_bytes;
 }
 

@@ -21,6 +21,17 @@ static size_t step_table_blocks(const EngineLimits *limits) {
     return (size_t)DIV_UP(limits->max_context, limits->kv.block_tokens);
 }
 
+/* Moves of one step: each planned sequence copies a block per group at most, and a second time when
+ * beams are planned in vain. */
+static size_t step_moves(const EngineLimits *limits) {
+    return (size_t)limits->max_seqs * KV_GROUPS_MAX * 2 + (size_t)limits->kv.n_flights;
+}
+
+/* What may be over in one step: all that flies, and as much that was told before. */
+static size_t step_moved(const EngineLimits *limits) {
+    return 2 * (size_t)limits->kv.n_flights;
+}
+
 static void step_layout(StepPlan *plan, StepResult *result, const EngineLimits *limits,
                         StepCarve *carve) {
     const size_t n_tokens = (size_t)limits->max_step_tokens, n_seqs = (size_t)limits->max_seqs;
@@ -39,9 +50,10 @@ static void step_layout(StepPlan *plan, StepResult *result, const EngineLimits *
     }
     plan->seqs = step_carve(carve, n_seqs, sizeof *plan->seqs);
     plan->jobs = step_carve(carve, n_jobs, sizeof *plan->jobs);
-    plan->moves = step_carve(carve, n_seqs * KV_GROUPS_MAX, sizeof *plan->moves);
+    plan->moves.move = step_carve(carve, step_moves(limits), sizeof *plan->moves.move);
     result->sample = step_carve(carve, n_jobs, sizeof *result->sample);
     result->status = step_carve(carve, n_jobs, sizeof *result->status);
+    result->moved = step_carve(carve, step_moved(limits), sizeof *result->moved);
 }
 
 int64_t step_plan_bytes(const EngineLimits *limits) {
@@ -61,8 +73,9 @@ Status step_plan_init(StepPlan *plan, StepResult *result, const EngineLimits *li
     made.memory = mem_try_alloc(1, bytes);
     if (made.memory == NULL) FAIL(err, ERR_NOMEM, "no memory for a step plan of %zu bytes", bytes);
     StepCarve carve = {.base = made.memory};
-    *result = (StepResult){0};
+    *result = (StepResult){.n_moved_max = (int32_t)step_moved(limits)};
     step_layout(&made, result, limits, &carve);
+    made.moves.n_max = (int32_t)step_moves(limits);
     *plan = made;
     return OK;
 }
@@ -76,7 +89,7 @@ void step_plan_free(StepPlan *plan, StepResult *result) {
 void step_plan_reset(StepPlan *plan, int64_t id, bool hidden) {
     plan->id = id;
     plan->hidden = hidden;
-    plan->n_seqs = plan->n_jobs = plan->n_moves = plan->n_prompt_tokens = 0;
+    plan->n_seqs = plan->n_jobs = plan->n_prompt_tokens = 0;
     plan->batch.n_seqs = plan->batch.n_tokens = plan->batch.n_logits = 0;
     plan->batch.query_start[0] = 0;
     for (int32_t g = 0; g < plan->n_groups; g++) plan->batch.kv[g].table_start[0] = 0;

@@ -30,9 +30,8 @@ typedef struct StepPlan {
     int32_t n_seqs;
     PlanSeq *seqs; /* [max_seqs] */
     int32_t n_jobs;
-    SampleJob *jobs; /* [max_seqs + max_logits] */
-    int32_t n_moves;
-    KvMove *moves;           /* copies of blocks, in this order, before the pass */
+    SampleJob *jobs;         /* [max_seqs + max_logits] */
+    KvMoves moves;           /* of blocks, before the pass; there may be no pass at all */
     int32_t n_prompt_tokens; /* tokens that are not the single next one of a sequence */
     int32_t block_tokens, n_groups;
     int32_t max_tokens, max_logits;
@@ -42,7 +41,10 @@ typedef struct StepPlan {
 typedef struct StepResult {
     SamplerResult *sample; /* [n_jobs] */
     Status *status;        /* [n_jobs] */
-    const float *hidden;   /* [n_logits, dim] of an embedding step; the runner's */
+    KvMoved *moved;        /* [n_moved_max] moves to and from the host that are over */
+    int32_t n_moved, n_moved_max;
+    int64_t move_us;     /* that this step's moves took */
+    const float *hidden; /* [n_logits, dim] of an embedding step; the runner's */
 } StepResult;
 
 int64_t step_plan_bytes(const EngineLimits *limits);
@@ -50,7 +52,7 @@ MUST_USE Status step_plan_init(StepPlan *plan, StepResult *result, const EngineL
                                Err *err);
 void step_plan_free(StepPlan *plan, StepResult *result);
 
-/* Empties the plan for the next step. */
+/* Empties the plan for the next step, but for the moves: they are the caller's to begin anew. */
 void step_plan_reset(StepPlan *plan, int64_t id, bool hidden);
 /* Rows of logits that the next n query tokens of seq ask for. */
 int32_t step_plan_rows(const Seq *seq, int32_t n);

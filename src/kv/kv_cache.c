@@ -6,19 +6,23 @@
 
 /* A model whose layers all have windows keeps nodes whose blocks are gone: paths to those that are
  * not. With a full group there is a block for every node. */
-enum { KV_CACHE_NODES_PER_WINDOW_BLOCK = 4 };
+enum { KV_CACHE_NODES_PER_WINDOW_BLOCK = 4, KV_CACHE_NODES_MAX = 1 << 29 };
 
 static int32_t kv_cache_nodes(const KvCacheConfig *config) {
     if (!config->prefix) return 0;
+    int64_t n_host = 0, n = 0;
     for (int32_t g = 0; g < config->n_groups; g++) {
-        if (config->window[g] == 0) return config->n_blocks[g];
+        n_host += config->n_host[g];
+        if (config->window[g] == 0) n = config->n_blocks[g];
     }
-    return MIN(config->n_blocks[0], INT32_MAX / 16) * KV_CACHE_NODES_PER_WINDOW_BLOCK;
+    if (n == 0) n = config->n_blocks[0] * (int64_t)KV_CACHE_NODES_PER_WINDOW_BLOCK;
+    return (int32_t)MIN(n + n_host, (int64_t)KV_CACHE_NODES_MAX);
 }
 
 int64_t kv_cache_bytes(const KvCacheConfig *config) {
     int64_t bytes = kv_radix_bytes(kv_cache_nodes(config), config->block_tokens) +
-                    kv_event_bytes(config->n_events, config->block_tokens);
+                    kv_event_bytes(config->n_events, config->block_tokens) +
+                    kv_tier_bytes(config->n_host, config->n_flights);
     int32_t most = 0;
     for (int32_t g = 0; g < config->n_groups; g++) {
         bytes += kv_pool_bytes(config->n_blocks[g]);
@@ -34,6 +38,9 @@ Status kv_cache_init(KvCache *cache, const KvCacheConfig *config, Err *err) {
     Status status = kv_radix_init(&cache->radix, kv_cache_nodes(config), config->block_tokens, err);
     if (status == OK) {
         status = kv_event_init(&cache->events, config->n_events, config->block_tokens, err);
+    }
+    if (status == OK) {
+        status = kv_tier_init(&cache->tier, config->n_host, config->n_flights, err);
     }
     int32_t most = 0;
     for (int32_t g = 0; g < config->n_groups && status == OK; g++) {
@@ -52,6 +59,7 @@ void kv_cache_free(KvCache *cache) {
     for (int32_t g = 0; g < KV_GROUPS_MAX; g++) kv_pool_free(&cache->pool[g]);
     kv_radix_free(&cache->radix);
     kv_event_free(&cache->events);
+    kv_tier_free(&cache->tier);
     mem_free(cache->audit_ref);
     *cache = (KvCache){0};
 }
@@ -85,12 +93,19 @@ typedef struct KvWalk {
     int32_t run_start[KV_GROUPS_MAX];
 } KvWalk;
 
+/* Whether the group's block of a node is in the pool, or (host) can be had from the tier. */
+static bool kv_cache_has(const KvCache *cache, const KvNode *node, int32_t group, bool host) {
+    if (node->block[group] >= 0) return true;
+    return host && node->host[group] >= 0 &&
+           kv_tier_is_ready(&cache->tier, group, node->host[group]);
+}
+
 /* Whether the sequence could go on at position, right after the node's block. */
 static bool kv_cache_walk_step(const KvCache *cache, KvWalk *walk, const KvNode *node,
-                               int32_t position) {
+                               int32_t position, bool host) {
     bool whole = true;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        if (node->block[g] < 0) walk->run_start[g] = node->depth;
+        if (!kv_cache_has(cache, node, g, host)) walk->run_start[g] = node->depth;
         const int32_t present = walk->run_start[g] * cache->config.block_tokens;
         whole = whole && present <= kv_cache_window_start(cache, g, position);
     }
@@ -102,22 +117,33 @@ static int32_t kv_cache_first_block(const KvCache *cache, int32_t group, int32_t
     return kv_cache_window_start(cache, group, n_tokens) / cache->config.block_tokens;
 }
 
-static void kv_cache_count_idle(const KvCache *cache, KvMatch *match) {
-    const int32_t n_blocks = match->n_tokens / cache->config.block_tokens;
+/* Which of the matched blocks are idle, and which are to be loaded. Returns how many of these. */
+static int32_t kv_cache_count_match(const KvCache *cache, KvMatch *match) {
+    const int32_t size = cache->config.block_tokens, n_blocks = match->n_tokens / size;
+    int32_t n_load = 0;
+    match->n_tokens_here = match->n_tokens;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         const int32_t first = kv_cache_first_block(cache, g, match->n_tokens);
         int32_t node = match->node;
         for (int32_t i = n_blocks - 1; i >= first; i--, node = cache->radix.node[node].parent) {
-            match->n_idle[g] += cache->pool[g].ref[cache->radix.node[node].block[g]] == 0;
+            const int32_t block = cache->radix.node[node].block[g];
+            if (block >= 0) {
+                match->n_idle[g] += cache->pool[g].ref[block] == 0;
+            } else {
+                match->n_load[g]++;
+                match->n_tokens_here = MIN(match->n_tokens_here, i * size);
+            }
         }
+        n_load += match->n_load[g];
     }
+    return n_load;
 }
 
-void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
-                    KvMatch *out) {
+/* The longest cached beginning; host: with what the tier has. */
+static void kv_cache_walk(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
+                          bool host, KvMatch *out) {
     const int32_t size = cache->config.block_tokens;
-    *out = (KvMatch){.node = -1, .miss = KV_MISS_OFF};
-    if (!cache->config.prefix) return;
+    *out = (KvMatch){.node = -1};
     KvWalk walk = {{0}};
     int32_t node = -1, at = 0;
     const int32_t end = MAX(n - 1, 0) / size * size;
@@ -126,7 +152,7 @@ void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int
         if (child < 0) break;
         node = child;
         at += size;
-        if (kv_cache_walk_step(cache, &walk, &cache->radix.node[node], at)) {
+        if (kv_cache_walk_step(cache, &walk, &cache->radix.node[node], at, host)) {
             out->n_tokens = at;
             out->node = node;
         }
@@ -142,29 +168,16 @@ void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int
         out->miss = kv_radix_explain(&cache->radix, salt, node, token + at, &n_equal);
         out->miss_at += n_equal;
     }
-    kv_cache_count_idle(cache, out);
 }
 
-void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match) {
-    CHECK(kv_cache_len(seq) == 0);
-    const int32_t n_blocks = match->n_tokens / cache->config.block_tokens;
-    seq->salt = salt;
-    seq->node = match->node;
-    seq->n_cached = n_blocks;
-    seq->keep_out = !cache->config.prefix;
-    for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        KvTable *table = &seq->table[g];
-        const int32_t first = kv_cache_first_block(cache, g, match->n_tokens);
-        CHECK(n_blocks <= table->n_blocks_max);
-        int32_t node = match->node;
-        for (int32_t i = n_blocks - 1; i >= 0; i--, node = cache->radix.node[node].parent) {
-            table->block[i] = i >= first ? cache->radix.node[node].block[g] : -1;
-            if (i >= first) kv_pool_ref(&cache->pool[g], table->block[i]);
-        }
-        table->n_blocks = n_blocks;
-        table->n_dropped = MIN(first, n_blocks);
-        table->n_tokens = match->n_tokens;
-    }
+void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
+                    KvMatch *out) {
+    *out = (KvMatch){.node = -1, .miss = KV_MISS_OFF};
+    if (!cache->config.prefix) return;
+    kv_cache_walk(cache, salt, token, n, true, out);
+    if (kv_tier_can_fly(&cache->tier, kv_cache_count_match(cache, out))) return;
+    kv_cache_walk(cache, salt, token, n, false, out);
+    (void)kv_cache_count_match(cache, out);
 }
 
 int32_t kv_cache_room(const KvCache *cache, int32_t group) {
@@ -176,10 +189,12 @@ int32_t kv_cache_need(const KvCache *cache, const KvSeq *seq, int32_t group, int
 }
 
 /* Tells of the group's block of a node. */
-static void kv_cache_tell(KvCache *cache, KvEventKind kind, int32_t group, int32_t node) {
+static void kv_cache_tell(KvCache *cache, KvEventKind kind, KvMedium medium, int32_t group,
+                          int32_t node) {
     const KvNode *at = &cache->radix.node[node];
     const KvEvent event = {
         .kind = kind,
+        .medium = medium,
         .group = group,
         .hash = at->prefix,
         .parent_hash = at->parent >= 0 ? cache->radix.node[at->parent].prefix : 0};
@@ -193,7 +208,7 @@ static void kv_cache_prune(KvCache *cache, int32_t node, bool evicted) {
         const KvNode *at = &cache->radix.node[node];
         if (at->first_child >= 0) return;
         for (int32_t g = 0; g < cache->config.n_groups; g++) {
-            if (at->block[g] >= 0) return;
+            if (at->block[g] >= 0 || at->host[g] >= 0) return;
         }
         const int32_t parent = at->parent;
         kv_radix_remove(&cache->radix, node, evicted);
@@ -206,38 +221,156 @@ static void kv_cache_uncache(KvCache *cache, int32_t group, int32_t node) {
     if (*block < 0) return;
     kv_pool_set_node(&cache->pool[group], *block, -1);
     *block = -1;
-    kv_cache_tell(cache, KV_EVENT_REMOVED, group, node);
+    kv_cache_tell(cache, KV_EVENT_REMOVED, KV_MEDIUM_DEVICE, group, node);
 }
 
-/* The group's least recently used idle block leaves the tree and becomes free. */
-static void kv_cache_evict(KvCache *cache, int32_t group) {
-    const int32_t block = kv_pool_oldest(&cache->pool[group]);
-    CHECK(block >= 0);
-    const int32_t node = cache->pool[group].node[block];
+static void kv_cache_unhost(KvCache *cache, int32_t group, int32_t node) {
+    int32_t *slot = &cache->radix.node[node].host[group];
+    if (*slot < 0) return;
+    kv_tier_drop(&cache->tier, group, *slot);
+    *slot = -1;
+    kv_cache_tell(cache, KV_EVENT_REMOVED, KV_MEDIUM_HOST, group, node);
+}
+
+/* The node's block of the group is gone for good. */
+static void kv_cache_lost(KvCache *cache, int32_t group, int32_t node) {
     if (cache->config.window[group] == 0) {
-        /* Nothing below it could be reached any more; there is nothing, as the file's head says. */
-        CHECK(cache->radix.node[node].first_child < 0);
-        for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_uncache(cache, g, node);
-    } else {
-        kv_cache_uncache(cache, group, node);
+        /* Nothing can go on from here, whatever the other group has. */
+        for (int32_t g = 0; g < cache->config.n_groups; g++) {
+            kv_cache_uncache(cache, g, node);
+            kv_cache_unhost(cache, g, node);
+        }
     }
     kv_cache_prune(cache, node, true);
+}
+
+/* The group's block that has been in the tier for the longest leaves it. */
+static void kv_cache_evict_host(KvCache *cache, int32_t group) {
+    const int32_t slot = kv_tier_oldest(&cache->tier, group);
+    CHECK(slot >= 0);
+    const int32_t node = cache->tier.group[group].slot[slot].node;
+    kv_cache_unhost(cache, group, node);
+    kv_cache_lost(cache, group, node);
     cache->n_evicted++;
 }
 
-bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMove *moves, int32_t *n_moves) {
+static bool kv_cache_can_save(const KvCache *cache, int32_t group, const KvMoves *moves) {
+    const KvTier *tier = &cache->tier;
+    return moves != NULL && kv_tier_can_fly(tier, 1) &&
+           (tier->group[group].n_free > 0 || kv_tier_oldest(tier, group) >= 0);
+}
+
+/* The node's block moves from the pool to the tier, where there must be room to be had. */
+static void kv_cache_save(KvCache *cache, int32_t group, int32_t node, KvMoves *moves) {
+    KvNode *at = &cache->radix.node[node];
+    if (cache->tier.group[group].n_free == 0) kv_cache_evict_host(cache, group);
+    at->host[group] = kv_tier_save(&cache->tier, moves, group, at->block[group], node);
+    CHECK(at->host[group] >= 0);
+    kv_cache_tell(cache, KV_EVENT_STORED, KV_MEDIUM_HOST, group, node);
+    kv_cache_uncache(cache, group, node);
+}
+
+/* The group's least recently used idle block leaves the pool and becomes free. moves NULL: it
+ * cannot go to the tier now. */
+static void kv_cache_evict(KvCache *cache, int32_t group, KvMoves *moves) {
+    const int32_t block = kv_pool_oldest(&cache->pool[group]);
+    CHECK(block >= 0);
+    const int32_t node = cache->pool[group].node[block];
+    if (kv_cache_can_save(cache, group, moves)) {
+        kv_cache_save(cache, group, node, moves);
+        return;
+    }
+    kv_cache_uncache(cache, group, node);
+    kv_cache_lost(cache, group, node);
+    cache->n_evicted++;
+}
+
+/* Table entries of blocks that are to come from a host slot: below -1. */
+static int32_t kv_cache_awaited(int32_t slot) {
+    return -2 - slot;
+}
+
+static void kv_cache_begin_group(KvCache *cache, KvSeq *seq, int32_t group, const KvMatch *match) {
+    KvTable *table = &seq->table[group];
+    const int32_t n_blocks = match->n_tokens / cache->config.block_tokens;
+    const int32_t first = kv_cache_first_block(cache, group, match->n_tokens);
+    CHECK(n_blocks <= table->n_blocks_max);
+    int32_t node = match->node;
+    for (int32_t i = n_blocks - 1; i >= 0; i--, node = cache->radix.node[node].parent) {
+        const KvNode *at = &cache->radix.node[node];
+        table->block[i] = -1;
+        if (i < first) continue;
+        if (at->block[group] >= 0) {
+            table->block[i] = at->block[group];
+            kv_pool_ref(&cache->pool[group], table->block[i]);
+        } else {
+            table->block[i] = kv_cache_awaited(at->host[group]);
+            kv_tier_pin(&cache->tier, group, at->host[group]);
+        }
+    }
+    table->n_blocks = n_blocks;
+    table->n_dropped = MIN(first, n_blocks);
+    table->n_tokens = match->n_tokens;
+}
+
+/* Takes a block for each awaited one and has it loaded. */
+static void kv_cache_load(KvCache *cache, KvSeq *seq, int32_t group, KvMoves *moves) {
+    KvTable *table = &seq->table[group];
+    KvPool *pool = &cache->pool[group];
+    for (int32_t i = table->n_dropped; i < table->n_blocks; i++) {
+        if (table->block[i] >= 0) continue;
+        const int32_t slot = kv_cache_awaited(table->block[i]); /* its own inverse */
+        if (pool->n_free == 0) kv_cache_evict(cache, group, moves);
+        table->block[i] = kv_pool_take(pool);
+        CHECK(table->block[i] >= 0);
+        kv_tier_load(&cache->tier, moves, group, slot, table->block[i], &seq->load);
+    }
+}
+
+void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match, KvMoves *moves) {
+    const int32_t size = cache->config.block_tokens;
+    CHECK(kv_cache_len(seq) == 0);
+    seq->salt = salt;
+    seq->node = match->node;
+    seq->n_cached = match->n_tokens / size;
+    seq->keep_out = !cache->config.prefix;
+    seq->load = (KvLoad){0};
+    for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_begin_group(cache, seq, g, match);
+    for (; seq->n_cached > match->n_tokens_here / size; seq->n_cached--) {
+        seq->node = cache->radix.node[seq->node].parent;
+    }
+    for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_load(cache, seq, g, moves);
+}
+
+bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMoves *moves) {
     const int32_t size = cache->config.block_tokens;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         if (kv_cache_need(cache, seq, g, n) > kv_cache_room(cache, g)) return false;
     }
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         KvPool *pool = &cache->pool[g];
-        while (pool->n_free < kv_cache_need(cache, seq, g, n)) kv_cache_evict(cache, g);
-        KvMove *move = &moves[*n_moves];
-        move->group = g;
-        if (kv_table_append(&seq->table[g], pool, size, n, move)) (*n_moves)++;
+        while (pool->n_free < kv_cache_need(cache, seq, g, n)) kv_cache_evict(cache, g, moves);
+        KvMove copy = {.kind = KV_MOVE_COPY, .group = g};
+        if (!kv_table_append(&seq->table[g], pool, size, n, &copy)) continue;
+        CHECK(moves->n < moves->n_max);
+        moves->move[moves->n++] = copy;
     }
     return true;
+}
+
+/* Drops the oldest block of the tier, else of a pool. False: all are in use. */
+static bool kv_cache_evict_any(KvCache *cache) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (kv_tier_oldest(&cache->tier, g) < 0) continue;
+        kv_cache_evict_host(cache, g);
+        return true;
+    }
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (kv_pool_oldest(&cache->pool[g]) < 0) continue;
+        kv_cache_evict(cache, g, NULL);
+        return true;
+    }
+    return false;
 }
 
 /* A node for the sequence's next full block, evicting for it if all nodes are taken; -1: no
@@ -246,10 +379,7 @@ static int32_t kv_cache_make_node(KvCache *cache, const KvSeq *seq, const int32_
     for (;;) {
         const int32_t node = kv_radix_insert(&cache->radix, seq->salt, seq->node, token);
         if (node >= 0) return node;
-        int32_t group = 0;
-        while (group < cache->config.n_groups && cache->pool[group].n_idle == 0) group++;
-        if (group == cache->config.n_groups) return -1;
-        kv_cache_evict(cache, group);
+        if (!kv_cache_evict_any(cache)) return -1;
     }
 }
 
@@ -262,7 +392,8 @@ static void kv_cache_share(KvCache *cache, int32_t group, int32_t node, int32_t 
         if (pool->node[*held] < 0) {
             kv_pool_set_node(pool, *held, node);
             *block = *held;
-            kv_cache_tell(cache, KV_EVENT_STORED, group, node);
+            kv_cache_tell(cache, KV_EVENT_STORED, KV_MEDIUM_DEVICE, group, node);
+            kv_cache_unhost(cache, group, node);
         }
         return;
     }
@@ -325,11 +456,60 @@ void kv_cache_truncate(KvCache *cache, KvSeq *seq, int32_t n) {
 }
 
 void kv_cache_end(KvCache *cache, KvSeq *seq) {
+    kv_tier_abandon(&cache->tier, &seq->load);
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         kv_table_clear(&seq->table[g], &cache->pool[g]);
     }
     seq->node = -1;
     seq->n_cached = 0;
+}
+
+static bool kv_cache_has_child_here(const KvCache *cache, int32_t node, int32_t group) {
+    int32_t child = cache->radix.node[node].first_child;
+    while (child >= 0 && cache->radix.node[child].block[group] < 0) {
+        child = cache->radix.node[child].next_sibling;
+    }
+    return child >= 0;
+}
+
+/* Whether the group's block of the node may leave the pool, and there is one. */
+static bool kv_cache_can_leave(const KvCache *cache, int32_t group, int32_t node) {
+    const int32_t block = cache->radix.node[node].block[group];
+    return block >= 0 && cache->pool[group].ref[block] == 0 &&
+           (cache->config.window[group] > 0 || !kv_cache_has_child_here(cache, node, group));
+}
+
+int32_t kv_cache_swap(KvCache *cache, KvSeq *seq, KvMoves *moves) {
+    int32_t n = 0;
+    int32_t node = seq->node;
+    kv_cache_end(cache, seq);
+    for (; node >= 0; node = cache->radix.node[node].parent) {
+        for (int32_t g = 0; g < cache->config.n_groups; g++) {
+            if (!kv_cache_can_leave(cache, g, node)) {
+                if (cache->config.window[g] == 0) return n;
+                continue;
+            }
+            if (!kv_cache_can_save(cache, g, moves)) return n;
+            kv_cache_save(cache, g, node, moves);
+            n++;
+        }
+    }
+    return n;
+}
+
+void kv_cache_land(KvCache *cache, const KvMoved *moved) {
+    int32_t group, node;
+    if (!kv_tier_land(&cache->tier, moved, &group, &node)) return;
+    kv_cache_unhost(cache, group, node);
+    kv_cache_lost(cache, group, node);
+}
+
+void kv_cache_give_up(KvCache *cache, int64_t now_us) {
+    for (int64_t ticket; (ticket = kv_tier_overdue(&cache->tier, now_us)) != 0;) {
+        const KvMoved lost = {.ticket = ticket, .status = ERR_DEVICE};
+        cache->tier.n_lost++;
+        kv_cache_land(cache, &lost);
+    }
 }
 
 /* Whether no other sequence holds a block of seq's last node. */
@@ -349,7 +529,10 @@ void kv_cache_forget(KvCache *cache, KvSeq *seq) {
         const int32_t node = seq->node;
         seq->node = cache->radix.node[node].parent;
         seq->n_cached--;
-        for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_uncache(cache, g, node);
+        for (int32_t g = 0; g < cache->config.n_groups; g++) {
+            kv_cache_uncache(cache, g, node);
+            kv_cache_unhost(cache, g, node);
+        }
         kv_radix_remove(&cache->radix, node, false);
     }
     seq->keep_out = true;
@@ -357,7 +540,8 @@ void kv_cache_forget(KvCache *cache, KvSeq *seq) {
 
 void kv_cache_clear(KvCache *cache) {
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        while (kv_pool_oldest(&cache->pool[g]) >= 0) kv_cache_evict(cache, g);
+        while (kv_tier_oldest(&cache->tier, g) >= 0) kv_cache_evict_host(cache, g);
+        while (kv_pool_oldest(&cache->pool[g]) >= 0) kv_cache_evict(cache, g, NULL);
     }
     if (cache->radix.n_nodes > 0) return; /* sequences that run hold the rest */
     const KvEvent cleared = {.kind = KV_EVENT_CLEARED};
@@ -371,72 +555,4 @@ int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t 
         n += (int64_t)table->n_blocks * cache->config.block_tokens - table->n_tokens;
     }
     return n;
-}
-
-/* Adds what the table holds to audit_ref. */
-static Status kv_cache_audit_table(const KvCache *cache, const KvSeq *seq, int32_t group,
-                                   Err *err) {
-    const KvTable *table = &seq->table[group];
-    const KvPool *pool = &cache->pool[group];
-    if (table->n_blocks != DIV_UP(table->n_tokens, cache->config.block_tokens)) {
-        FAIL(err, ERR_ARG, "KV table: %d blocks for %d tokens", table->n_blocks, table->n_tokens);
-    }
-    int32_t node = seq->node;
-    for (int32_t i = table->n_blocks - 1; i >= 0; i--) {
-        const int32_t block = table->block[i];
-        if ((block < 0) != (i < table->n_dropped) || block >= pool->n_blocks) {
-            FAIL(err, ERR_ARG, "KV table: entry %d is block %d, %d are dropped", i, block,
-                 table->n_dropped);
-        }
-        if (block >= 0) cache->audit_ref[block]++;
-        if (i >= seq->n_cached) continue;
-        const KvNode *at = &cache->radix.node[node];
-        if (node < 0 || at->depth != i + 1) {
-            FAIL(err, ERR_ARG, "KV sequence: block %d has no node of its depth", i);
-        }
-        if (cache->config.window[group] == 0 && at->block[group] != block) {
-            FAIL(err, ERR_ARG, "KV sequence: block %d is %d, the tree's is %d", i, block,
-                 at->block[group]);
-        }
-        node = at->parent;
-    }
-    return OK;
-}
-
-static Status kv_cache_audit_nodes(const KvCache *cache, int32_t group, Err *err) {
-    const KvPool *pool = &cache->pool[group];
-    int32_t n_cached = 0;
-    for (int32_t b = 0; b < pool->n_blocks; b++) {
-        if (pool->node[b] < 0) continue;
-        n_cached++;
-        const KvNode *node = &cache->radix.node[pool->node[b]];
-        if (pool->node[b] >= cache->radix.n_nodes_max || node->parent == KV_NODE_FREE ||
-            node->block[group] != b) {
-            FAIL(err, ERR_ARG, "KV block %d is cached at node %d, which does not name it", b,
-                 pool->node[b]);
-        }
-    }
-    for (int32_t i = 0; i < cache->radix.n_nodes_max; i++) {
-        const KvNode *node = &cache->radix.node[i];
-        if (node->parent == KV_NODE_FREE) continue;
-        n_cached -= node->block[group] >= 0;
-        if (cache->config.window[group] == 0 && node->block[group] < 0) {
-            FAIL(err, ERR_ARG, "prefix tree: node %d has no block of group %d", i, group);
-        }
-    }
-    if (n_cached != 0) {
-        FAIL(err, ERR_ARG, "KV group %d: blocks and nodes disagree by %d", group, n_cached);
-    }
-    return OK;
-}
-
-Status kv_cache_audit(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs, Err *err) {
-    TRY(kv_radix_audit(&cache->radix, err));
-    for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        memset(cache->audit_ref, 0, (size_t)cache->pool[g].n_blocks * sizeof(int32_t));
-        for (int32_t i = 0; i < n_seqs; i++) TRY(kv_cache_audit_table(cache, seqs[i], g, err));
-        TRY(kv_pool_audit(&cache->pool[g], cache->audit_ref, err));
-        TRY(kv_cache_audit_nodes(cache, g, err));
-    }
-    return OK;
 }

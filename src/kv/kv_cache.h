@@ -4,19 +4,26 @@
  * as soon as it is computed, so requests that run at the same time share too; when the tree has the
  * block already, the sequence takes the tree's and gives its own back (equal tokens mean equal
  * bits). Hence a sequence that holds a cached block of a full group holds all its parents, and the
- * least recently used idle block never has children. Blocks of a windowed group may leave at any
- * time; the node stays for the other group. One thread; all memory is allocated by init. */
+ * least recently used idle block never has children in the pool. Blocks of a windowed group may
+ * leave at any time; the node stays for the other group.
+ *
+ * With a host tier a block that leaves the pool moves there, and comes back when a prompt begins
+ * with it: the sequence takes fresh blocks and waits until they have arrived whole. A node's block
+ * is in the pool or in the tier, never in both. One thread; all memory is allocated by init. */
 #pragma once
 
 #include "kv/kv_event.h"
 #include "kv/kv_radix.h"
 #include "kv/kv_table.h"
+#include "kv/kv_tier.h"
 
 typedef struct KvCacheConfig {
     int32_t n_groups, block_tokens;
     int32_t n_blocks[KV_GROUPS_MAX];
     int32_t window[KV_GROUPS_MAX]; /* 0: none */
     bool prefix;                   /* keep a prefix tree */
+    int32_t n_host[KV_GROUPS_MAX]; /* slots of the host tier */
+    int32_t n_flights;             /* blocks on their way to and from it at once */
     int32_t n_events;              /* of the tree that are kept for readers; 0: none */
 } KvCacheConfig;
 
@@ -25,6 +32,7 @@ typedef struct KvCache {
     KvPool pool[KV_GROUPS_MAX];
     KvRadix radix;
     KvEventRing events;
+    KvTier tier;
     int32_t *audit_ref; /* scratch of the audit */
     int64_t n_evicted;  /* blocks that left the tree for want of room */
 } KvCache;
@@ -36,6 +44,7 @@ typedef struct KvSeq {
     int32_t node;     /* of the last block that is in the tree, -1: none yet */
     int32_t n_cached; /* leading blocks that are in the tree */
     bool keep_out;    /* no further blocks go into the tree */
+    KvLoad load;      /* blocks that are on their way from the host */
 } KvSeq;
 
 int64_t kv_cache_bytes(const KvCacheConfig *config);
@@ -50,8 +59,10 @@ int32_t kv_cache_len(const KvSeq *seq);
 
 typedef struct KvMatch {
     int32_t n_tokens;              /* that are cached: whole blocks */
+    int32_t n_tokens_here;         /* those before the first that the host tier has */
     int32_t node;                  /* of the last of them, -1: none */
     int32_t n_idle[KV_GROUPS_MAX]; /* idle blocks that taking the match would hold */
+    int32_t n_load[KV_GROUPS_MAX]; /* blocks that would come from the host tier */
     KvMiss miss;
     int32_t miss_at; /* first token that is not cached, or that differs */
 } KvMatch;
@@ -60,17 +71,19 @@ typedef struct KvMatch {
  * Changes nothing. */
 void kv_cache_match(const KvCache *cache, KvSalt salt, const int32_t *token, int32_t n,
                     KvMatch *out);
-/* seq (empty) takes what was matched; nothing may have changed since. */
-void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match);
+/* seq (empty) takes what was matched; nothing may have changed since, and the pool must have room
+ * for what comes from the host. That has arrived when load.n_flying is 0: then kv_cache_commit, or
+ * kv_cache_end if load.failed. */
+void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *match, KvMoves *moves);
 
 /* Blocks of the group that are free or can be made so. */
 int32_t kv_cache_room(const KvCache *cache, int32_t group);
 /* Blocks of the group that n more tokens take. */
 int32_t kv_cache_need(const KvCache *cache, const KvSeq *seq, int32_t group, int32_t n);
 /* Makes slots for n more tokens, evicting what is idle. False, and nothing changed, when some group
- * lacks blocks. Block copies to make are appended to moves (at most one per group). */
-MUST_USE bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMove *moves,
-                              int32_t *n_moves);
+ * lacks blocks. Block copies to make (at most one per group) and what moves to the host are
+ * appended to moves. */
+MUST_USE bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMoves *moves);
 /* The KV of token[0..n) is computed: full blocks go into the tree, blocks behind the window go. */
 void kv_cache_commit(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n);
 /* dst (empty) shares all blocks of src. */
@@ -79,10 +92,18 @@ void kv_cache_fork(KvCache *cache, KvSeq *dst, const KvSeq *src);
 void kv_cache_truncate(KvCache *cache, KvSeq *seq, int32_t n);
 /* Gives everything back. */
 void kv_cache_end(KvCache *cache, KvSeq *seq);
+/* As kv_cache_end; cached blocks that nobody else holds then move to the host tier at once, the
+ * last first, as far as it takes them. Returns how many. */
+int32_t kv_cache_swap(KvCache *cache, KvSeq *seq, KvMoves *moves);
+
+/* A move to or from the host is over. */
+void kv_cache_land(KvCache *cache, const KvMoved *moved);
+/* Gives up what has been on its way for too long at now_us (INT64_MAX: everything). */
+void kv_cache_give_up(KvCache *cache, int64_t now_us);
 /* Takes the sequence's blocks out of the tree as far as no other sequence holds them: their content
  * is not to be trusted. Call before kv_cache_end. */
 void kv_cache_forget(KvCache *cache, KvSeq *seq);
-/* Drops all idle blocks. */
+/* Drops all idle blocks and what the host tier holds. */
 void kv_cache_clear(KvCache *cache);
 
 /* Slots of used blocks that hold no token, summed over the sequences' last blocks. */

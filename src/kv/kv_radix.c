@@ -125,7 +125,8 @@ int32_t kv_radix_insert(KvRadix *radix, KvSalt salt, int32_t parent, const int32
                      .next_sibling = -1,
                      .prev_sibling = -1,
                      .depth = 1,
-                     .block = {-1, -1}};
+                     .block = {-1, -1},
+                     .host = {-1, -1}};
     int32_t *bucket = &radix->bucket[kv_radix_bucket(radix, node->prefix)];
     node->next_hash = *bucket;
     *bucket = i;

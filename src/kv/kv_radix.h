@@ -23,7 +23,8 @@ typedef struct KvNode {
     int32_t first_child, next_sibling, prev_sibling; /* -1: none */
     int32_t next_hash;            /* in its bucket, or in the list of free nodes */
     int32_t depth;                /* blocks from the root, this one included */
-    int32_t block[KV_GROUPS_MAX]; /* -1: this group's block is gone */
+    int32_t block[KV_GROUPS_MAX]; /* of the pool; -1: this group's block is gone */
+    int32_t host[KV_GROUPS_MAX];  /* slot of the host tier; -1: none */
 } KvNode;
 
 enum { KV_NODE_FREE = -2 };

@@ -5,6 +5,7 @@
  * copied first. One thread. */
 #pragma once
 
+#include "kv/kv_move.h"
 #include "kv/kv_pool.h"
 
 typedef struct KvTable {
@@ -13,11 +14,6 @@ typedef struct KvTable {
     int32_t n_dropped; /* leading entries that are -1 */
     int32_t n_tokens;  /* slots that hold, or are about to hold, a token */
 } KvTable;
-
-/* Copy block src to dst before the step, in the order of the list. */
-typedef struct KvMove {
-    int32_t group, src, dst;
-} KvMove;
 
 /* Blocks that an append of n tokens would take, the copy of a shared last block included. */
 int32_t kv_table_need(const KvTable *table, const KvPool *pool, int32_t block_tokens, int32_t n);

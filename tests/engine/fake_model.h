@@ -11,7 +11,7 @@
 #include "base/hash.h"
 #include "engine/runner.h"
 
-enum { FAKE_VOCAB = 100, FAKE_EOS = 7 };
+enum { FAKE_VOCAB = 100, FAKE_EOS = 7, FAKE_LATE_MAX = 64, FAKE_WAIT_US = 100000 };
 
 typedef struct FakeSlot {
     uint64_t tag;
@@ -21,9 +21,15 @@ typedef struct FakeSlot {
 typedef struct FakeModel {
     EngineLimits limits;
     FakeSlot *slot[KV_GROUPS_MAX];
+    FakeSlot *host[KV_GROUPS_MAX]; /* the host tier */
     int64_t now_us, n_steps, n_tokens;
     int64_t us_per_step, us_per_token;
-    int64_t fail_step;      /* this step fails as a whole; 0: none */
+    int64_t fail_step; /* this step fails as a whole; 0: none */
+    int64_t us_per_move;
+    int32_t move_faults; /* one in so many moves to or from the host goes wrong; 0: none */
+    uint64_t fault_seed, n_faults;
+    KvMoved late[FAKE_LATE_MAX]; /* told in a later step */
+    int32_t n_late;
     uint64_t nonfinite_tag; /* logits after this tag are not finite; 0: none */
     float *hidden;          /* [max_logits, dim] */
 } FakeModel;
@@ -96,22 +102,80 @@ static inline void fake_sample(const FakeModel *m, const SampleJob *job, uint64_
     }
 }
 
+static inline void fake_tell(StepResult *result, const KvMoved *moved) {
+    assert_true(result->n_moved < result->n_moved_max);
+    result->moved[result->n_moved++] = *moved;
+}
+
+/* A number below n for the next fault. */
+static inline uint64_t fake_draw(FakeModel *m, uint64_t n) {
+    return hash_mix(m->fault_seed ^ hash_mix(++m->n_faults)) % n;
+}
+
+/* Tells of a move to or from the host, or of it going wrong: it comes late, twice, never, fails, or
+ * the slot is spoiled afterwards. */
+static inline void fake_moved(FakeModel *m, StepResult *result, KvMoved moved, FakeSlot *slot) {
+    if (m->move_faults == 0 || fake_draw(m, (uint64_t)m->move_faults) > 0) {
+        fake_tell(result, &moved);
+        return;
+    }
+    switch (fake_draw(m, 5)) {
+        case 0:
+            if (m->n_late < FAKE_LATE_MAX) m->late[m->n_late++] = moved;
+            return;
+        case 1: return;
+        case 2: fake_tell(result, &moved); break;
+        case 3: moved.status = ERR_DEVICE; break;
+        default: slot->tag ^= 2;
+    }
+    fake_tell(result, &moved);
+}
+
+static inline void fake_move_one(FakeModel *m, const KvMove *move, StepResult *result) {
+    const size_t size = (size_t)m->limits.kv.block_tokens, bytes = size * sizeof(FakeSlot);
+    const size_t src = (size_t)move->src * size, dst = (size_t)move->dst * size;
+    FakeSlot *slot = m->slot[move->group], *host = m->host[move->group];
+    KvMoved moved = {.ticket = move->ticket};
+    switch (move->kind) {
+        case KV_MOVE_COPY: memcpy(slot + dst, slot + src, bytes); break;
+        case KV_MOVE_SAVE:
+            memcpy(host + dst, slot + src, bytes);
+            moved.checksum = hash_bytes(host + dst, bytes, 0);
+            fake_moved(m, result, moved, host + dst);
+            break;
+        case KV_MOVE_LOAD:
+            memcpy(slot + dst, host + src, bytes);
+            if (hash_bytes(host + src, bytes, 0) != move->checksum) moved.status = ERR_FORMAT;
+            fake_moved(m, result, moved, host + src);
+            break;
+    }
+}
+
+static inline void fake_move(FakeModel *m, const StepPlan *plan, StepResult *result) {
+    if (m->n_late > 0 && fake_draw(m, 4) == 0) {
+        for (int32_t i = 0; i < m->n_late; i++) fake_tell(result, &m->late[i]);
+        m->n_late = 0;
+    }
+    for (int32_t i = 0; i < plan->moves.n; i++) fake_move_one(m, &plan->moves.move[i], result);
+    result->move_us = m->us_per_move * plan->moves.n;
+    m->now_us += result->move_us;
+}
+
 static inline Status fake_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
     FakeModel *m = self;
     const Batch *b = &plan->batch;
-    const int32_t size = m->limits.kv.block_tokens;
     m->n_steps++;
     m->n_tokens += b->n_tokens;
     m->now_us += m->us_per_step + m->us_per_token * b->n_tokens;
-    assert_true(b->n_tokens >= 1 && b->n_tokens <= m->limits.max_step_tokens);
+    fake_move(m, plan, result);
+    if (m->fail_step == m->n_steps) FAIL(err, ERR_DEVICE, "the step was made to fail");
+    if (b->n_tokens == 0) { /* waits a while for what flies */
+        m->now_us += plan->moves.n == 0 ? FAKE_WAIT_US : 0;
+        return OK;
+    }
+    assert_true(b->n_tokens <= m->limits.max_step_tokens);
     assert_true(b->n_seqs >= 1 && b->n_seqs <= m->limits.max_seqs);
     assert_true(b->n_logits <= m->limits.max_logits);
-    for (int32_t i = 0; i < plan->n_moves; i++) {
-        const KvMove *move = &plan->moves[i];
-        memcpy(&m->slot[move->group][(int64_t)move->dst * size],
-               &m->slot[move->group][(int64_t)move->src * size], (size_t)size * sizeof(FakeSlot));
-    }
-    if (m->fail_step == m->n_steps) FAIL(err, ERR_DEVICE, "the step was made to fail");
     for (int32_t g = 0; g < m->limits.kv.n_groups; g++) {
         for (int32_t s = 0; s < b->n_seqs; s++) {
             const int32_t first = b->query_start[s], end = b->query_start[s + 1];
@@ -139,9 +203,12 @@ static inline Status fake_run(void *self, const StepPlan *plan, StepResult *resu
 
 static inline void fake_close(void *self) {
     FakeModel *m = self;
-    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) free(m->slot[g]);
+    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
+        free(m->slot[g]);
+        free(m->host[g]);
+        m->slot[g] = m->host[g] = NULL;
+    }
     free(m->hidden);
-    m->slot[0] = m->slot[1] = NULL;
 }
 
 static inline int64_t fake_now(void *self) {
@@ -152,6 +219,8 @@ static inline Runner fake_open(FakeModel *m, const EngineLimits *limits) {
     *m = (FakeModel){.limits = *limits, .now_us = 1000000, .us_per_step = 1000, .us_per_token = 50};
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         m->slot[g] = calloc((size_t)limits->kv.n_blocks[g] * (size_t)limits->kv.block_tokens,
+                            sizeof(FakeSlot));
+        m->host[g] = calloc((size_t)limits->kv.n_host[g] * (size_t)limits->kv.block_tokens,
                             sizeof(FakeSlot));
     }
     m->hidden = calloc((size_t)limits->max_logits * (size_t)limits->dim, sizeof(float));

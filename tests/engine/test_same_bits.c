@@ -24,6 +24,8 @@ typedef struct Setting {
     bool prefix;
     int32_t n_rounds; /* the set is served that many times in a row: the cache gets warm */
     bool preempts;    /* must happen */
+    sluice_preempt preempt;
+    int32_t host_tokens; /* of the host tier, which must be used */
 } Setting;
 
 static EngineLimits setting_limits(const Setting *s, const ModelConfig *c) {
@@ -39,13 +41,15 @@ static EngineLimits setting_limits(const Setting *s, const ModelConfig *c) {
     for (int32_t g = 0; g < limits.kv.n_groups; g++) {
         limits.kv.window[g] = kv_store_group_window(c, g);
         limits.kv.n_blocks[g] = DIV_UP(s->kv_tokens, s->block_tokens) + 3;
+        limits.kv.n_host[g] = s->host_tokens / s->block_tokens;
+        limits.kv.n_flights = s->host_tokens > 0 ? 600 : 0;
     }
     return limits;
 }
 
 static Engine *open_engine(const GoldenModel *m, const Setting *s) {
     const ModelConfig *c = model_config(m->model);
-    EngineConfig config = {.limits = setting_limits(s, c), .salt_seed = 1};
+    EngineConfig config = {.limits = setting_limits(s, c), .salt_seed = 1, .preempt = s->preempt};
     const RunnerOptions runner = {.model = m->model,
                                   .device = device_host(),
                                   .n_threads = s->n_threads,
@@ -124,15 +128,17 @@ static void compare(const Answer *got, const Answer *want, int32_t i, int32_t se
 }
 
 static const Setting settings[] = {
-    {16, 512, 16, 4096, 1, false, 1, false}, /* alone: the reference */
-    {16, 512, 16, 4096, 1, false, 1, false}, /* together */
-    {16, 512, 16, 4096, 2, true, 2, false},  /* two threads; warm cache */
-    {1, 7, 16, 3000, 1, true, 2, false},     /* block and chunk sizes */
-    {8, 64, 5, 4096, 2, true, 1, false},
-    {32, 33, 16, 4096, 1, false, 1, false},
-    {16, 1, 3, 1024, 1, true, 1, false},
-    {8, 128, 16, 460, 1, true, 2, true}, /* room for little more than one sequence */
-    {16, 50, 16, 460, 2, false, 1, true},
+    {16, 512, 16, 4096, 1, false, 1, false, 0, 0}, /* alone: the reference */
+    {16, 512, 16, 4096, 1, false, 1, false, 0, 0}, /* together */
+    {16, 512, 16, 4096, 2, true, 2, false, 0, 0},  /* two threads; warm cache */
+    {1, 7, 16, 3000, 1, true, 2, false, 0, 0},     /* block and chunk sizes */
+    {8, 64, 5, 4096, 2, true, 1, false, 0, 0},
+    {32, 33, 16, 4096, 1, false, 1, false, 0, 0},
+    {16, 1, 3, 1024, 1, true, 1, false, 0, 0},
+    {8, 128, 16, 460, 1, true, 2, true, 0, 0}, /* room for little more than one sequence */
+    {16, 50, 16, 460, 2, false, 1, true, 0, 0},
+    {8, 100, 16, 460, 1, true, 2, true, SLUICE_PREEMPT_SWAP, 4096}, /* the rest goes to the host */
+    {1, 64, 4, 500, 2, true, 2, false, SLUICE_PREEMPT_AUTO, 3000},
 };
 
 static void same_bits_of(const GoldenModel *m, const Golden *g) {
@@ -157,6 +163,9 @@ static void same_bits_of(const GoldenModel *m, const Golden *g) {
         }
         assert_true(!settings[s].preempts || model_config(m->model)->window > 0 ||
                     engine->sched.counts.n_preempted > 0);
+        assert_true(settings[s].host_tokens == 0 || model_config(m->model)->window > 0 ||
+                    engine->cache.tier.n_loaded > 0);
+        assert_int_equal(engine->cache.tier.n_checksum_errors, 0);
         engine_close(engine);
     }
 }

@@ -253,11 +253,14 @@ int main(int argc, char **argv) {
     const uint64_t n_run = sim_told->seed - options.from + 1;
     printf(
         "simulated %lld steps, %lld requests (%lld refused), %lld preemptions, %lld cancelled, "
-        "%lld failed, %lld prompt tokens cached\n",
+        "%lld failed, %lld prompt tokens cached\n"
+        "host tier: %lld blocks saved, %lld loaded, %lld swaps, %lld checksum errors\n",
         (long long)sim_told->n_steps, (long long)sim_told->n_requests,
         (long long)sim_told->n_refused, (long long)sim_told->n_preempted,
         (long long)sim_told->n_cancelled, (long long)sim_told->n_errors,
-        (long long)sim_told->n_hit_tokens);
+        (long long)sim_told->n_hit_tokens, (long long)sim_told->n_saved,
+        (long long)sim_told->n_loaded, (long long)sim_told->n_swaps,
+        (long long)sim_told->n_checksum_errors);
     printf("%llu passed, %llu failed, 0 skipped\n", (unsigned long long)(n_run - n_failed),
            (unsigned long long)n_failed);
     return n_failed > 0;

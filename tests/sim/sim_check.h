@@ -52,16 +52,19 @@ static inline void sim_check_position(const StepPlan *plan, const PlanSeq *p) {
               a->next_pos[i] <= a->n_prompt + MAX(a->ask->n_max - 1, 0));
 }
 
-static inline void sim_check_step(SimWorld *w, const StepPlan *plan) {
-    for (int32_t g = 0; g < plan->n_groups; g++) {
-        for (int32_t i = 0; i < plan->n_moves; i++) {
-            const KvMove *move = &plan->moves[i];
-            if (move->group != g) continue;
-            w->block_salt[g][move->dst] = w->block_salt[g][move->src];
-            SIM_CHECK("K4 a copy goes to a shared block",
-                      w->engine->cache.pool[g].ref[move->dst] <= 1);
-        }
+static inline void sim_check_move(SimWorld *w, const KvMove *move) {
+    int32_t *block = w->block_salt[move->group], *host = w->host_salt[move->group];
+    switch (move->kind) {
+        case KV_MOVE_COPY: block[move->dst] = block[move->src]; break;
+        case KV_MOVE_SAVE: host[move->dst] = block[move->src]; return;
+        case KV_MOVE_LOAD: block[move->dst] = host[move->src]; break;
     }
+    SIM_CHECK("K4 a copy goes to a shared block",
+              w->engine->cache.pool[move->group].ref[move->dst] <= 1);
+}
+
+static inline void sim_check_step(SimWorld *w, const StepPlan *plan) {
+    for (int32_t i = 0; i < plan->moves.n; i++) sim_check_move(w, &plan->moves.move[i]);
     for (int32_t s = 0; s < plan->n_seqs; s++) {
         const PlanSeq *p = &plan->seqs[s];
         const SimAsked *a = p->seq->request->user;
@@ -211,7 +214,7 @@ static inline void sim_check_order(SimWorld *w, Request *const *starters, int32_
 static inline void sim_check_live(SimWorld *w, int64_t now_us) {
     const Engine *e = w->engine;
     Request *starters[SIM_ITEMS_MAX], *waiters[SIM_ITEMS_MAX];
-    int32_t n_starters = 0, n_waiters = 0;
+    int32_t n_starters = 0, n_waiters = 0, n_swapped = 0;
     bool preempted_waits = false;
     for (int32_t i = 0; i < e->n_live; i++) {
         Request *r = e->live[i];
@@ -227,11 +230,20 @@ static inline void sim_check_live(SimWorld *w, int64_t now_us) {
         }
         for (int32_t k = 0; k < r->n_seqs; k++) {
             const Seq *seq = &r->seq[k];
-            preempted_waits = preempted_waits || (seq->state == SEQ_WAITING && r->started);
+            /* What failed to load waits again after the others were chosen. */
+            preempted_waits = preempted_waits ||
+                              (seq->state == SEQ_WAITING && r->started && a->load_turn != w->turn);
+            n_swapped += seq->swapped;
+            SIM_CHECK("S1 swapped and not waiting", !seq->swapped || seq->state == SEQ_WAITING);
+            SIM_CHECK("S1 loading and not running", !seq->loading || seq->state == SEQ_RUNNING);
+            SIM_CHECK("K2 loads are waited for",
+                      seq->kv == NULL || seq->loading == (seq->kv->load.n_flying > 0));
             SIM_CHECK("S1 one that runs has a place", seq->state != SEQ_RUNNING || seq->kv != NULL);
             SIM_CHECK("S1 one that waits has none", seq->state != SEQ_WAITING || seq->kv == NULL);
         }
     }
+    w->n_swaps += MAX(0, n_swapped - w->n_swapped);
+    w->n_swapped = n_swapped;
     sim_check_order(w, starters, n_starters, waiters, n_waiters);
     if (n_starters > 0 && w->plan->policy != SLUICE_POLICY_PRIORITY) {
         SIM_CHECK("S4 the preempted go first", !preempted_waits);
@@ -274,6 +286,9 @@ static inline void sim_check_stats(SimWorld *w) {
                                                w->n_submitted - w->engine->n_live);
     SIM_CHECK("S9 waiting",
               now.n_waiting == w->n_unstarted_told && now.n_waiting <= w->plan->limits.max_queue);
+    SIM_CHECK("S8 swapped", now.n_swapped == w->n_swapped);
+    SIM_CHECK("S8 no counter of the tier falls",
+              now.n_checksum_errors >= was->n_checksum_errors && now.host_kv_bytes_used >= 0);
     SIM_CHECK("K1 blocks",
               now.n_blocks_free + now.n_blocks_cached + now.n_blocks_used == now.n_blocks);
     w->stats = now;
@@ -326,10 +341,11 @@ static inline void sim_check_events(SimWorld *w) {
         const KvNode *node = &radix->node[i];
         if (node->parent == KV_NODE_FREE) continue;
         for (int32_t g = 0; g < w->plan->limits.kv.n_groups; g++) {
-            if (node->block[g] < 0) continue;
+            const KvMedium medium = node->block[g] >= 0 ? KV_MEDIUM_DEVICE : KV_MEDIUM_HOST;
+            if (node->block[g] < 0 && node->host[g] < 0) continue;
             n++;
             SIM_CHECK("K9 no event told of a cached block",
-                      *sim_find_cached(w, node->prefix, g, KV_MEDIUM_DEVICE) != 0);
+                      *sim_find_cached(w, node->prefix, g, medium) != 0);
         }
     }
     SIM_CHECK("K9 cached blocks", n == w->n_cached);
@@ -367,10 +383,13 @@ static inline void sim_check_end(SimWorld *w) {
     for (int32_t i = 0; i < e->sched.n_tenants; i++) {
         SIM_CHECK("S8 tenants' books are closed", e->sched.tenant[i].n_live == 0);
     }
+    SIM_CHECK("K7 swapped", w->stats.n_swapped == 0);
+    kv_cache_give_up(&e->cache, INT64_MAX);
     kv_cache_clear(&e->cache);
     for (int32_t g = 0; g < w->plan->limits.kv.n_groups; g++) {
         const KvPool *pool = &e->cache.pool[g];
-        SIM_CHECK("K7 cached", pool->n_free == pool->n_blocks);
+        const KvTierGroup *tier = &e->cache.tier.group[g];
+        SIM_CHECK("K7 cached", pool->n_free == pool->n_blocks && tier->n_free == tier->n_slots);
     }
     SIM_CHECK("K7 nodes", e->cache.radix.n_nodes == 0);
     sim_check_events(w);

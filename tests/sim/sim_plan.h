@@ -13,7 +13,7 @@ enum {
     SIM_OUTPUT_MAX = BEAM_OUTPUT_MAX,
     SIM_STOPS_MAX = 2,
     SIM_TENANTS = 3,
-    SIM_EVENTS = 4096, /* that the ring keeps: more than one turn brings */
+    SIM_EVENTS = 16384, /* that the ring keeps: more than one turn brings */
     SIM_SALTS = 2
 };
 
@@ -59,7 +59,8 @@ typedef struct SimPlan {
     sluice_policy policy;
     sluice_preempt preempt;
     uint64_t hash_mask;
-    int64_t us_per_step, us_per_token;
+    int64_t us_per_step, us_per_token, us_per_move;
+    int32_t move_faults; /* one in so many moves to and from the host */
     int32_t n_turns, n_items;
     SimItem item[SIM_ITEMS_MAX];
 } SimPlan;
@@ -99,6 +100,20 @@ static inline void sim_plan_limits(SimPlan *p) {
         kv->window[kind - 1] = window;
         const int32_t fewer = sim_one_in(p, 2) ? sim_draw(p, 8) : 0;
         kv->n_blocks[1] = MAX(1, kv->n_blocks[0] - fewer);
+    }
+}
+
+/* A host tier: from nothing to more than the pool has. */
+static inline void sim_plan_tier(SimPlan *p) {
+    KvCacheConfig *kv = &p->limits.kv;
+    p->us_per_move = SIM_PICK(p, 1, 20, 2000);
+    p->move_faults = SIM_PICK(p, 0, 0, 30, 4);
+    const int32_t tokens = SIM_PICK(p, 4, 40, 150, 500, 1500);
+    if (!kv->prefix || sim_one_in(p, 3)) return;
+    kv->n_flights = SIM_PICK(p, 2, 20, 300);
+    for (int32_t g = 0; g < kv->n_groups; g++) {
+        kv->n_host[g] = 1 + tokens / kv->block_tokens;
+        p->limits.block_bytes[g] = 100 + g;
     }
 }
 
@@ -181,6 +196,7 @@ static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
     p->us_per_step = SIM_PICK(p, 100, 1000, 1000, 30000);
     p->us_per_token = SIM_PICK(p, 1, 50, 50, 500);
     sim_plan_limits(p);
+    sim_plan_tier(p);
     const int32_t often = SIM_PICK(p, 1, 2, 4), faults = SIM_PICK(p, 6, 20, 1000000);
     for (int32_t turn = 0; turn < p->n_turns; turn++) {
         const int32_t n = sim_one_in(p, often) ? 1 + (sim_one_in(p, 10) ? sim_draw(p, 8) : 0) : 0;
@@ -229,10 +245,11 @@ static inline void sim_plan_print(const SimPlan *p) {
            l->max_context, l->max_step_tokens, l->max_seqs, l->max_queue, l->max_logits,
            l->kv.block_tokens);
     for (int32_t g = 0; g < l->kv.n_groups; g++) {
-        printf(" %d (window %d)", l->kv.n_blocks[g], l->kv.window[g]);
+        printf(" %d (window %d, host %d)", l->kv.n_blocks[g], l->kv.window[g], l->kv.n_host[g]);
     }
-    printf(", prefix %d, policy %d, preempt %d, hash mask %llx\n", l->kv.prefix, (int)p->policy,
-           (int)p->preempt, (unsigned long long)p->hash_mask);
+    printf(", flights %d, faults %d, prefix %d, policy %d, preempt %d, hash mask %llx\n",
+           l->kv.n_flights, p->move_faults, l->kv.prefix, (int)p->policy, (int)p->preempt,
+           (unsigned long long)p->hash_mask);
     for (int32_t i = 0; i < p->n_items; i++) {
         const SimItem *item = &p->item[i];
         const SimAsk *a = &item->ask;

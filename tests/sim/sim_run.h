@@ -11,6 +11,13 @@ static SimWorld sim_world;
 static inline Status sim_model_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
     SimWorld *w = self;
     sim_check_step(w, plan);
+    for (int32_t i = 0; i < w->engine->n_live; i++) {
+        const Request *r = w->engine->live[i];
+        SimAsked *a = r->user;
+        for (int32_t k = 0; k < r->n_seqs; k++) {
+            if (r->seq[k].loading) a->load_turn = w->turn;
+        }
+    }
     if (w->fail_step) {
         w->model.fail_step = w->model.n_steps + 1;
         w->fail_step = false;
@@ -26,7 +33,10 @@ static inline Status sim_model_run(void *self, const StepPlan *plan, StepResult 
 static inline void sim_model_close(void *self) {
     SimWorld *w = self;
     fake_close(&w->model);
-    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) free(w->block_salt[g]);
+    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
+        free(w->block_salt[g]);
+        free(w->host_salt[g]);
+    }
 }
 
 /* ---- clients ----------------------------------------------------------------------------- */
@@ -83,6 +93,7 @@ static inline void sim_submit(SimWorld *w, const SimItem *item, SimAsked *a) {
     const EngineLimits *l = &w->plan->limits;
     memset(a, 0, sizeof *a);
     a->ask = &item->ask;
+    a->load_turn = -1;
     a->n = item->ask.n;
     a->n_prompt = item->ask.n_prompt;
     a->salt = 1 + item->ask.tenant * SIM_SALTS + item->ask.salt;
@@ -185,9 +196,13 @@ static inline void sim_open(SimWorld *w, const SimPlan *plan) {
     (void)fake_open(&w->model, &plan->limits);
     w->model.us_per_step = plan->us_per_step;
     w->model.us_per_token = plan->us_per_token;
+    w->model.us_per_move = plan->us_per_move;
+    w->model.move_faults = plan->move_faults;
+    w->model.fault_seed = plan->seed;
     config.runner = (Runner){.self = w, .run = sim_model_run, .close = sim_model_close};
     for (int32_t g = 0; g < plan->limits.kv.n_groups; g++) {
         w->block_salt[g] = calloc((size_t)plan->limits.kv.n_blocks[g], sizeof(int32_t));
+        w->host_salt[g] = calloc((size_t)plan->limits.kv.n_host[g] + 1, sizeof(int32_t));
     }
     for (int32_t i = 0; i < plan->n_items; i++) {
         const SimItem *item = &plan->item[i];
@@ -233,6 +248,10 @@ static inline void sim_count(const SimWorld *w) {
     sim_told->n_cancelled += w->stats.n_cancelled;
     sim_told->n_errors += w->stats.n_failed;
     sim_told->n_hit_tokens += w->stats.prefix_hit_tokens;
+    sim_told->n_saved += w->engine->cache.tier.n_saved;
+    sim_told->n_loaded += w->engine->cache.tier.n_loaded;
+    sim_told->n_checksum_errors += w->stats.n_checksum_errors;
+    sim_told->n_swaps += w->n_swaps;
 }
 
 /* Whatever the caller had not fetched by then is lost with the engine; callbacks hear all. */

@@ -22,6 +22,7 @@ typedef struct SimAsked {
     bool done[ENGINE_N_MAX];
     int32_t next_pos[ENGINE_N_MAX], n_preempted_at[ENGINE_N_MAX];
     int32_t n_cached, n_preempted, n_passed;
+    int32_t load_turn; /* the last turn in which a sequence waited for blocks from the host */
 } SimAsked;
 
 /* A cached block, as the events tell it. */
@@ -38,6 +39,9 @@ typedef struct SimWorld {
     Engine *engine;
     SimAsked *asked;                    /* [SIM_ITEMS_MAX] by item */
     int32_t *block_salt[KV_GROUPS_MAX]; /* who wrote the block: tenant and salt */
+    int32_t *host_salt[KV_GROUPS_MAX];  /* and whose block is in the host's slot */
+    int64_t n_swaps;
+    int32_t n_swapped; /* at the last step */
     int32_t turn, n_submitted, n_beams, n_released;
     bool last_polled;         /* the next poll gives a request's slot back */
     int32_t n_unstarted_told; /* that the mailbox counts as waiting */
@@ -55,6 +59,7 @@ typedef struct SimTold {
     uint64_t seed;
     int32_t turn;
     int64_t n_steps, n_requests, n_preempted, n_cancelled, n_hit_tokens, n_refused, n_errors;
+    int64_t n_saved, n_loaded, n_checksum_errors, n_swaps;
 } SimTold;
 
 static SimTold *sim_told;
