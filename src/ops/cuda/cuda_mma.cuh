@@ -1,10 +1,10 @@
 /* cuda_mma: Hopper's warpgroup matrix product, D[64, N] += A[64, 16] B[N, 16]^T in f32.
  *
- * A and B stand in shared memory as tiles of 64 columns (128 bytes a row) with the 128-byte swizzle:
- * the 16-byte piece c of row r is at r * 128 + ((c ^ r % 8) * 16), tiles at multiples of 1,024 bytes.
- * D is spread over the 128 threads of the warpgroup: d[4 * j + 2 * h + e] of thread t is row
- * 16 * (t / 32) + t % 32 / 4 + 8 * h, column 8 * j + t % 4 * 2 + e.
- * source: PTX ISA 9.0, "Asynchronous Warpgroup Level Matrix Instructions". */
+ * A and B stand in shared memory as tiles of 64 columns (128 bytes a row) with the 128-byte
+ * swizzle: the 16-byte piece c of row r is at r * 128 + ((c ^ r % 8) * 16), tiles at multiples
+ * of 1,024 bytes. D is spread over the 128 threads of the warpgroup: d[4 * j + 2 * h + e] of
+ * thread t is row 16 * (t / 32) + t % 32 / 4 + 8 * h, column 8 * j + t % 4 * 2 + e. source: PTX
+ * ISA 9.0, "Asynchronous Warpgroup Level Matrix Instructions". */
 #pragma once
 
 #include <stdint.h>

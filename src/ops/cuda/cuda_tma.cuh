@@ -63,8 +63,8 @@ static __device__ __forceinline__ bool cuda_mbar_try(uint32_t bar, uint32_t pari
     return done != 0;
 }
 
-/* Waits until the phase of this parity is complete. The order is the CTA's: one of the cluster would
- * cost an invalidation of the L1 cache each time. */
+/* Waits until the phase of this parity is complete. The order is the CTA's: one of the cluster
+ * would cost an invalidation of the L1 cache each time. */
 static __device__ __forceinline__ void cuda_mbar_wait(uint32_t bar, uint32_t parity) {
     uint32_t n_tries = 0;
     while (!cuda_mbar_try(bar, parity)) {
@@ -107,8 +107,8 @@ static __device__ __forceinline__ void cuda_tma_load(uint32_t dst, const CUtenso
         : "memory");
 }
 
-/* The same into every CTA of the cluster whose bit is set, at the same place in each; the barrier at
- * the same place in each counts the bytes. */
+/* The same into every CTA of the cluster whose bit is set, at the same place in each; the
+ * barrier at the same place in each counts the bytes. */
 static __device__ __forceinline__ void cuda_tma_load_multicast(uint32_t dst, const CUtensorMap *map,
                                                                int32_t x, int32_t y, uint32_t bar,
                                                                uint16_t ctas) {
@@ -171,8 +171,8 @@ static __device__ __forceinline__ void cuda_cluster_wait(void) {
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* Writes four floats to a 16-byte aligned address of shared memory of a CTA of the cluster; its barrier
- * counts the 16 bytes. */
+/* Writes four floats to a 16-byte aligned address of shared memory of a CTA of the cluster; its
+ * barrier counts the 16 bytes. */
 static __device__ __forceinline__ void cuda_cluster_push(uint32_t addr, uint32_t bar, uint32_t cta,
                                                          float4 v) {
     asm volatile(
@@ -186,8 +186,8 @@ static __device__ __forceinline__ void cuda_cluster_push(uint32_t addr, uint32_t
 
 /* ---- programmatic dependent launch ---- */
 
-/* Waits until the kernels before this one have ended and their writes are visible. Every kernel of a
- * chain calls it before it reads or writes what another kernel writes or reads. */
+/* Waits until the kernels before this one have ended and their writes are visible. Every kernel
+ * of a chain calls it before it reads or writes what another kernel writes or reads. */
 static __device__ __forceinline__ void cuda_launch_wait(void) {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }

@@ -1,0 +1,178 @@
+/* cuda_linear: packing, the choice of segments and of the kernel, the launch. */
+#include "ops/cuda/cuda_linear.cuh"
+
+#include "ops/cuda/cuda_linear_priv.cuh"
+
+/* One thread a 16-byte piece of a source row; columns past k are left alone but for the last
+ * piece. */
+static __global__ void linear_pack_kernel(const char *src, int64_t stride, int32_t n, int32_t k,
+                                          CudaLinearRows rows, char *dst) {
+    int32_t pieces = k / 8;
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (int64_t)n * pieces) return;
+    int32_t row = (int32_t)(i / pieces), column = (int32_t)(i % pieces) * 8;
+    int32_t to = rows == CUDA_LINEAR_ROWS_PLAIN
+                     ? row
+                     : row / 8 * 16 + row % 8 + (rows == CUDA_LINEAR_ROWS_UP) * 8;
+    *(uint4 *)(dst + cuda_linear_offset(to, column, k)) =
+        *(const uint4 *)(src + (row * stride + column) * 2);
+}
+
+cudaError_t cuda_linear_pack(cudaStream_t stream, const void *src, int64_t stride, int32_t n,
+                             int32_t k, CudaLinearRows rows, void *dst) {
+    if (k % 8 != 0 || stride % 8 != 0 || (uintptr_t)src % 16 != 0) return cudaErrorInvalidValue;
+    int64_t n_pieces = (int64_t)n * (k / 8);
+    if (n_pieces == 0) return cudaSuccess;
+    linear_pack_kernel<<<(unsigned)((n_pieces + 255) / 256), 256, 0, stream>>>(
+        (const char *)src, stride, n, k, rows, (char *)dst);
+    return cudaGetLastError();
+}
+
+/* Enough pieces of 128 rows by a segment to occupy three quarters of 132 multiprocessors, as
+ * long as a segment has at least 256 columns. */
+int32_t cuda_linear_segments(int64_t n, int64_t k) {
+    int64_t row_tiles = (n + 127) / 128;
+    int32_t n_segments = 1;
+    while (n_segments < 4 && row_tiles * n_segments < 96 && k >= 512 * n_segments) n_segments *= 2;
+    return n_segments;
+}
+
+/* Packed rows of a part: its outputs, or pairs of 16. */
+static int64_t linear_part_blocks(const CudaLinearArgs *args, int32_t i) {
+    int64_t n = args->part[i].n;
+    if (args->out == CUDA_LINEAR_GATED) n = (n + 7) / 8 * 16;
+    return (n + CUDA_LINEAR_BLOCK - 1) / CUDA_LINEAR_BLOCK;
+}
+
+static int64_t linear_row_blocks(const CudaLinearArgs *args) {
+    int64_t n_blocks = 0;
+    for (int32_t i = 0; i < args->n_parts; i++) n_blocks += linear_part_blocks(args, i);
+    return n_blocks;
+}
+
+static int32_t linear_segments(const CudaLinearArgs *args) {
+    if (args->n_experts > 0) return 1;
+    return cuda_linear_segments(linear_row_blocks(args) * CUDA_LINEAR_BLOCK, args->k);
+}
+
+/* Shared memory of a multiprocessor that stages may take, beside barriers and sums. */
+enum { LINEAR_STAGES_BYTES = 220 << 10 };
+
+/* Tokens of a tile of the large kernel: the fewest clocks over all rounds of the CTAs. A block of
+ * columns takes 4 clocks a token and some in which the tensor cores wait. */
+static int32_t linear_large_tokens(const CudaLinearArgs *args, int32_t n_segments) {
+    int64_t row_tiles = (linear_row_blocks(args) + 1) / 2, best = INT64_MAX;
+    int32_t best_tokens = 128;
+    for (int32_t tokens = 128; tokens <= (n_segments > 1 ? 192 : 256); tokens += 64) {
+        int64_t n_tiles = row_tiles * ((args->n_tokens + tokens - 1) / tokens);
+        int64_t tile = args->k / CUDA_LINEAR_BLOCK * (4 * tokens + 64) + 8 * tokens + 1000;
+        int64_t clocks = (n_tiles + 131) / 132 * tile;
+        if (clocks <= best) best = clocks, best_tokens = tokens;
+    }
+    return best_tokens;
+}
+
+/* The choices below were measured on an H200: docs/gpu.md. */
+CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args) {
+    const int32_t n_segments = linear_segments(args);
+    const bool experts = args->n_experts > 0;
+    /* Of experts, what one gets on average and as much again. */
+    const int32_t n_tokens =
+        experts ? (int32_t)((int64_t)args->n_tokens * 2 / args->n_experts) : args->n_tokens;
+    CudaLinearPlan plan = {false, 8, 128, 2, 132, 1};
+    while (plan.tile_tokens < n_tokens && plan.tile_tokens < 128) plan.tile_tokens *= 2;
+    if (n_tokens > (n_segments > 1 ? 128 : 64)) {
+        plan.large = true;
+        plan.tile_tokens = experts ? 128 : linear_large_tokens(args, n_segments);
+        plan.n_stages = plan.tile_tokens == 256 ? 4 : plan.tile_tokens == 192 ? 5 : 6;
+        return plan;
+    }
+    if (n_segments == 1 || n_tokens > 64) {
+        int32_t stage = (plan.tile_tokens <= 32 ? 256 : 128) * (128 + plan.tile_tokens);
+        plan.n_stages = LINEAR_STAGES_BYTES / stage;
+        if (n_segments > 1) plan.n_ctas = 132 / n_segments * n_segments;
+        return plan;
+    }
+    /* Few rows with a long k occupy more multiprocessors in clusters. */
+    const int64_t row_blocks = linear_row_blocks(args);
+    const bool clusters =
+        n_tokens > 32 ? row_blocks <= 32 || n_segments == 2 : row_blocks <= 32 && args->k >= 4096;
+    if (clusters) {
+        plan.tile_rows = 64;
+        plan.n_stages = (LINEAR_STAGES_BYTES / 2 - 8192) /
+                        ((plan.tile_tokens <= 32 ? 256 : 128) * (64 + plan.tile_tokens));
+        return plan;
+    }
+    plan.tile_rows = 32;
+    plan.n_stages = (LINEAR_STAGES_BYTES / (n_segments == 2 ? 2 : 1) - 8192) /
+                    (n_segments * 128 * (plan.tile_rows + plan.tile_tokens));
+    if (plan.n_stages > 16) plan.n_stages = 16;
+    return plan;
+}
+
+typedef CUresult (*LinearEncode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                                 const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                 const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* The driver's function that describes a matrix to the copy engine. */
+static LinearEncode linear_encode(void) {
+    static LinearEncode encode;
+    void *entry = NULL;
+    cudaDriverEntryPointQueryResult found;
+    if (encode == NULL &&
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault,
+                                         &found) == cudaSuccess &&
+        found == cudaDriverEntryPointSuccess) {
+        encode = (LinearEncode)entry;
+    }
+    return encode;
+}
+
+cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
+                            const CudaLinearPlan *plan) {
+    if (args->n_tokens <= 0) return cudaSuccess;
+    if (args->k < 8 || args->k % 8 != 0 || args->x_stride % 8 != 0 ||
+        (uintptr_t)args->x % 16 != 0 || args->n_parts < 1 ||
+        args->n_parts > CUDA_LINEAR_PARTS_MAX || args->n_experts > CUDA_LINEAR_EXPERTS_MAX) {
+        return cudaErrorInvalidValue;
+    }
+    LinearEncode encode = linear_encode();
+    if (encode == NULL) return cudaErrorNotSupported;
+    LinearParams params = {};
+    params.w = (const char *)args->w;
+    params.expert_w = (const char *const *)args->expert_w;
+    params.expert_start = args->expert_start;
+    params.n_experts = args->n_experts;
+    params.n_tokens = args->n_tokens;
+    params.k_blocks = (args->k + CUDA_LINEAR_BLOCK - 1) / CUDA_LINEAR_BLOCK;
+    params.n_segments = linear_segments(args);
+    params.n_stages = plan->n_stages;
+    params.out = args->out;
+    params.act = args->act;
+    params.n_parts = args->n_parts;
+    for (int32_t i = 0; i < args->n_parts; i++) {
+        params.part[i] = args->part[i];
+        params.part_block[i] = params.row_blocks;
+        params.row_blocks += (int32_t)linear_part_blocks(args, i);
+    }
+    cuuint64_t dim[2] = {(cuuint64_t)args->k, (cuuint64_t)args->n_tokens};
+    cuuint64_t stride = (cuuint64_t)args->x_stride * 2;
+    cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)(plan->tile_tokens / plan->cluster)};
+    cuuint32_t step[2] = {1, 1};
+    CUtensorMap x;
+    CUresult result = encode(&x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)args->x, dim, &stride,
+                             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS) return cudaErrorInvalidValue;
+    if (plan->large) return cuda_linear_large_launch(stream, &params, plan, &x, args->dependent);
+    if (plan->tile_rows < CUDA_LINEAR_BLOCK) {
+        return cuda_linear_slim_launch(stream, &params, plan, &x, args->dependent);
+    }
+    return cuda_linear_small_launch(stream, &params, plan, &x, args->dependent);
+}
+
+cudaError_t cuda_linear(cudaStream_t stream, const CudaLinearArgs *args) {
+    CudaLinearPlan plan = cuda_linear_plan(args);
+    return cuda_linear_run(stream, args, &plan);
+}
