@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "app/bench_batch.h"
 #include "app/cmd.h"
 #include "app/compute.h"
 #include "base/clock.h"
@@ -14,7 +15,7 @@ enum { CMD_BENCH_REPEAT_MAX = 1000 };
 
 /* One line of the table. */
 typedef struct BenchRow {
-    char test[24];          /* pp512, tg128 */
+    char test[24];          /* pp512, tg128, tg128x16 */
     double mean, deviation; /* tokens/s */
     double bytes_per_s;     /* weights and KV read */
     double flops_per_s;
@@ -27,8 +28,14 @@ typedef struct Bench {
     Compute compute;
     ModelBytes bytes;
     int32_t n_rows;
-    BenchRow row[2 * CONFIG_LIST_MAX];
+    BenchRow row[(CONFIG_LIST_MAX + 1) * CONFIG_LIST_MAX];
 } Bench;
+
+/* What one row measures. */
+typedef struct BenchTest {
+    int32_t n, n_seqs; /* tokens of each sequence; n_seqs 0: a prompt */
+    BenchBatch *batch; /* of several sequences, or NULL */
+} BenchTest;
 
 /* Tokens that are neither special nor all the same. */
 static void cmd_bench_tokens(int32_t *token, int32_t n, int32_t vocab) {
@@ -41,11 +48,14 @@ static Status cmd_bench_prefill(Bench *bench, const int32_t *token, int32_t n, E
     return single_feed(bench->compute.single, token, n, 1, &logits, err);
 }
 
-static Status cmd_bench_decode(Bench *bench, const int32_t *token, int32_t n, Err *err) {
+static Status cmd_bench_decode(Bench *bench, const int32_t *token, const BenchTest *test,
+                               Err *err) {
     const float *logits;
     single_reset(bench->compute.single);
-    for (int32_t i = 0; i < n; i++)
-        TRY(single_feed(bench->compute.single, token + i, 1, 1, &logits, err));
+    for (int32_t i = 0; i < test->n; i++)
+        TRY(test->batch != NULL
+                ? bench_batch_step(test->batch, token, test->n, i, err)
+                : single_feed(bench->compute.single, token + i, 1, 1, &logits, err));
     return OK;
 }
 
@@ -56,43 +66,65 @@ static int64_t cmd_bench_kv_bytes(const Bench *bench) {
     return n * dtype_info(bench->compute.kv_dtype)->group_bytes;
 }
 
-/* Of one run of n tokens. */
-static ModelCost cmd_bench_cost(const Bench *bench, int32_t n, bool decode) {
+/* Of one run. */
+static ModelCost cmd_bench_cost(const Bench *bench, const BenchTest *test) {
     const ModelConfig *m = model_config(bench->compute.model);
     ModelCostFormat format = {(double)bench->bytes.stored / (double)bench->bytes.n_params,
                               dtype_info(bench->compute.kv_dtype)->group_bytes};
     int64_t chunk = bench->config->chunk > 0 ? bench->config->chunk : 512;
-    if (!decode) return model_cost_prefill(m, format, n, chunk);
+    if (test->n_seqs == 0) return model_cost_prefill(m, format, test->n, chunk);
     ModelCost cost = {0};
-    for (int32_t i = 1; i <= n; i++)
-        cost = model_cost_sum(cost, model_cost_decode(m, format, 1, i));
+    for (int32_t i = 1; i <= test->n; i++)
+        cost = model_cost_sum(cost, model_cost_decode(m, format, test->n_seqs, i));
     return cost;
 }
 
-static Status cmd_bench_test(Bench *bench, const int32_t *token, int32_t n, bool decode, Err *err) {
+static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTest *test,
+                              double *rate, Err *err) {
+    double n = (double)test->n * MAX(test->n_seqs, 1);
+    for (int32_t r = -1; r < bench->config->repeat; r++) { /* one to warm up */
+        int64_t start_us = clock_us();
+        TRY(test->n_seqs > 0 ? cmd_bench_decode(bench, token, test, err)
+                             : cmd_bench_prefill(bench, token, test->n, err));
+        if (r >= 0) rate[r] = n / ((double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6);
+    }
+    return OK;
+}
+
+static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest *test, Err *err) {
     double rate[CMD_BENCH_REPEAT_MAX], sum = 0, sum_sq = 0;
     int32_t repeat = (int32_t)bench->config->repeat;
     MachineLimits before = machine_of(&bench->compute);
-    for (int32_t r = -1; r < repeat; r++) { /* one to warm up */
-        int64_t start_us = clock_us();
-        TRY(decode ? cmd_bench_decode(bench, token, n, err)
-                   : cmd_bench_prefill(bench, token, n, err));
-        if (r >= 0) rate[r] = n / ((double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6);
-    }
+    TRY(cmd_bench_times(bench, token, test, rate, err));
     for (int32_t r = 0; r < repeat; r++) sum += rate[r];
-    double mean = sum / repeat;
+    double mean = sum / repeat, n = (double)test->n * MAX(test->n_seqs, 1);
     for (int32_t r = 0; r < repeat; r++) sum_sq += (rate[r] - mean) * (rate[r] - mean);
     BenchRow *row = &bench->row[bench->n_rows++];
-    snprintf(row->test, sizeof row->test, "%s%d", decode ? "tg" : "pp", n);
+    int len =
+        snprintf(row->test, sizeof row->test, "%s%d", test->n_seqs > 0 ? "tg" : "pp", test->n);
+    if (test->n_seqs > 1)
+        snprintf(row->test + len, sizeof row->test - (size_t)len, "x%d", test->n_seqs);
     row->mean = mean;
     row->deviation = repeat > 1 ? sqrt(sum_sq / (repeat - 1)) : 0;
-    ModelCost cost = cmd_bench_cost(bench, n, decode);
+    ModelCost cost = cmd_bench_cost(bench, test);
     row->limits = machine_mean(before, machine_of(&bench->compute));
     row->predicted =
         row->limits.read_bytes_per_s > 0 ? n / model_cost_seconds(cost, row->limits) : 0;
     row->bytes_per_s = (cost.weight_bytes + cost.kv_bytes) * mean / n;
     row->flops_per_s = (cost.matrix_flops + cost.attend_flops) * mean / n;
     return OK;
+}
+
+static Status cmd_bench_decode_test(Bench *bench, const int32_t *token, int64_t n, int64_t n_seqs,
+                                    Err *err) {
+    BenchTest test = {.n = (int32_t)n, .n_seqs = (int32_t)n_seqs};
+    int32_t block_tokens =
+        bench->config->block_tokens > 0 ? (int32_t)bench->config->block_tokens : 16;
+    if (n_seqs > 1)
+        TRY(bench_batch_open(&test.batch, &bench->compute, test.n_seqs, test.n, block_tokens, err));
+    Status status = cmd_bench_test(bench, token, &test, err);
+    bench_batch_close(test.batch);
+    return status;
 }
 
 /* Tokens of the longest test. */
@@ -116,10 +148,13 @@ static Status cmd_bench_tests(Bench *bench, Err *err) {
     Status status = OK;
     for (int32_t i = 0; i < config->n_prompt.n && status == OK; i++)
         if (config->n_prompt.item[i] > 0)
-            status = cmd_bench_test(bench, token, (int32_t)config->n_prompt.item[i], false, err);
-    for (int32_t i = 0; i < config->n_gen.n && status == OK; i++)
-        if (config->n_gen.item[i] > 0)
-            status = cmd_bench_test(bench, token, (int32_t)config->n_gen.item[i], true, err);
+            status = cmd_bench_test(bench, token,
+                                    &(BenchTest){.n = (int32_t)config->n_prompt.item[i]}, err);
+    for (int32_t i = 0; i < config->n_gen.n; i++)
+        for (int32_t b = 0; b < config->batch.n && status == OK; b++)
+            if (config->n_gen.item[i] > 0)
+                status = cmd_bench_decode_test(bench, token, config->n_gen.item[i],
+                                               config->batch.item[b], err);
     mem_free(token);
     return status;
 }

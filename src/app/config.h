@@ -90,6 +90,8 @@ typedef enum CommandBit {
     X(n_prompt, INTS, "n-prompt", 0, "N,...", "512", 0, 1 << 20, CMD_BENCH,                        \
       "prefill lengths to time")                                                                   \
     X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH, "decode lengths to time")    \
+    X(batch, INTS, "batch", 0, "N,...", "1", 1, 4096, CMD_BENCH,                                   \
+      "sequences that decode together; a test for each number")                                    \
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
     X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH | CMD_SIMULATE,                 \
       "md, csv or json")                                                                           \
@@ -230,7 +232,7 @@ typedef enum CommandBit {
     X(device, TEXT, "device", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                      \
       "cpu, cuda or cuda:N (GPU number N); default: cpu")                                          \
     X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
-      "CPU level: ref, avx2, avx512 or avx512bf16; default: the best here")                        \
+      "CPU level: ref, avx2, avx512, avx512bf16 or amx; default: the best here")                   \
     X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \
     X(quiet, FLAG, "quiet", 'q', NULL, "", 0, 0, CMD_COMPUTE | CMD_CONVERT, "no progress bars")    \
     X(config_file, TEXT, "config", 0, "FILE", "", 0, 0, CMD_ALL,                                   \

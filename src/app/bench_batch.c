@@ -1,0 +1,85 @@
+#include "app/bench_batch.h"
+
+#include "base/mem.h"
+
+struct BenchBatch {
+    Forward *forward;
+    KvStore *store;
+    Batch batch;
+    int32_t n_seqs, n_blocks, block_tokens, n_groups; /* blocks of a sequence */
+    int32_t *arrays;
+};
+
+/* Sequence s has blocks s * n_blocks and on, in all groups. */
+static void bench_batch_init(BenchBatch *b) {
+    size_t n = (size_t)b->n_seqs;
+    b->arrays = mem_alloc((7 * n + 2 + n * (size_t)b->n_blocks) * sizeof(int32_t));
+    Batch *batch = &b->batch;
+    batch->n_seqs = batch->n_tokens = batch->n_logits = b->n_seqs;
+    batch->token = b->arrays;
+    batch->pos = batch->token + n;
+    batch->logits_row = batch->pos + n;
+    batch->kv_len = batch->logits_row + n;
+    batch->query_start = batch->kv_len + n;
+    int32_t *kv_slot = batch->query_start + n + 1, *table_start = kv_slot + n;
+    int32_t *block_id = table_start + n + 1;
+    for (int32_t s = 0; s <= b->n_seqs; s++) {
+        batch->query_start[s] = s;
+        table_start[s] = s * b->n_blocks;
+    }
+    for (int32_t s = 0; s < b->n_seqs; s++) batch->logits_row[s] = s;
+    for (int32_t i = 0; i < b->n_seqs * b->n_blocks; i++) block_id[i] = i;
+    for (int32_t g = 0; g < b->n_groups; g++)
+        batch->kv[g] = (BatchKv){kv_slot, table_start, block_id};
+}
+
+static Status bench_batch_make(BenchBatch *b, const Compute *compute, int32_t context, Err *err) {
+    const ModelConfig *config = model_config(compute->model);
+    ForwardLimits limits = {.n_tokens_max = b->n_seqs,
+                            .n_seqs_max = b->n_seqs,
+                            .n_logits_max = b->n_seqs,
+                            .context_max = context};
+    TRY(forward_open(&b->forward, compute->model, &compute->ctx, &limits, err));
+    b->n_groups = kv_store_groups(config);
+    b->n_blocks = DIV_UP(context, b->block_tokens);
+    int32_t n_blocks[MODEL_KV_GROUPS_MAX] = {0};
+    for (int32_t g = 0; g < b->n_groups; g++) n_blocks[g] = b->n_seqs * b->n_blocks;
+    TRY(kv_store_open(&b->store, config, compute->ctx.device, compute->kv_dtype, b->block_tokens,
+                      n_blocks, err));
+    bench_batch_init(b);
+    return OK;
+}
+
+Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs, int32_t context,
+                        int32_t block_tokens, Err *err) {
+    BenchBatch *b = mem_alloc(sizeof *b);
+    b->n_seqs = n_seqs;
+    b->block_tokens = block_tokens;
+    Status status = bench_batch_make(b, compute, context, err);
+    if (status != OK) {
+        bench_batch_close(b);
+        return status;
+    }
+    *out = b;
+    return OK;
+}
+
+void bench_batch_close(BenchBatch *b) {
+    if (b == NULL) return;
+    kv_store_close(b->store);
+    forward_close(b->forward);
+    mem_free(b->arrays);
+    mem_free(b);
+}
+
+Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t pos, Err *err) {
+    const float *logits;
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        int32_t block = s * b->n_blocks + pos / b->block_tokens;
+        b->batch.token[s] = token[(pos + s) % n];
+        b->batch.pos[s] = pos;
+        b->batch.kv_len[s] = pos + 1;
+        b->batch.kv[0].kv_slot[s] = block * b->block_tokens + pos % b->block_tokens;
+    }
+    return forward_run(b->forward, b->store, &b->batch, &logits, err);
+}

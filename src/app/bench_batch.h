@@ -1,0 +1,14 @@
+/* bench_batch: several sequences that decode together, each with a table of blocks of its own. */
+#pragma once
+
+#include "app/compute.h"
+
+typedef struct BenchBatch BenchBatch;
+
+/* n_seqs sequences of up to `context` tokens, beside what the compute has. */
+MUST_USE Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs,
+                                 int32_t context, int32_t block_tokens, Err *err);
+void bench_batch_close(BenchBatch *batch);
+/* Step number `pos`: sequence s is fed token[(pos + s) % n], and its logits are made. */
+MUST_USE Status bench_batch_step(BenchBatch *batch, const int32_t *token, int32_t n, int32_t pos,
+                                 Err *err);
