@@ -2,17 +2,21 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-const LinearKernels CPU_LINEAR_AVX2 = {.quantize = cpu_linear_block_avx2_quantize,
+const LinearKernels CPU_LINEAR_AVX2 = {.n_side = LINEAR_PANELS,
+                                       .quantize = cpu_linear_block_avx2_quantize,
                                        .block = cpu_linear_block_avx2,
                                        .plain = cpu_linear_plain_avx2};
-const LinearKernels CPU_LINEAR_AVX512 = {.quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AVX512 = {.n_side = LINEAR_PANELS,
+                                         .quantize = cpu_linear_block_avx512_quantize,
                                          .block = cpu_linear_block_avx512,
                                          .plain = cpu_linear_plain_avx512};
-const LinearKernels CPU_LINEAR_AVX512BF16 = {.quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AVX512BF16 = {.n_side = 1,
+                                             .quantize = cpu_linear_block_avx512_quantize,
                                              .block = cpu_linear_block_avx512,
                                              .plain = cpu_linear_plain_avx512,
                                              .half = &CPU_LINEAR_HALF_AVX512};
-const LinearKernels CPU_LINEAR_AMX = {.quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AMX = {.n_side = LINEAR_PANELS,
+                                      .quantize = cpu_linear_block_avx512_quantize,
                                       .block = cpu_linear_block_avx512,
                                       .plain = cpu_linear_plain_avx512,
                                       .half = &CPU_LINEAR_HALF_AMX};
@@ -125,6 +129,7 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     unit.n_tokens = MIN(unit.n_tokens - token, plan->chunk_tokens);
     if (unit.bias != NULL) unit.bias += row;
     unit.out += token * unit.out_stride + row;
+    unit.n_side = run->kernels->n_side;
     unit.scratch = run->thread_scratch + (size_t)thread * run->thread_bytes;
     if (panels) {
         unit.q += token * (unit.k / 32);

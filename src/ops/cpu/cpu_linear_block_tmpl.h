@@ -19,9 +19,10 @@
 #include "ops/cpu/cpu_unpack_tmpl.h"
 #include "ops/cpu/cpu_unroll.h"
 
-/* 3 KiB ahead: docs/kernels.md. */
+/* docs/kernels.md */
 enum {
     BLOCK_PREFETCH_BYTES = 3072,
+    BLOCK_PREFETCH_ONE_BYTES = 4096, /* of one stream */
     BLOCK_FEW_TOKENS = 32,
     BLOCK_FEW_SUBGROUPS = 2,
     BLOCK_HALVES = 16 / UNPACK_LANES
@@ -54,13 +55,14 @@ static UNPACK_INLINE void block_prefetch(const uint8_t *group, int64_t ahead, co
         if (line < count) __builtin_prefetch(group + ahead + (first + line) * CACHE_LINE);
 }
 
-/* Where the bytes to ask for stand from group g: a panel's last BLOCK_PREFETCH_BYTES ask for the
- * start of the next unit's panel. */
-static UNPACK_INLINE int64_t block_ahead(const LinearUnit *unit, const LinearFormat *f, int64_t g) {
+/* Where the bytes to ask for stand from group g when n_side panels take turns: a panel's last bytes
+ * ask for the start of the panel that takes its turn next. */
+static UNPACK_INLINE int64_t block_ahead(const LinearUnit *unit, const LinearFormat *f,
+                                         int64_t n_side, int64_t g) {
     int64_t group_bytes = f->group_bytes * PACK_ROWS, n_groups = unit->k / (32 * f->n_subgroups);
-    int64_t n_ahead = MIN(DIV_UP(BLOCK_PREFETCH_BYTES, group_bytes), n_groups);
-    int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
-    return n_ahead * group_bytes + (g + n_ahead >= n_groups ? (n_panels - 1) * unit->w_stride : 0);
+    int64_t bytes = n_side == 1 ? BLOCK_PREFETCH_ONE_BYTES : BLOCK_PREFETCH_BYTES;
+    int64_t n_ahead = MIN(DIV_UP(bytes, group_bytes), n_groups);
+    return n_ahead * group_bytes + (g + n_ahead >= n_groups ? (n_side - 1) * unit->w_stride : 0);
 }
 
 /* 16 finished sums to rows row .. row + 15 (those there are) of token t. */
@@ -74,20 +76,21 @@ static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const Bl
     }
 }
 
-static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
-                                    const LinearFormat *f) {
+/* Panels first .. first + n - 1 of a unit take turns after every subgroup: steady streams, not
+ * bursts. */
+static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, int64_t n,
+                                         BlockUnpack *unpack, const LinearFormat *f) {
     const int64_t group_bytes = f->group_bytes * PACK_ROWS;
-    int64_t n_groups = unit->k / (32 * f->n_subgroups), n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
+    int64_t n_groups = unit->k / (32 * f->n_subgroups);
     UnpackF acc[LINEAR_PANELS * BLOCK_HALVES] = {{0}};
     for (int64_t g = 0; g < n_groups; g++) {
         const LinearQuant *q = unit->q + g * f->n_subgroups;
-        const uint8_t *first = unit->w + g * group_bytes;
-        int64_t ahead = block_ahead(unit, f, g);
-        /* Panels take turns after every subgroup: steady streams, not bursts. */
+        const uint8_t *from = unit->w + first * unit->w_stride + g * group_bytes;
+        int64_t ahead = block_ahead(unit, f, n, g);
         CPU_UNROLL(8)
         for (int s = 0; s < f->n_subgroups; s++) {
-            const uint8_t *group = first;
-            for (int64_t p = 0; p < n_panels; p++, group += unit->w_stride) {
+            const uint8_t *group = from;
+            for (int64_t p = 0; p < n; p++, group += unit->w_stride) {
                 block_prefetch(group, ahead, f, s, f->n_subgroups);
                 /* Else gcc keeps the address of every four bytes of q, on the stack. */
                 __asm__ volatile("" : "+r"(q));
@@ -100,11 +103,20 @@ static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
             }
         }
     }
-    for (int64_t p = 0; p < n_panels; p++) {
+    for (int64_t p = 0; p < n; p++) {
         BlockAcc sum;
         memcpy(sum, &acc[p * BLOCK_HALVES], sizeof sum);
-        block_store(unit, 0, p * PACK_ROWS, sum);
+        block_store(unit, 0, (first + p) * PACK_ROWS, sum);
     }
+}
+
+static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
+                                    const LinearFormat *f) {
+    int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
+    if (unit->n_side == 1)
+        for (int64_t p = 0; p < n_panels; p++) block_one_side(unit, p, 1, unpack, f);
+    else
+        block_one_side(unit, 0, n_panels, unpack, f);
 }
 
 /* The expanded form (cpu_linear_priv.h) of subgroup s, a constant, of a group. */
@@ -247,7 +259,7 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f, const Block
         memset(acc[p], 0, (size_t)unit->n_tokens * sizeof acc[p][0]);
     for (int64_t s = 0, n; s < n_subgroups; s += n) {
         n = MIN(n_subgroups - s, (int64_t)BLOCK_FEW_SUBGROUPS);
-        int64_t ahead = block_ahead(unit, f, s / f->n_subgroups);
+        int64_t ahead = block_ahead(unit, f, n_panels, s / f->n_subgroups);
         for (int64_t p = 0; p < n_panels; p++) {
             kernels->expand(unit->w + p * unit->w_stride, s, n, ahead, expanded);
             for (int64_t t = 0; t < unit->n_tokens;) {

@@ -14,7 +14,7 @@
  *
  *   PLAIN_TILE_TOKENS, PLAIN_TILE_ROWS   of many tokens
  *   PLAIN_FEW_TOKENS                     2 or 4: the tile of the tokens that are left
- *   PLAIN_WIDE_ROWS                      rows side by side of one token
+ *   PLAIN_WIDE_ROWS                      rows side by side of one token, where n_side is not 1
  *   PLAIN_ACC_MAX                        accumulators of the largest of these
  *
  * and PlainV, 16 floats, with plain_v_zero, plain_v_fma(a, b, c) = a * b + c, plain_v_store(p, v),
@@ -25,7 +25,12 @@
 #include "ops/cpu/cpu_linear_priv.h"
 #include "ops/cpu/cpu_unroll.h"
 
-enum { PLAIN_LANES = 16, PLAIN_BLOCK_K = 512, PLAIN_PREFETCH_BYTES = 2048 };
+enum {
+    PLAIN_LANES = 16,
+    PLAIN_BLOCK_K = 512,
+    PLAIN_PREFETCH_BYTES = 2048,
+    PLAIN_PREFETCH_ONE_BYTES = 4096 /* of one stream */
+};
 enum { PLAIN_DIRECT_TOKENS = 48 };
 
 #define PLAIN_INLINE inline __attribute__((always_inline))
@@ -168,7 +173,8 @@ static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_t
                       .w = unit->w + row * unit->w_stride,
                       .w_stride = unit->w_stride,
                       .acc = acc};
-    int64_t row_bytes = unit->k * bytes, ahead = MIN(row_bytes, (int64_t)PLAIN_PREFETCH_BYTES);
+    int64_t most = unit->n_side == 1 ? PLAIN_PREFETCH_ONE_BYTES : PLAIN_PREFETCH_BYTES;
+    int64_t row_bytes = unit->k * bytes, ahead = MIN(row_bytes, most);
     tile.len = (row_bytes - ahead) / bytes / 32 * 32;
     tile.ahead = token == 0 ? ahead : 0;
     plain_tile(unit->dtype, &tile, n_tokens, n_rows);
@@ -186,6 +192,7 @@ static void plain_direct(const LinearUnit *unit) {
         int64_t left = unit->n_rows - row;
         int32_t n_rows = left >= PLAIN_TILE_ROWS ? PLAIN_TILE_ROWS : 1;
         if (unit->n_tokens == 1 && left >= PLAIN_WIDE_ROWS) n_rows = PLAIN_WIDE_ROWS;
+        if (unit->n_tokens == 1 && unit->n_side == 1) n_rows = 1;
         for (int64_t token = 0; token < unit->n_tokens;) {
             int32_t n = plain_tile_tokens(unit->n_tokens - token);
             plain_direct_tile(unit, token, n, row, n_rows);
