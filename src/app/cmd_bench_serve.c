@@ -1,4 +1,5 @@
 /* cmd_bench_serve: an open-loop load against any OpenAI server, and what it felt like. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "app/cmd.h"
@@ -10,8 +11,8 @@ Status cmd_bench_serve(const Config *config, Err *err) {
     LoadGaps gaps = {0};
     int64_t total_us = 0;
     LoadTarget target = {.url = config->url,
-                         .path = "/v1/completions",
-                         .model = config->model_name == NULL ? "" : config->model_name,
+                         .path = config->endpoint,
+                         .model = config->model_name,
                          .api_key = config->api_key,
                          .n_running_max = (int32_t)config->concurrency,
                          .timeout_s = config->request_timeout};
@@ -21,6 +22,7 @@ Status cmd_bench_serve(const Config *config, Err *err) {
         LoadReport report =
             load_report_make(&plan, &gaps, total_us, config->slo_ttft, config->slo_tpot);
         load_report_print(&report);
+        if (plan.failure[0] != '\0') fprintf(stderr, "the first failure: %s\n", plan.failure);
         if (config->save_result != NULL)
             status = load_report_save_json(&report, &plan, config->save_result, err);
         if (status == OK && config->svg != NULL)

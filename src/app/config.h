@@ -101,7 +101,7 @@ typedef enum CommandBit {
     X(port, INT, "port", 0, "N", "8000", 0, 65535, CMD_SERVE,                                      \
       "port to listen at; 0: any free one")                                                        \
     X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE | CMD_BENCH_SERVE,            \
-      "name that clients ask for; default: the last part of MODEL")                                \
+      "name that clients ask for; default: the last part of MODEL, or what the server has")        \
     X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE | CMD_SIMULATE,                   \
       "sequences that run at once; 0: 64")                                                         \
     X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
@@ -170,6 +170,8 @@ typedef enum CommandBit {
     X(queue_timeout, NUMBER, "queue-timeout", 0, "S", "30", 0.01, 86400, CMD_SERVE,                \
       "seconds that a request may wait for its turn")                                              \
     X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
+    X(endpoint, TEXT, "endpoint", 0, "PATH", "/v1/completions", 0, 0, CMD_BENCH_SERVE,             \
+      "/v1/completions (prompts of token ids) or /v1/chat/completions (of words)")                 \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
     X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_LOAD, "to send, at most")         \
     X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_LOAD,                                         \

@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -14,7 +15,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 
-enum { LOAD_EVENTS = 256, LOAD_READ_BYTES = 65536, LOAD_HOST_BYTES = 256 };
+enum { LOAD_EVENTS = 256, LOAD_READ_BYTES = 65536, LOAD_HOST_BYTES = 256, LOAD_ASK_SECONDS = 10 };
 
 /* One request under way. */
 typedef struct LoadConn {
@@ -34,6 +35,7 @@ typedef struct LoadGen {
     LoadGaps *gaps;
     struct addrinfo *address;
     char host[LOAD_HOST_BYTES];
+    char *model;
     int epoll_fd;
     int64_t start_us, end_us;
     int32_t n_sent, n_running, n_done;
@@ -62,8 +64,22 @@ static Status load_gen_address(LoadGen *gen, Err *err) {
 
 /* ---- one connection ---- */
 
+/* Keeps what the first request that failed was told. */
+static void load_gen_note(LoadPlan *plan, const LoadConn *conn) {
+    if (conn->request->good || plan->failure[0] != '\0') return;
+    const Str said = buf_str(&conn->line);
+    if (conn->request->http_code == 0) {
+        snprintf(plan->failure, sizeof plan->failure, "no answer");
+    } else {
+        snprintf(plan->failure, sizeof plan->failure, "HTTP %d%s %.*s", conn->request->http_code,
+                 conn->request->http_code == 200 ? ", then the stream broke off" : "",
+                 (int)MIN(said.len, (size_t)300), said.len > 0 ? said.ptr : "");
+    }
+}
+
 static void load_gen_finish(LoadGen *gen, LoadConn *conn) {
     close(conn->fd);
+    load_gen_note(gen->plan, conn);
     buf_free(&conn->out);
     buf_free(&conn->in);
     buf_free(&conn->line);
@@ -93,7 +109,8 @@ static void load_gen_send(LoadGen *gen, LoadRequest *request) {
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     Buf body = {0};
-    load_plan_body(gen->plan, request, gen->target->model, &body);
+    load_plan_body(gen->plan, request, gen->model, strstr(gen->target->path, "chat") != NULL,
+                   &body);
     buf_append_format(&conn->out,
                       "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
                       "connection: close\r\ncontent-length: %zu\r\n",
@@ -140,9 +157,11 @@ static void load_gen_line(LoadGen *gen, LoadConn *conn, Str line) {
     json_t *event;
     if (json_parse(&event, line, &JSON_LIMITS_REQUEST, "event", NULL) != OK) return;
     const json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
-    const json_t *text = json_object_get(choice, "text");
-    if (text == NULL) text = json_object_get(json_object_get(choice, "delta"), "content");
-    if (json_string_length(text) > 0) {
+    const json_t *delta = json_object_get(choice, "delta");
+    if (json_string_length(json_object_get(choice, "text")) > 0 ||
+        json_string_length(json_object_get(delta, "content")) > 0 ||
+        json_string_length(json_object_get(delta, "reasoning")) > 0 ||
+        json_string_length(json_object_get(delta, "reasoning_content")) > 0) {
         int64_t now_us = clock_us() - gen->start_us;
         if (request->first_us == 0) {
             request->first_us = now_us;
@@ -237,6 +256,60 @@ static void load_gen_write(LoadGen *gen, LoadConn *conn) {
     epoll_ctl(gen->epoll_fd, EPOLL_CTL_MOD, conn->fd, &event);
 }
 
+/* ---- which model ---- */
+
+/* The whole reply of GET /v1/models, in out. */
+static Status load_gen_ask_models(const LoadGen *gen, Buf *out, Err *err) {
+    const int fd = socket(gen->address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct timeval most = {.tv_sec = LOAD_ASK_SECONDS};
+    Buf request = {0};
+    buf_append_format(&request, "GET /v1/models HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n",
+                      gen->host);
+    if (gen->target->api_key != NULL)
+        buf_append_format(&request, "authorization: Bearer %s\r\n", gen->target->api_key);
+    buf_append_text(&request, "\r\n");
+    bool good = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
+                connect(fd, gen->address->ai_addr, gen->address->ai_addrlen) == 0 &&
+                send(fd, request.data, request.len, MSG_NOSIGNAL) == (ssize_t)request.len;
+    for (ssize_t n = 1; good && n > 0;) {
+        if (!buf_reserve(out, LOAD_READ_BYTES)) break;
+        n = recv(fd, out->data + out->len, LOAD_READ_BYTES, 0);
+        good = n >= 0;
+        out->len += (size_t)MAX(n, (ssize_t)0);
+    }
+    const int error = errno;
+    if (fd >= 0) close(fd);
+    buf_free(&request);
+    if (!good) FAIL(err, ERR_IO, "cannot reach '%s': %s", gen->host, strerror(error));
+    return OK;
+}
+
+/* The name given, or the first that the server lists. */
+static Status load_gen_model(LoadGen *gen, Err *err) {
+    if (gen->target->model != NULL) {
+        gen->model = mem_strdup(gen->target->model);
+        return OK;
+    }
+    Buf reply = {0};
+    json_t *list = NULL;
+    Status status = load_gen_ask_models(gen, &reply, err);
+    Str text = buf_str(&reply);
+    const size_t start = MIN(str_find(text, STR_LIT("{"), 0), text.len);
+    while (text.len > start && text.ptr[text.len - 1] != '}') text.len--;
+    if (status == OK && json_parse(&list, str_slice(text, start, text.len), &JSON_LIMITS_REQUEST,
+                                   "the list of models", NULL) != OK)
+        list = NULL;
+    const char *id =
+        json_string_value(json_object_get(json_array_get(json_object_get(list, "data"), 0), "id"));
+    if (status == OK && id == NULL)
+        status = err_set(err, ERR_ARG, "'%s' does not say which models it has: give --model-name",
+                         gen->target->url);
+    if (status == OK) gen->model = mem_strdup(id);
+    json_decref(list);
+    buf_free(&reply);
+    return status;
+}
+
 /* ---- the run ---- */
 
 /* Milliseconds until the next request is due; 0: now, -1: none left or no room. */
@@ -283,9 +356,15 @@ Status load_gen_run(LoadPlan *plan, const LoadTarget *target, LoadGaps *gaps, in
                     Err *err) {
     LoadGen gen = {.plan = plan, .target = target, .gaps = gaps};
     TRY(load_gen_address(&gen, err));
+    const Status named = load_gen_model(&gen, err);
+    if (named != OK) {
+        freeaddrinfo(gen.address);
+        return named;
+    }
     gen.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (gen.epoll_fd < 0) {
         freeaddrinfo(gen.address);
+        mem_free(gen.model);
         FAIL(err, ERR_IO, "cannot make an epoll descriptor: %s", strerror(errno));
     }
     gen.running = mem_alloc((size_t)plan->n_requests * sizeof(LoadConn *));
@@ -297,5 +376,6 @@ Status load_gen_run(LoadPlan *plan, const LoadTarget *target, LoadGaps *gaps, in
     close(gen.epoll_fd);
     freeaddrinfo(gen.address);
     mem_free(gen.running);
+    mem_free(gen.model);
     return OK;
 }

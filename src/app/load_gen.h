@@ -9,7 +9,7 @@
 typedef struct LoadTarget {
     const char *url;       /* http://HOST:PORT */
     const char *path;      /* /v1/completions */
-    const char *model;     /* name to ask for */
+    const char *model;     /* name to ask for; NULL: the first that the server has */
     const char *api_key;   /* or NULL */
     int32_t n_running_max; /* 0: no bound */
     double timeout_s;      /* of one request */

@@ -33,24 +33,47 @@ void load_plan_ids(const LoadPlan *plan, const LoadRequest *request, Ints *out) 
     }
 }
 
-void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char *model, Buf *out) {
+/* Words that are a token of most vocabularies: a token's number picks one. */
+static const char *const LOAD_PLAN_WORDS[] = {
+    "time",  "year",  "people", "way",   "day",   "man",  "thing", "woman", "life",
+    "child", "world", "hand",   "part",  "place", "case", "week",  "work",  "fact",
+    "group", "point", "home",   "water", "room",  "area", "money", "story", "month",
+    "lot",   "right", "study",  "book",  "eye",   "job",  "word",  "side",  "kind",
+    "head",  "house", "friend", "power", "hour",  "game", "line",  "end"};
+
+static void load_plan_write_ids(const Ints *ids, Buf *out) {
+    for (size_t i = 0; i < ids->len; i++)
+        buf_append_format(out, "%c%d", i == 0 ? '[' : ',', ids->data[i]);
+    buf_append_byte(out, ']');
+}
+
+static void load_plan_write_words(const Ints *ids, Buf *out) {
+    for (size_t i = 0; i < ids->len; i++)
+        buf_append_format(out, "%c%s", i == 0 ? '"' : ' ',
+                          LOAD_PLAN_WORDS[(size_t)ids->data[i] % ARRAY_LEN(LOAD_PLAN_WORDS)]);
+    buf_append_byte(out, '"');
+}
+
+void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char *model, bool chat,
+                    Buf *out) {
     buf_append_text(out, "{\"model\":");
     json_write_str(out, str_from(model));
     buf_append_format(out,
                       ",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
-                      "\"temperature\":0,\"max_tokens\":%d,%s\"prompt\":",
-                      request->n_output_max, plan->ignore_eos ? "\"ignore_eos\":true," : "");
+                      "\"temperature\":0,\"max_tokens\":%d,%s%s",
+                      request->n_output_max, plan->ignore_eos ? "\"ignore_eos\":true," : "",
+                      chat ? "\"messages\":[{\"role\":\"user\",\"content\":" : "\"prompt\":");
+    Ints ids = {0};
+    load_plan_ids(plan, request, &ids);
     if (request->n_parts == 0) {
         json_write_str(out, request->text);
+    } else if (chat) {
+        load_plan_write_words(&ids, out);
     } else {
-        Ints ids = {0};
-        load_plan_ids(plan, request, &ids);
-        for (size_t i = 0; i < ids.len; i++)
-            buf_append_format(out, "%c%d", i == 0 ? '[' : ',', ids.data[i]);
-        buf_append_byte(out, ']');
-        ints_free(&ids);
+        load_plan_write_ids(&ids, out);
     }
-    buf_append_byte(out, '}');
+    ints_free(&ids);
+    buf_append_text(out, chat ? "}]}" : "}");
 }
 
 /* ---- arrivals and lengths by option ---- */

@@ -25,12 +25,15 @@ typedef struct LoadRequest {
     bool good;                       /* the whole answer came */
 } LoadRequest;
 
+enum { LOAD_FAILURE_BYTES = 400 };
+
 typedef struct LoadPlan {
     LoadRequest *request;
     int32_t n_requests;
     uint64_t seed;
-    bool ignore_eos; /* lengths are as planned */
-    Buf text;        /* of real prompts */
+    bool ignore_eos;                  /* lengths are as planned */
+    Buf text;                         /* of real prompts */
+    char failure[LOAD_FAILURE_BYTES]; /* what the first request without a whole answer got */
 } LoadPlan;
 
 /* Makes the plan that the options describe: arrivals (all at once, Poisson, bursts, or a trace's
@@ -43,5 +46,7 @@ void load_plan_free(LoadPlan *plan);
  * [LOAD_PLAN_TOKEN_MIN, LOAD_PLAN_TOKEN_MIN + LOAD_PLAN_TOKENS). */
 enum { LOAD_PLAN_TOKEN_MIN = 256, LOAD_PLAN_TOKENS = 4096 };
 void load_plan_ids(const LoadPlan *plan, const LoadRequest *request, Ints *out);
-/* Appends the request as the JSON body of /v1/completions. */
-void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char *model, Buf *out);
+/* Appends the request as the JSON body of /v1/completions; chat: of /v1/chat/completions, with
+ * words in the place of token ids, each about a token long. */
+void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char *model, bool chat,
+                    Buf *out);

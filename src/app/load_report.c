@@ -1,6 +1,7 @@
 #include "app/load_report.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/file.h"
@@ -119,20 +120,32 @@ static Status load_report_write(const char *path, const char *text, Err *err) {
     return file_writer_commit(&writer, err);
 }
 
-static json_t *load_report_stat_json(LoadStat stat) {
-    return json_pack("{s:f,s:f,s:f}", "mean", stat.mean, "median", stat.median, "p99", stat.p99);
+/* Adds mean_NAME, median_NAME and p99_NAME. */
+static void load_report_stat_json(json_t *object, const char *name, LoadStat stat) {
+    const struct {
+        const char *what;
+        double value;
+    } rows[] = {{"mean", stat.mean}, {"median", stat.median}, {"p99", stat.p99}};
+    char key[32];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        snprintf(key, sizeof key, "%s_%s", rows[i].what, name);
+        json_object_set_new(object, key, json_real(rows[i].value));
+    }
 }
 
 json_t *load_report_json(const LoadReport *r) {
-    return json_pack("{s:i,s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:o,s:o,s:o,s:o}", "completed",
-                     (int)r->n_good, "failed", (int)r->n_failed, "refused", (int)r->n_refused,
-                     "duration", r->seconds, "total_input_tokens", (json_int_t)r->n_input,
-                     "total_output_tokens", (json_int_t)r->n_output, "cached_tokens",
-                     (json_int_t)r->n_cached, "request_throughput", r->requests_per_s,
-                     "output_throughput", r->output_per_s, "total_token_throughput", r->total_per_s,
-                     "request_goodput", r->goodput, "ttft_ms", load_report_stat_json(r->ttft),
-                     "tpot_ms", load_report_stat_json(r->tpot), "itl_ms",
-                     load_report_stat_json(r->itl), "e2el_ms", load_report_stat_json(r->e2e));
+    json_t *object =
+        json_pack("{s:i,s:i,s:i,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:f}", "completed", (int)r->n_good,
+                  "failed", (int)r->n_failed, "refused", (int)r->n_refused, "duration", r->seconds,
+                  "total_input_tokens", (json_int_t)r->n_input, "total_output_tokens",
+                  (json_int_t)r->n_output, "cached_tokens", (json_int_t)r->n_cached,
+                  "request_throughput", r->requests_per_s, "output_throughput", r->output_per_s,
+                  "total_token_throughput", r->total_per_s, "request_goodput", r->goodput);
+    load_report_stat_json(object, "ttft_ms", r->ttft);
+    load_report_stat_json(object, "tpot_ms", r->tpot);
+    load_report_stat_json(object, "itl_ms", r->itl);
+    load_report_stat_json(object, "e2el_ms", r->e2e);
+    return object;
 }
 
 Status load_report_save_json(const LoadReport *r, const LoadPlan *plan, const char *path,
@@ -213,6 +226,9 @@ Status load_report_save_svg(const LoadReport *r, const LoadPlan *plan, const dou
                       SVG_WIDTH, SVG_TOP + SVG_ROWS + SVG_AXIS + (n_kv > 0 ? SVG_KV + 16 : 0),
                       SVG_LEFT, plan->n_requests, r->seconds, r->output_per_s, r->ttft.median,
                       r->ttft.p99, SVG_LEFT);
+    for (int k = 0; k <= 4; k++)
+        load_report_svg_rect(&svg, SVG_LEFT + (SVG_WIDTH - 2 * SVG_LEFT) * k / 4.0 - 0.5,
+                             SVG_TOP - 4, 1, SVG_ROWS + 8, "#eee");
     load_report_svg_requests(r, plan, &svg);
     for (int k = 0; k <= 4; k++)
         buf_append_format(&svg,
