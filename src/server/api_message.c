@@ -353,6 +353,10 @@ static Status api_message_chat(const json_t *body, json_t *chat, ApiFault *fault
         return api_params_fault(fault, "messages", "'messages' must be a list of messages");
     for (size_t i = 0; i < n; i++)
         TRY(api_message_one(json_array_get(from, i), i, messages, fault));
+    const char *thinking =
+        json_string_value(json_object_get(json_object_get(body, "thinking"), "type"));
+    if (thinking != NULL && strcmp(thinking, "disabled") == 0)
+        json_object_set_new(chat, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0));
     const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
     bool begun = strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0 &&
                  json_object_get(last, "tool_calls") == NULL;

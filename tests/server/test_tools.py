@@ -277,6 +277,10 @@ class Messages(unittest.TestCase):
             "Hello 3", tool_choice={"type": "auto", "disable_parallel_tool_use": True}))
         self.assertEqual([b["name"] for b in reply["content"]], ["a"])
         reply = server.post("/v1/messages", self.body("Hello 2"))
+        without = server.post("/v1/messages", self.body("Hello 2", thinking={"type": "disabled"}))
+        tokens = [r["usage"]["input_tokens"] + r["usage"]["cache_read_input_tokens"]
+                  for r in (reply, without)]
+        self.assertEqual(tokens[1], tokens[0] + 1)  # the template's "-"
         self.assertEqual([(b["type"], b.get("thinking") or b.get("text"))
                           for b in reply["content"]],
                          [("thinking", "\nA question.\n"), ("text", "It is sunny.")])
