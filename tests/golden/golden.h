@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "model/single.h"
+#include "ops/plugin.h"
 
 static const char *const golden_families[] = {
     "llama",   "llama3", "llama_linear",  "llama_yarn", "llama_yarn_raw", "mistral",
@@ -22,14 +23,24 @@ typedef struct GoldenModel {
     const Ops *ops;
 } GoldenModel;
 
-static inline void golden_open_model(GoldenModel *out, const char *path, OpsLevel level,
+/* Beside the levels of the CPU: a GPU, where there is one. */
+enum { GOLDEN_CUDA = OPS_LEVEL_COUNT, GOLDEN_LEVELS };
+
+static inline const char *golden_level_name(int32_t level) {
+    return level == GOLDEN_CUDA ? "cuda" : ops_level_name((OpsLevel)level);
+}
+
+static inline void golden_open_model(GoldenModel *out, const char *path, int32_t level,
                                      int32_t n_threads) {
     Err err = {0};
     ModelFile *file = NULL;
     memset(out, 0, sizeof *out);
-    ASSERT_OK(ops_cpu(&out->ops, ops_level_name(level), &err), err);
+    const bool gpu = level == GOLDEN_CUDA;
+    ASSERT_OK(plugin_open(gpu ? "cuda" : NULL, gpu ? NULL : ops_level_name((OpsLevel)level),
+                          &out->ops, &out->ctx.device, &err),
+              err);
     ASSERT_OK(pool_open(&out->pool, n_threads, &err), err);
-    out->ctx = (OpCtx){.device = device_host(), .pool = out->pool};
+    out->ctx.pool = out->pool;
     ASSERT_OK(model_file_open(&file, path, &err), err);
     ModelOptions options = {.ops = out->ops, .ctx = &out->ctx, .quiet = true};
     ASSERT_OK(model_open(&out->model, file, &options, &err), err);
@@ -37,6 +48,7 @@ static inline void golden_open_model(GoldenModel *out, const char *path, OpsLeve
 
 static inline void golden_close_model(GoldenModel *m) {
     model_close(m->model);
+    plugin_close(m->ctx.device);
     pool_close(m->pool);
 }
 
@@ -100,7 +112,7 @@ static inline int32_t golden_argmax(const float *logits, int32_t n) {
  * state and counts as skipped where the level cannot run. */
 typedef struct GoldenCase {
     const char *family;
-    OpsLevel level;
+    int32_t level;
     char name[64];
 } GoldenCase;
 
@@ -109,13 +121,22 @@ enum { GOLDEN_CASES_MAX = 96 };
 /* Whether the level rounds the activations of this model's matrices to bf16: then its logits are
  * near those of f32 activations, not the same to some roundings, and ties fall otherwise. */
 static inline bool golden_rounds(const GoldenModel *m) {
-    return strcmp(m->ops->level, "avx512bf16") == 0 &&
-           model_config(m->model)->weight_dtype == DTYPE_BF16;
+    const DType weight = model_config(m->model)->weight_dtype;
+    if (m->ops->feed(weight) == DTYPE_BF16) return true;
+    return strcmp(m->ops->level, "avx512bf16") == 0 && weight == DTYPE_BF16;
+}
+
+static inline bool golden_has_gpu(void) {
+    const Ops *ops = NULL;
+    Device *device = NULL;
+    if (plugin_open("cuda", NULL, &ops, &device, NULL) != OK) return false;
+    plugin_close(device);
+    return true;
 }
 
 static inline const GoldenCase *golden_case(void **state) {
     const GoldenCase *c = *state;
-    if (!ops_cpu_has(c->level)) skip();
+    if (c->level == GOLDEN_CUDA ? !golden_has_gpu() : !ops_cpu_has((OpsLevel)c->level)) skip();
     return c;
 }
 
@@ -124,14 +145,17 @@ static inline int golden_run_cases(CMUnitTestFunction test, const char *prefix) 
     static struct CMUnitTest tests[GOLDEN_CASES_MAX];
     size_t n = 0;
     for (size_t i = 0; i < ARRAY_LEN(golden_families); i++) {
-        for (int32_t level = 0; level < OPS_LEVEL_COUNT && n < GOLDEN_CASES_MAX; level++, n++) {
+        for (int32_t level = 0; level < GOLDEN_LEVELS && n < GOLDEN_CASES_MAX; level++, n++) {
             GoldenCase *c = &cases[n];
             c->family = golden_families[i];
-            c->level = (OpsLevel)level;
+            c->level = level;
             snprintf(c->name, sizeof c->name, "%s_%s_%s", prefix, c->family,
-                     ops_level_name(c->level));
+                     golden_level_name(c->level));
             tests[n] = (struct CMUnitTest){.name = c->name, .test_func = test, .initial_state = c};
         }
     }
+    /* SLUICE_TEST_FILTER=*_cuda runs the GPU's alone. */
+    const char *filter = getenv("SLUICE_TEST_FILTER");
+    if (filter != NULL) cmocka_set_test_filter(filter);
     return _cmocka_run_group_tests(prefix, tests, n, NULL, NULL);
 }

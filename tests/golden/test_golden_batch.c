@@ -79,9 +79,9 @@ static void batch_open(BatchTest *t, const GoldenCase *c) {
     ForwardLimits limits = {BATCH_STEP_TOKENS, BATCH_SEQS, BATCH_STEP_TOKENS, GOLDEN_CONTEXT, 0};
     const int32_t n_blocks[] = {BATCH_SEQS * BATCH_TABLE, BATCH_SEQS * BATCH_TABLE};
     ASSERT_OK(forward_open(&t->forward, t->model.model, &t->model.ctx, &limits, &err), err);
-    ASSERT_OK(
-        kv_store_open(&t->store, config, device_host(), DTYPE_F32, BATCH_BLOCK, n_blocks, &err),
-        err);
+    ASSERT_OK(kv_store_open(&t->store, config, t->model.ctx.device, DTYPE_F32, BATCH_BLOCK,
+                            n_blocks, &err),
+              err);
     t->n_groups = kv_store_groups(config);
     t->batch = (Batch){.token = t->token,
                        .pos = t->pos,

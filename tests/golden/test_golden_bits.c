@@ -45,7 +45,7 @@ static void bits_case(void **state) {
     const DType dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     DType kv_dtype = dtypes[strlen(c->family) % 3];
     bits_run(c, &g, &bits_runs[0], kv_dtype, want);
-    size_t n_runs = c->level == OPS_REF ? BITS_RUNS_REF : ARRAY_LEN(bits_runs);
+    size_t n_runs = c->level == (int32_t)OPS_REF ? BITS_RUNS_REF : ARRAY_LEN(bits_runs);
     for (size_t i = 1; i < n_runs; i++) {
         bits_run(c, &g, &bits_runs[i], kv_dtype, got);
         for (size_t j = 0; j < n; j++)

@@ -31,7 +31,9 @@ static void golden_hf_case(void **state) {
         worst = fmax(worst, testing_error(logits + (int64_t)g.rows.data[i] * g.vocab,
                                           g.logits + i * (size_t)g.vocab, (size_t)g.vocab));
     print_message("largest error %.2e of the largest logit\n", worst);
-    ASSERT_ERROR_BELOW(worst, rounds ? 6e-2 : 2e-4);
+    /* A GPU keeps q, k and v in bf16 as well. */
+    const double bound = c->level == GOLDEN_CUDA ? 8e-2 : 6e-2;
+    ASSERT_ERROR_BELOW(worst, rounds ? bound : 2e-4);
     logits += (int64_t)(n_prompt - 1) * g.vocab;
     for (size_t i = 0; i < g.greedy.len && !rounds; i++) {
         int32_t token = golden_argmax(logits, g.vocab);
