@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "engine/runner_device.h"
 
 typedef struct RunnerModel {
     const Model *model;
@@ -14,6 +15,7 @@ typedef struct RunnerModel {
     Sampler **sampler;         /* one per thread */
     char *host[KV_GROUPS_MAX]; /* [n_host][block_bytes] the host tier */
     int64_t block_bytes[KV_GROUPS_MAX], host_bytes[KV_GROUPS_MAX];
+    RunnerDevice *picks; /* NULL on the host */
 } RunnerModel;
 
 static ForwardLimits runner_forward_limits(const EngineLimits *limits) {
@@ -33,6 +35,7 @@ RunnerBytes runner_bytes(const RunnerOptions *options) {
         .activation = forward_bytes(options->model, &forward, options->n_threads),
         .sampler = options->n_threads * sampler_bytes(config->vocab),
     };
+    if (options->device->id != DEVICE_HOST) bytes.sampler += runner_device_bytes(limits);
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         const int64_t block_bytes =
             kv_store_block_bytes(config, g, limits->kv.block_tokens, options->kv_dtype);
@@ -49,6 +52,7 @@ static void runner_close(void *self) {
     for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
         if (r->host[g] != NULL) mem_free_large(r->host[g], (size_t)r->host_bytes[g]);
     }
+    runner_device_close(r->picks);
     if (r->store != NULL) kv_store_close(r->store);
     if (r->forward != NULL) forward_close(r->forward);
     if (r->pool != NULL) pool_close(r->pool);
@@ -101,10 +105,12 @@ typedef struct RunnerSampling {
     StepResult *result;
     const float *logits;
     int32_t vocab;
+    const int32_t *job; /* those to do; NULL: all */
 } RunnerSampling;
 
-static void runner_sample_one(void *context, int64_t i, int32_t thread) {
+static void runner_sample_one(void *context, int64_t task, int32_t thread) {
     const RunnerSampling *s = context;
+    const int64_t i = s->job != NULL ? s->job[task] : task;
     const SampleJob *job = &s->plan->jobs[i];
     const Seq *seq = job->seq;
     const float *logits = s->logits + (int64_t)job->row * s->vocab;
@@ -132,8 +138,13 @@ static Status runner_run(void *self, const StepPlan *plan, StepResult *result, E
     }
     RunnerSampling sampling = {
         .runner = r, .plan = plan, .result = result, .vocab = model_config(r->model)->vocab};
-    TRY(forward_run(r->forward, r->store, &plan->batch, &sampling.logits, err));
-    pool_run(r->pool, plan->n_jobs, runner_sample_one, &sampling);
+    int32_t n_jobs = plan->n_jobs;
+    TRY(forward_queue(r->forward, r->store, &plan->batch, err));
+    if (r->picks != NULL)
+        TRY(runner_device_pick(r->picks, r->forward, plan, result, &sampling.job, &n_jobs, err));
+    if (n_jobs == 0) return OK;
+    TRY(forward_fetch(r->forward, &sampling.logits, err));
+    pool_run(r->pool, n_jobs, runner_sample_one, &sampling);
     return OK;
 }
 
@@ -167,6 +178,10 @@ static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err
     if (options->populate) {
         kv_store_populate(r->store, r->pool);
         forward_populate(r->forward);
+    }
+    if (options->device->id != DEVICE_HOST) {
+        TRY(runner_device_open(&r->picks, options->device, limits, err));
+        TRY(forward_record(r->forward, r->store, err));
     }
     r->sampler = mem_alloc((size_t)options->n_threads * sizeof(Sampler *));
     for (; r->n_samplers < options->n_threads; r->n_samplers++) {

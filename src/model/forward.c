@@ -81,6 +81,7 @@ static void forward_check(const Forward *f, const Batch *batch) {
 /* From tokens to the final norm of the wanted rows, in step->h. */
 static void forward_layers(ForwardStep *step) {
     const Forward *f = step->forward;
+    layer_attn_plan(step);
     forward_embed(step);
     for (int32_t i = 0; i < f->config->n_layers; i++) {
         layer_attn(step, i);
@@ -93,6 +94,12 @@ static void forward_layers(ForwardStep *step) {
     forward_norm(step, f->model->weights.out_norm, f->model->weights.out_norm_bias);
 }
 
+/* What the host knows of a batch besides its counts. */
+typedef struct ForwardShape {
+    int32_t query_max;
+    bool all_rows;
+} ForwardShape;
+
 /* All rows' logits are wanted, in the order of the tokens: there is nothing to gather. */
 static bool forward_all_rows(const Batch *batch) {
     if (batch->n_logits != batch->n_tokens) return false;
@@ -101,20 +108,30 @@ static bool forward_all_rows(const Batch *batch) {
     return true;
 }
 
-static ForwardStep forward_begin(Forward *f, KvStore *store, const Batch *batch, bool all_rows) {
+/* The most tokens of a sequence. */
+static int32_t forward_query_max(const Batch *batch) {
+    int32_t most = 0;
+    for (int32_t i = 0; i < batch->n_seqs; i++)
+        most = MAX(most, batch->query_start[i + 1] - batch->query_start[i]);
+    return most;
+}
+
+static ForwardStep forward_begin(Forward *f, KvStore *store, const Batch *batch,
+                                 ForwardShape shape) {
     return (ForwardStep){.forward = f,
                          .batch = batch,
                          .store = store,
                          .n_rows = batch->n_tokens,
-                         .all_rows = all_rows,
+                         .query_max = shape.query_max,
+                         .all_rows = shape.all_rows,
                          .x = f->scratch.x,
                          .h = f->scratch.h};
 }
 
 /* The pass over a batch whose arrays the ops can read. Returns the step after the final norm. */
-static ForwardStep forward_pass(Forward *f, KvStore *store, const Batch *batch, bool all_rows,
+static ForwardStep forward_pass(Forward *f, KvStore *store, const Batch *batch, ForwardShape shape,
                                 bool logits) {
-    ForwardStep step = forward_begin(f, store, batch, all_rows);
+    ForwardStep step = forward_begin(f, store, batch, shape);
     forward_layers(&step);
     if (logits && step.n_rows > 0) forward_make_logits(&step);
     return step;
@@ -150,7 +167,7 @@ static Status forward_record_one(Forward *f, KvStore *store, int32_t n_seqs, Err
     const DeviceVtable *device = f->ctx.device->vtable;
     forward_batch_place(f, n_seqs, n_seqs, n_seqs);
     TRY(device->graph_begin(f->ctx.device, err));
-    (void)forward_pass(f, store, &f->sent.batch, true, true);
+    (void)forward_pass(f, store, &f->sent.batch, (ForwardShape){1, true}, true);
     ForwardGraph *graph = &f->graph[f->n_graphs];
     TRY(device->graph_end(f->ctx.device, &graph->graph, err));
     graph->n_seqs = n_seqs;
@@ -159,7 +176,7 @@ static Status forward_record_one(Forward *f, KvStore *store, int32_t n_seqs, Err
 }
 
 Status forward_record(Forward *f, KvStore *store, Err *err) {
-    if (f->ctx.device->id == DEVICE_HOST) return OK;
+    if (f->ctx.device->vtable->graph_begin == NULL) return OK;
     CHECK(f->n_graphs == 0);
     const int32_t n_max =
         MIN(MIN(f->limits.n_seqs_max, f->limits.n_logits_max), f->limits.n_tokens_max);
@@ -176,20 +193,26 @@ Status forward_record(Forward *f, KvStore *store, Err *err) {
 Status forward_queue(Forward *f, KvStore *store, const Batch *batch, Err *err) {
     forward_check(f, batch);
     f->n_logits = batch->n_logits;
-    const bool all_rows = forward_all_rows(batch);
+    const ForwardShape shape = {forward_query_max(batch), forward_all_rows(batch)};
     if (f->ctx.device->id == DEVICE_HOST) {
-        (void)forward_pass(f, store, batch, all_rows, true);
+        (void)forward_pass(f, store, batch, shape, true);
         return OK;
     }
-    const ForwardGraph *graph = forward_find_graph(f, store, batch, all_rows);
+    const ForwardGraph *graph = forward_find_graph(f, store, batch, shape.all_rows);
     TRY(forward_batch_send(f, batch, graph != NULL ? graph->n_seqs : 0, err));
     if (graph != NULL) return f->ctx.device->vtable->graph_run(f->ctx.device, graph->graph, err);
-    (void)forward_pass(f, store, &f->sent.batch, all_rows, true);
+    (void)forward_pass(f, store, &f->sent.batch, shape, true);
     return OK;
 }
 
 Tensor forward_logits(const Forward *f) {
     return tensor_2d(f->scratch.logits, DTYPE_F32, f->n_logits, f->config->vocab);
+}
+
+void forward_sample(Forward *f, const SampleArgs *args) {
+    SampleArgs own = *args;
+    own.logits = forward_logits(f);
+    f->ops->sample(&f->ctx, &own);
 }
 
 /* Floats of the device's memory on the host. */
@@ -229,9 +252,10 @@ static void forward_widen(float *rows, int64_t n) {
 Status forward_hidden(Forward *f, KvStore *store, const Batch *batch, const float **hidden,
                       Err *err) {
     forward_check(f, batch);
-    const bool on_host = f->ctx.device->id == DEVICE_HOST, all_rows = forward_all_rows(batch);
+    const ForwardShape shape = {forward_query_max(batch), forward_all_rows(batch)};
+    const bool on_host = f->ctx.device->id == DEVICE_HOST;
     if (!on_host) TRY(forward_batch_send(f, batch, 0, err));
-    ForwardStep step = forward_pass(f, store, on_host ? batch : &f->sent.batch, all_rows, false);
+    ForwardStep step = forward_pass(f, store, on_host ? batch : &f->sent.batch, shape, false);
     const int64_t n = (int64_t)batch->n_logits * f->config->dim;
     if (f->scratch.feed == DTYPE_F32) return forward_download(f, step.h, n, hidden, err);
     CHECK(f->scratch.feed == DTYPE_BF16 && !on_host);
@@ -279,6 +303,7 @@ Status forward_open(Forward **out, const Model *model, const OpCtx *ctx,
     }
     f->ctx.scratch = f->scratch.op;
     f->ctx.scratch_bytes = f->scratch.op_bytes;
+    scratch_open_plans(&f->scratch, c, f->ops, &f->ctx);
     *out = f;
     return OK;
 }

@@ -34,6 +34,8 @@ MUST_USE Status forward_record(Forward *forward, KvStore *store, Err *err);
 MUST_USE Status forward_queue(Forward *forward, KvStore *store, const Batch *batch, Err *err);
 /* The logits of the last step, [n_logits, vocab] f32 in the device's memory. */
 Tensor forward_logits(const Forward *forward);
+/* Picks from them (args->logits is filled in) on a device that samples; queued. */
+void forward_sample(Forward *forward, const SampleArgs *args);
 /* Row `row` of them, or all n_logits, on the host; valid until the next fetch or step. */
 MUST_USE Status forward_fetch_row(Forward *forward, int32_t row, const float **logits, Err *err);
 MUST_USE Status forward_fetch(Forward *forward, const float **logits, Err *err);

@@ -44,7 +44,8 @@ typedef struct ForwardStep {
     const Batch *batch;
     KvStore *store;
     int32_t n_rows;
-    bool all_rows; /* logits of every token are wanted, in order */
+    int32_t query_max; /* no sequence has more tokens */
+    bool all_rows;     /* logits of every token are wanted, in order */
     float *x;
     void *h;
     bool add; /* scratch.add is yet to be added to x: the next norm does it */
@@ -69,6 +70,8 @@ void forward_batch_close(Forward *forward);
 void forward_batch_place(Forward *forward, int32_t n_tokens, int32_t n_seqs, int32_t n_logits);
 MUST_USE Status forward_batch_send(Forward *forward, const Batch *batch, int32_t n_seqs, Err *err);
 
+/* How the step's attention is divided, where the ops want to know before the layers. */
+void layer_attn_plan(ForwardStep *step);
 /* The kinds of layer, each from x to x. */
 void layer_attn(ForwardStep *step, int32_t layer);
 void layer_ffn(ForwardStep *step, int32_t layer);

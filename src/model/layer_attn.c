@@ -36,12 +36,13 @@ static void layer_attn_rope_kv(ForwardStep *step, int32_t layer, const LayerWeig
     f->ops->rope_kv(&f->ctx, &args);
 }
 
-static void layer_attn_attend(ForwardStep *step, int32_t layer) {
+static AttnArgs layer_attn_args(ForwardStep *step, int32_t layer) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
     const Batch *batch = step->batch;
-    const BatchKv *kv = &batch->kv[kv_store_layer_group(c, layer)];
-    AttnArgs args = {
+    const int32_t group = kv_store_layer_group(c, layer);
+    const BatchKv *kv = &batch->kv[group];
+    return (AttnArgs){
         .q = tensor_3d(f->scratch.q, f->scratch.feed, step->n_rows, c->n_heads, c->head_dim),
         .out = tensor_3d(f->scratch.attn, f->scratch.feed, step->n_rows, c->n_heads, c->head_dim),
         .kv = kv_store_layer(step->store, layer),
@@ -53,8 +54,27 @@ static void layer_attn_attend(ForwardStep *step, int32_t layer) {
         .scale = c->attn_scale,
         .softcap = c->attn_softcap,
         .window = c->layer_kind[layer] == LAYER_WINDOW ? c->window : 0,
-        .causal = true};
-    f->ops->attn(&f->ctx, &args);
+        .causal = true,
+        .query_max = step->query_max,
+        .plan = scratch_plan(&f->scratch, group)};
+}
+
+static void layer_attn_attend(ForwardStep *step, int32_t layer) {
+    const AttnArgs args = layer_attn_args(step, layer);
+    step->forward->ops->attn(&step->forward->ctx, &args);
+}
+
+void layer_attn_plan(ForwardStep *step) {
+    Forward *f = step->forward;
+    if (f->ops->attn_plan == NULL) return;
+    int32_t group = 0; /* each by its first layer */
+    for (int32_t i = 0; i < f->config->n_layers && group < kv_store_groups(f->config); i++) {
+        if (kv_store_layer_group(f->config, i) != group) continue;
+        const AttnArgs args = layer_attn_args(step, i);
+        f->ops->attn_plan(&f->ctx, &args);
+        group++;
+        i = -1;
+    }
 }
 
 /* Behind the last layer's attention only the rows with wanted logits matter: x and the attention's

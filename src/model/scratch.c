@@ -22,6 +22,7 @@ OpsLimits scratch_ops_limits(const ModelConfig *config, const ForwardLimits *lim
                        .ff = config->ffn_gated && scratch_has_dense(config) ? config->ff_dim : 0,
                        .vocab = config->vocab,
                        .n_logits_max = limits->n_logits_max,
+                       .context_max = limits->context_max,
                        .n_heads = config->n_heads,
                        .n_kv_heads = config->n_kv_heads,
                        .head_dim = config->head_dim,
@@ -39,11 +40,13 @@ static int64_t scratch_table_len(const RopeConfig *rope, int32_t n_pos) {
 
 /* Gives each part its place behind `base`, or only adds up when base is NULL. Returns the bytes. */
 static int64_t scratch_place(Scratch *s, const ModelConfig *c, const ForwardLimits *limits,
-                             char *base) {
+                             const Ops *ops, char *base) {
     int64_t n = limits->n_tokens_max, heads = (int64_t)c->n_heads * c->head_dim;
     int64_t kv_heads = (int64_t)c->n_kv_heads * c->head_dim;
     int64_t ff = scratch_has_dense(c) ? c->ff_dim : 0;
     const int64_t feed = dtype_info(s->feed)->group_bytes, f32 = sizeof(float);
+    const int64_t plan =
+        ops->attn_plan_bytes != NULL ? (int64_t)ops->attn_plan_bytes(&s->limits) : 0;
     const struct {
         void *part; /* address of the pointer */
         int64_t len, size;
@@ -62,6 +65,8 @@ static int64_t scratch_place(Scratch *s, const ModelConfig *c, const ForwardLimi
         {&s->logits, (int64_t)limits->n_logits_max * c->vocab, f32},
         {&s->cos_sin, scratch_table_len(&c->rope, limits->context_max), f32},
         {&s->cos_sin_local, scratch_table_len(&c->rope_local, limits->context_max), f32},
+        {&s->attn_plan[0], plan, 1},
+        {&s->attn_plan[1], kv_store_groups(c) > 1 ? plan : 0, 1},
     };
     int64_t bytes = 0;
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
@@ -78,9 +83,10 @@ static int64_t scratch_place(Scratch *s, const ModelConfig *c, const ForwardLimi
 int64_t scratch_bytes(const ModelConfig *config, const ForwardLimits *limits, const Ops *ops,
                       int32_t n_threads) {
     OpsLimits ops_limits = scratch_ops_limits(config, limits);
-    Scratch s = {.feed = ops->feed(config->weight_dtype),
+    Scratch s = {.limits = ops_limits,
+                 .feed = ops->feed(config->weight_dtype),
                  .op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
-    return scratch_place(&s, config, limits, NULL);
+    return scratch_place(&s, config, limits, ops, NULL);
 }
 
 static Status scratch_fill_table(const RopeConfig *rope, int32_t n_pos, float *out, Device *device,
@@ -104,11 +110,12 @@ Status scratch_open(Scratch *out, const ModelConfig *config, const ForwardLimits
     int32_t n_threads = ctx->pool != NULL ? pool_threads(ctx->pool) : 1;
     OpsLimits ops_limits = scratch_ops_limits(config, limits);
     Device *device = ctx->device;
-    *out = (Scratch){.feed = ops->feed(config->weight_dtype),
+    *out = (Scratch){.limits = ops_limits,
+                     .feed = ops->feed(config->weight_dtype),
                      .op_bytes = ops->scratch_bytes(&ops_limits, n_threads)};
-    out->bytes = scratch_place(out, config, limits, NULL);
+    out->bytes = scratch_place(out, config, limits, ops, NULL);
     TRY(device->vtable->alloc(device, (size_t)out->bytes, &out->data, err));
-    (void)scratch_place(out, config, limits, out->data);
+    (void)scratch_place(out, config, limits, ops, out->data);
     Status status =
         scratch_fill_table(&config->rope, limits->context_max, out->cos_sin, device, err);
     if (status == OK)
@@ -116,6 +123,13 @@ Status scratch_open(Scratch *out, const ModelConfig *config, const ForwardLimits
                                     device, err);
     if (status != OK) scratch_close(out, device);
     return status;
+}
+
+void scratch_open_plans(Scratch *scratch, const ModelConfig *config, const Ops *ops, OpCtx *ctx) {
+    for (int32_t g = 0; ops->attn_plan_open != NULL && g < kv_store_groups(config); g++) {
+        AttnPlan plan = scratch_plan(scratch, g);
+        ops->attn_plan_open(ctx, &plan);
+    }
 }
 
 void scratch_close(Scratch *scratch, Device *device) {

@@ -49,6 +49,7 @@ static Status single_init(Single *s, const OpCtx *ctx, DType kv_dtype, Err *err)
     s->n_groups = kv_store_groups(c);
     for (int32_t g = 0; g < s->n_groups; g++) n_blocks[g] = DIV_UP(s->context_max, s->block_tokens);
     TRY(kv_store_open(&s->store, c, ctx->device, kv_dtype, s->block_tokens, n_blocks, err));
+    TRY(forward_record(s->forward, s->store, err));
     s->logits = mem_try_alloc((size_t)s->n_logits_max, (size_t)c->vocab * sizeof(float));
     if (s->logits == NULL) FAIL(err, ERR_NOMEM, "no memory for %d rows of logits", s->n_logits_max);
     single_init_batch(s, n_blocks[0]);

@@ -7,9 +7,10 @@
 #include "base/mem.h"
 #include "model/weights_priv.h"
 
-/* Device memory that holds a vector or a transposed matrix. */
+/* Memory of a device that holds a vector, a table or a transposed matrix. */
 typedef struct WeightsBlock {
     struct WeightsBlock *next;
+    Device *device;
     void *data;
     size_t bytes;
 } WeightsBlock;
@@ -72,8 +73,8 @@ Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, int64_t n1,
     return OK;
 }
 
-static Status weights_block(WeightsBinder *b, size_t bytes, const void *src, void **out) {
-    Device *device = b->ctx->device;
+static Status weights_block(WeightsBinder *b, Device *device, size_t bytes, const void *src,
+                            void **out) {
     WeightsBlock *block = mem_try_alloc(1, sizeof *block);
     if (block == NULL) FAIL(b->err, ERR_NOMEM, "no memory for the list of weights");
     Status status = device->vtable->alloc(device, bytes, &block->data, b->err);
@@ -81,6 +82,7 @@ static Status weights_block(WeightsBinder *b, size_t bytes, const void *src, voi
         mem_free(block);
         return status;
     }
+    block->device = device;
     block->bytes = bytes;
     block->next = b->out->blocks;
     b->out->blocks = block;
@@ -105,7 +107,7 @@ static Status weights_vector(WeightsBinder *b, WeightsAt at, int64_t n, const fl
     Status status = OK;
     void *data = NULL;
     if (finite) {
-        status = weights_block(b, (size_t)n * sizeof *values, values, &data);
+        status = weights_block(b, b->ctx->device, (size_t)n * sizeof *values, values, &data);
     } else {
         char name[ARCH_NAME_BYTES];
         (void)weights_find(b, at, &t, name);
@@ -192,8 +194,10 @@ static Status weights_transpose(WeightsBinder *b, Tensor *t) {
         for (int64_t o = 0; o < n_out; o++)
             memcpy(copy + (size_t)(o * n_in + i) * size, src + (size_t)(i * n_out + o) * size,
                    size);
+    /* For weight_prepare, which takes the host's memory. */
     void *data = NULL;
-    Status status = weights_block(b, (size_t)n_in * (size_t)n_out * size, copy, &data);
+    Status status =
+        weights_block(b, device_host(), (size_t)n_in * (size_t)n_out * size, copy, &data);
     mem_free(copy);
     *t = tensor_2d(data, t->dtype, n_out, n_in);
     return status;
@@ -223,7 +227,7 @@ static Status weights_table(WeightsBinder *b, ArchTensor role, int64_t n, Weight
     TRY(weights_get(b, (WeightsAt){.role = role}, n, b->config->dim, 0, t));
     out->t = *t;
     if (b->ctx->device->id != DEVICE_HOST)
-        TRY(weights_block(b, (size_t)tensor_bytes(t), t->data, &out->t.data));
+        TRY(weights_block(b, b->ctx->device, (size_t)tensor_bytes(t), t->data, &out->t.data));
     b->out->token_bytes += tensor_row_bytes(t);
     return OK;
 }
@@ -310,7 +314,7 @@ void weights_free(Weights *weights, const Ops *ops, OpCtx *ctx) {
     mem_free(weights->layer);
     for (WeightsBlock *block = weights->blocks, *next; block != NULL; block = next) {
         next = block->next;
-        ctx->device->vtable->free(ctx->device, block->data, block->bytes);
+        block->device->vtable->free(block->device, block->data, block->bytes);
         mem_free(block);
     }
     memset(weights, 0, sizeof *weights);

@@ -39,6 +39,7 @@ typedef struct OpsLimits {
     int64_t ff;    /* width of the gated dense layers; 0: there are none */
     int64_t vocab; /* 0: no logits are made */
     int32_t n_logits_max;
+    int32_t context_max; /* longest sequence */
     int32_t n_heads, n_kv_heads, head_dim;
     int32_t n_experts, n_experts_used, expert_ff;
 } OpsLimits;
@@ -141,6 +142,13 @@ typedef struct RopeKvArgs {
  * whatever the batch, so that the bits do not depend on the work's division. */
 enum { ATTN_SPLIT_TOKENS = 256 };
 
+/* How a level divides the attention of one step, made once for all layers with the same window.
+ * Which plan, or none, never shows in the result. */
+typedef struct AttnPlan {
+    void *data;              /* attn_plan_bytes(limits) of the device, cleared by attn_plan_open */
+    const OpsLimits *limits; /* those that it was sized for; borrowed */
+} AttnPlan;
+
 /* Paged attention over the ragged batch: for each sequence s the queries query_start[s] ..
  * query_start[s+1] stand at the last positions of its kv_len[s] tokens; query at position p sees
  * positions j <= p (all, when not causal) with j > p - window (when window > 0).
@@ -160,6 +168,8 @@ typedef struct AttnArgs {
     int32_t window; /* 0: none */
     bool causal;
     const float *sinks; /* [n_heads] or NULL */
+    int32_t query_max;  /* no sequence of the step has more queries; for attn_plan's levels */
+    AttnPlan plan;      /* of this step and window; zeroed where there is none */
 } AttnArgs;
 
 /* out = act(gate) * up, or act(gate) when up is NULL. out may be gate. */
@@ -260,6 +270,11 @@ typedef struct Ops {
     void (*gated)(OpCtx *ctx, const GatedArgs *args);
     void (*rope_kv)(OpCtx *ctx, const RopeKvArgs *args);
     void (*attn)(OpCtx *ctx, const AttnArgs *args);
+    /* The plan of a step from the lengths, the window and the shapes of args: before the first attn
+     * that has it. All three NULL where attn needs no plan. */
+    size_t (*attn_plan_bytes)(const OpsLimits *limits);
+    void (*attn_plan_open)(OpCtx *ctx, AttnPlan *plan);
+    void (*attn_plan)(OpCtx *ctx, const AttnArgs *args);
     void (*act)(OpCtx *ctx, const ActArgs *args);
     void (*moe_route)(OpCtx *ctx, const MoeRouteArgs *args);
     void (*moe)(OpCtx *ctx, const MoeArgs *args);

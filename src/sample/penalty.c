@@ -66,3 +66,37 @@ void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, f
         counts[token] = (PenaltyCount){0};
     }
 }
+
+/* The entry of the token, a new one when it has none; NULL when there is no room. */
+static SampleChange *penalty_entry(int32_t token, int32_t *entry, SampleChange *out, int32_t *n,
+                                   int32_t n_max) {
+    if (entry[token] == 0) {
+        if (*n == n_max) return NULL;
+        out[*n] = (SampleChange){.token = token};
+        entry[token] = ++*n;
+    }
+    return &out[entry[token] - 1];
+}
+
+int32_t penalty_list(const SamplerParams *params, const PenaltyHistory *history, int32_t *entry,
+                     SampleChange *out, int32_t n_max) {
+    const bool all = params->repetition_penalty != 1;
+    const bool any = all || params->presence_penalty != 0 || params->frequency_penalty != 0;
+    int32_t n = 0;
+    bool fits = params->allowed == NULL && params->n_bad == 0;
+    for (int32_t i = 0; i < params->n_bias && fits; i++) {
+        fits = entry[params->bias[i].token] == 0;
+        SampleChange *change = penalty_entry(params->bias[i].token, entry, out, &n, n_max);
+        fits = fits && change != NULL;
+        if (fits) change->bias = params->bias[i].bias;
+    }
+    for (int32_t i = all ? 0 : history->n_prompt; any && fits && i < history->n; i++) {
+        SampleChange *change = penalty_entry(history->token[i], entry, out, &n, n_max);
+        fits = change != NULL;
+        if (!fits) break;
+        change->seen = true;
+        change->n_output += i >= history->n_prompt;
+    }
+    for (int32_t i = 0; i < n; i++) entry[out[i].token] = 0;
+    return fits ? n : -1;
+}

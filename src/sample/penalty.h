@@ -1,6 +1,7 @@
 /* penalty: logit bias and the penalties that depend on the tokens so far. */
 #pragma once
 
+#include "ops/ops.h"
 #include "sample/sampler.h"
 
 /* Whether the parameters change any logit. */
@@ -17,6 +18,12 @@ typedef struct PenaltyHistory {
     const int32_t *token; /* [n] the prompt, then the output */
     int32_t n, n_prompt;
 } PenaltyHistory;
+
+/* What penalty_apply would change, a token once, for ops->sample. entry [vocab] must be zero and is
+ * left so. Returns how many; -1 when out has no room, a token has several biases, or the parameters
+ * allow or ban tokens. */
+int32_t penalty_list(const SamplerParams *params, const PenaltyHistory *history, int32_t *entry,
+                     SampleChange *out, int32_t n_max);
 
 /* Changes logits[vocab] in place: bias, what is allowed and what is banned, then the repetition
  * penalty (Keskar et al. 2019, section 4.1: positive logits are divided, others multiplied), then

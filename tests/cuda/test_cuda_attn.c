@@ -19,7 +19,8 @@ static const OpsLimits LIMITS = {.n_tokens_max = 2048,
                                  .n_max = 64,
                                  .n_heads = 16,
                                  .n_kv_heads = 8,
-                                 .head_dim = 256};
+                                 .head_dim = 256,
+                                 .context_max = 640};
 
 typedef struct Sequences {
     int32_t query_start[SEQS + 1], kv_len[SEQS], table_start[SEQS + 1], block_id[SEQS * TABLE];
@@ -73,6 +74,24 @@ static void compare_caches(CudaTesting *t, const KvView *gpu, const KvView *host
         mem_free(a);
         mem_free(b);
     }
+}
+
+/* The last step of a case: the GPU's form of the reference's arguments. */
+static void attn_on_gpu(CudaTesting *t, const RopeAttn *c, const Sequences *s, AttnArgs *gpu) {
+    OpsLimits limits = LIMITS;
+    limits.n_heads = c->n_heads;
+    limits.n_kv_heads = c->n_kv_heads;
+    limits.head_dim = c->head_dim;
+    gpu->query_start = cuda_testing_put(t, s->query_start, sizeof s->query_start);
+    gpu->kv_len = cuda_testing_put(t, s->kv_len, sizeof s->kv_len);
+    gpu->table_start = cuda_testing_put(t, s->table_start, sizeof s->table_start);
+    gpu->block_id = cuda_testing_put(t, s->block_id, sizeof s->block_id);
+    if (c->sinks) gpu->sinks = cuda_testing_put(t, gpu->sinks, (size_t)c->n_heads * 4);
+    gpu->query_max = 300;
+    gpu->plan = (AttnPlan){cuda_testing_put(t, NULL, t->ops->attn_plan_bytes(&limits)), &limits};
+    t->ops->attn_plan_open(&t->ctx, &gpu->plan);
+    t->ops->attn_plan(&t->ctx, gpu);
+    t->ops->attn(&t->ctx, gpu);
 }
 
 static void rope_attn_case(CudaTesting *t, const RopeAttn *c, const int32_t *kv_len,
@@ -149,12 +168,7 @@ static void rope_attn_case(CudaTesting *t, const RopeAttn *c, const int32_t *kv_
     gpu_attn.q = gpu.q;
     gpu_attn.out = tensor_3d(gout, c->feed, n, c->n_heads, d);
     gpu_attn.kv = kv;
-    gpu_attn.query_start = cuda_testing_put(t, s.query_start, sizeof s.query_start);
-    gpu_attn.kv_len = cuda_testing_put(t, s.kv_len, sizeof s.kv_len);
-    gpu_attn.table_start = cuda_testing_put(t, s.table_start, sizeof s.table_start);
-    gpu_attn.block_id = cuda_testing_put(t, s.block_id, sizeof s.block_id);
-    if (c->sinks) gpu_attn.sinks = cuda_testing_put(t, sinks, (size_t)c->n_heads * 4);
-    t->ops->attn(&t->ctx, &gpu_attn);
+    attn_on_gpu(t, c, &s, &gpu_attn);
     cuda_testing_compare(t, "attn", gout, out, nq, c->feed, c->feed == DTYPE_BF16 ? 2e-5 : 1e-11);
     mem_free(q);
     mem_free(k);

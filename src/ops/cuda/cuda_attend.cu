@@ -3,6 +3,7 @@
  *
  * The plain kernel: a block per query and head goes through the keys in pieces of 128 that start at
  * multiples of 128, with a running maximum; the order follows from the positions alone. */
+#include "ops/cuda/cuda_attn.cuh"
 #include "ops/cuda/cuda_common.cuh"
 
 enum { CUDA_ATTEND_KEYS = 128 };
@@ -87,16 +88,94 @@ static __global__ void __launch_bounds__(CUDA_ATTEND_KEYS)
         cuda_put(to + i, hi > 0 ? acc[i] / sum : 0.0f);
 }
 
-size_t cuda_attend_scratch_bytes(const OpsLimits *limits) {
-    (void)limits;
-    return 0;
+/* ---- the fast form ------------------------------------------------------------------------ */
+
+static CudaAttnLimits cuda_attend_limits(const OpsLimits *limits) {
+    CudaAttnLimits fast = {};
+    fast.n_tokens_max = limits->n_tokens_max;
+    fast.n_seqs_max = limits->n_seqs_max;
+    fast.query_len_max = limits->n_tokens_max;
+    fast.kv_len_max = limits->context_max;
+    fast.n_heads = limits->n_heads;
+    fast.n_kv_heads = limits->n_kv_heads;
+    fast.head_dim = limits->head_dim;
+    return fast;
 }
+
+/* The partial results stand behind the plan. */
+static size_t cuda_attend_partial_at(const CudaAttnLimits *limits) {
+    return ALIGN_UP(cuda_attn_plan_bytes(limits), (size_t)256);
+}
+
+size_t cuda_attend_plan_bytes(const OpsLimits *limits) {
+    const CudaAttnLimits fast = cuda_attend_limits(limits);
+    if (limits->context_max == 0) return 0;
+    return cuda_attend_partial_at(&fast) + cuda_attn_partial_bytes(&fast);
+}
+
+void cuda_attend_plan_open(OpCtx *ctx, AttnPlan *plan) {
+    const CudaAttnLimits fast = cuda_attend_limits(plan->limits);
+    cuda_note(cuda_of(ctx),
+              cuda_attn_clear(cuda_of(ctx)->stream, &fast,
+                              (char *)plan->data + cuda_attend_partial_at(&fast)),
+              "attention's memory");
+}
+
+static bool cuda_attend_is_fast(const AttnArgs *args) {
+    const int32_t d = args->kv.head_dim, block = args->kv.block_tokens;
+    return args->plan.data != NULL && args->q.dtype == DTYPE_BF16 &&
+           args->kv.dtype == DTYPE_BF16 && d <= 256 && d % 8 == 0 && block <= 256 &&
+           (block & (block - 1)) == 0 && args->q.stride[0] % 8 == 0 &&
+           args->out.stride[0] % 8 == 0 && args->scale > 0;
+}
+
+static CudaAttnArgs cuda_attend_args(const AttnArgs *args) {
+    CudaAttnArgs fast = {};
+    fast.limits = cuda_attend_limits(args->plan.limits);
+    fast.q = args->q.data;
+    fast.out = args->out.data;
+    fast.q_stride = args->q.stride[0];
+    fast.out_stride = args->out.stride[0];
+    fast.k = args->kv.k;
+    fast.v = args->kv.v;
+    fast.n_blocks = args->kv.n_blocks;
+    fast.block_tokens = args->kv.block_tokens;
+    fast.n_tokens = (int32_t)args->q.shape[0];
+    fast.n_seqs = args->n_seqs;
+    fast.query_len_max = args->query_max;
+    fast.query_start = args->query_start;
+    fast.kv_len = args->kv_len;
+    fast.table_start = args->table_start;
+    fast.block_id = args->block_id;
+    fast.scale = args->scale;
+    fast.softcap = args->softcap;
+    fast.window = args->window;
+    fast.causal = args->causal;
+    fast.sinks = args->sinks;
+    fast.dependent = true;
+    fast.plan = args->plan.data;
+    fast.partial = (char *)args->plan.data + cuda_attend_partial_at(&fast.limits);
+    return fast;
+}
+
+void cuda_attend_plan(OpCtx *ctx, const AttnArgs *args) {
+    if (!cuda_attend_is_fast(args)) return;
+    const CudaAttnArgs fast = cuda_attend_args(args);
+    cuda_note(cuda_of(ctx), cuda_attn_plan(cuda_of(ctx)->stream, &fast), "attention's plan");
+}
+
+/* ---- either ------------------------------------------------------------------------------- */
 
 void cuda_attend(OpCtx *ctx, const AttnArgs *args) {
     const Tensor *q = &args->q, *out = &args->out;
     const KvView *kv = &args->kv;
     CHECK(q->dtype == out->dtype && q->shape[2] == kv->head_dim && q->shape[1] <= 65535);
     CHECK(q->shape[1] % kv->n_kv_heads == 0 && kv->head_dim <= 1024);
+    if (cuda_attend_is_fast(args)) {
+        const CudaAttnArgs fast = cuda_attend_args(args);
+        cuda_note(cuda_of(ctx), cuda_attn(cuda_of(ctx)->stream, &fast), "attn");
+        return;
+    }
     const CudaAttend a = {args->query_start, args->kv_len,    args->table_start, args->block_id,
                           args->sinks,       q->stride[0],    out->stride[0],    args->n_seqs,
                           (int)q->shape[1],  kv->n_kv_heads,  kv->head_dim,      kv->block_tokens,

@@ -146,7 +146,9 @@ void cuda_product_gated(OpCtx *ctx, const GatedArgs *args);
 size_t cuda_product_scratch_bytes(const OpsLimits *limits);
 void cuda_rope(OpCtx *ctx, const RopeKvArgs *args);
 void cuda_attend(OpCtx *ctx, const AttnArgs *args);
-size_t cuda_attend_scratch_bytes(const OpsLimits *limits);
+size_t cuda_attend_plan_bytes(const OpsLimits *limits);
+void cuda_attend_plan_open(OpCtx *ctx, AttnPlan *plan);
+void cuda_attend_plan(OpCtx *ctx, const AttnArgs *args);
 void cuda_act(OpCtx *ctx, const ActArgs *args);
 void cuda_act_softcap(OpCtx *ctx, Tensor x, float cap);
 void cuda_moe_route(OpCtx *ctx, const MoeRouteArgs *args);
@@ -157,5 +159,7 @@ size_t cuda_sample_scratch_bytes(const OpsLimits *limits);
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
 Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate, Weight *up,
                            Weight *down, Err *err);
+Status cuda_weight_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,
+                         Weight *out_up, Err *err);
 void cuda_weight_release(OpCtx *ctx, Weight *weight);
 void cuda_weight_close(CudaDevice *device);

@@ -147,16 +147,3 @@ static __device__ __forceinline__ float cuda_dequant(DType dtype, const void *ro
         default: return cuda_dequant_small(dtype, row, i / 32, i % 32);
     }
 }
-
-/* A matrix as the kernels take it. */
-struct CudaMatrix {
-    const char *data;
-    int64_t row_bytes;
-    DType dtype;
-};
-
-static inline CudaMatrix cuda_matrix(const Tensor *t) {
-    const DTypeInfo *info = dtype_info(t->dtype);
-    return CudaMatrix{(const char *)t->data, t->stride[0] / info->group_len * info->group_bytes,
-                      t->dtype};
-}

@@ -205,7 +205,6 @@ static DType cuda_device_feed(DType weight) {
 static size_t cuda_device_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     (void)n_threads;
     size_t bytes = cuda_product_scratch_bytes(limits);
-    bytes = MAX(bytes, cuda_attend_scratch_bytes(limits));
     bytes = MAX(bytes, cuda_moe_scratch_bytes(limits));
     return MAX(bytes, cuda_sample_scratch_bytes(limits));
 }
@@ -216,6 +215,7 @@ static const Ops CUDA_DEVICE_OPS = {
     .scratch_bytes = cuda_device_scratch_bytes,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
+    .gated_prepare = cuda_weight_gated,
     .experts_prepare = cuda_weight_experts,
     .embed = cuda_embed,
     .norm = cuda_norm,
@@ -223,6 +223,9 @@ static const Ops CUDA_DEVICE_OPS = {
     .gated = cuda_product_gated,
     .rope_kv = cuda_rope,
     .attn = cuda_attend,
+    .attn_plan_bytes = cuda_attend_plan_bytes,
+    .attn_plan_open = cuda_attend_plan_open,
+    .attn_plan = cuda_attend_plan,
     .act = cuda_act,
     .moe_route = cuda_moe_route,
     .moe = cuda_moe,

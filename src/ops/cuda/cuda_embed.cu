@@ -1,16 +1,14 @@
 /* cuda_embed: table rows to activations, and rows of activations to other rows. */
-#include "ops/cuda/cuda_dequant.cuh"
+#include "ops/cuda/cuda_matrix.cuh"
 
 static __global__ void cuda_embed_kernel(CudaMatrix table, CudaMatrix learned, const int32_t *token,
                                          const int32_t *pos, float scale, int dim, float *out,
                                          int64_t out_stride) {
     cuda_wait();
     const int t = blockIdx.x;
-    const char *row = table.data + token[t] * table.row_bytes;
-    const char *at = learned.data != NULL ? learned.data + pos[t] * learned.row_bytes : NULL;
     for (int i = threadIdx.x; i < dim; i += blockDim.x) {
-        float x = cuda_dequant(table.dtype, row, i) * scale;
-        if (at != NULL) x += cuda_dequant(learned.dtype, at, i);
+        float x = cuda_matrix_get(table, token[t], i) * scale;
+        if (learned.data != NULL) x += cuda_matrix_get(learned, pos[t], i);
         out[t * out_stride + i] = x;
     }
 }
@@ -20,9 +18,9 @@ void cuda_embed(OpCtx *ctx, const EmbedArgs *args) {
     CHECK(out->dtype == DTYPE_F32 && args->table->layout == 0);
     CHECK(out->shape[1] == args->table->t.shape[1]);
     CudaMatrix learned = {};
-    if (args->pos_table != NULL) learned = cuda_matrix(&args->pos_table->t);
+    if (args->pos_table != NULL) learned = cuda_matrix(args->pos_table);
     cuda_launch(ctx, "embed", cuda_embed_kernel, dim3((unsigned)out->shape[0]), dim3(256), 0,
-                cuda_matrix(&args->table->t), learned, args->token, args->pos, args->scale,
+                cuda_matrix(args->table), learned, args->token, args->pos, args->scale,
                 (int)out->shape[1], (float *)out->data, out->stride[0]);
 }
 

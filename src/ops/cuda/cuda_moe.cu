@@ -1,12 +1,15 @@
 /* cuda_moe: routing and the experts' gated feed-forward.
  *
+ * Packed bf16 experts: the pairs of token and expert are sorted by expert, each touched expert's
+ * matrices meet all of its rows at once, and a token adds up its rows in the order of `expert`.
+ *
  * Plain form, for any format: one warp per output element, products summed as cuda_product does, the
  * chosen experts in the order of `expert`. A few tokens at a time, so that the hidden vectors fit
  * scratch. */
 #include "ops/cuda/cuda_act.cuh"
-#include "ops/cuda/cuda_dequant.cuh"
+#include "ops/cuda/cuda_matrix.cuh"
 
-enum { CUDA_MOE_WARPS = 8, CUDA_MOE_TOKENS = 64 };
+enum { CUDA_MOE_WARPS = 8, CUDA_MOE_TOKENS = 64, CUDA_MOE_GROUPED = 2048 };
 
 /* a is chosen before b: the larger logit, then the lower expert; NaN last. */
 static __device__ __forceinline__ bool cuda_moe_before(float a, int ia, float b, int ib) {
@@ -89,10 +92,11 @@ struct CudaMoe {
 template <typename X>
 static __device__ __forceinline__ float cuda_moe_dot(const CudaExperts &w, int e, int64_t i,
                                                      const X *x, int k) {
-    const char *row = w.first.data + e * w.stride + i * w.first.row_bytes;
+    CudaMatrix m = w.first;
+    m.data += e * w.stride;
     float sum = 0;
     for (int j = threadIdx.x % CUDA_WARP; j < k; j += CUDA_WARP)
-        sum += cuda_dequant(w.first.dtype, row, j) * cuda_to_f32(x[j]);
+        sum += cuda_matrix_get(m, i, j) * cuda_to_f32(x[j]);
     return cuda_warp_sum(sum);
 }
 
@@ -124,16 +128,143 @@ static __global__ void cuda_moe_down_kernel(CudaMoe m, const float *hidden, floa
     if (threadIdx.x % CUDA_WARP == 0) *to = m.accumulate ? *to + sum : sum;
 }
 
-size_t cuda_moe_scratch_bytes(const OpsLimits *limits) {
-    const int64_t tokens = MIN((int64_t)limits->n_tokens_max, (int64_t)CUDA_MOE_TOKENS);
-    return (size_t)(tokens * limits->n_experts_used * limits->expert_ff) * sizeof(float);
-}
 
 static CudaExperts cuda_moe_experts(const Weight *w, int32_t n_experts) {
-    CudaExperts experts = {cuda_matrix(&w->t), 0};
+    CudaExperts experts = {cuda_matrix(w), 0};
     if (n_experts > 1) experts.stride = (const char *)w[1].t.data - (const char *)w[0].t.data;
     CHECK(w[n_experts - 1].t.data == experts.first.data + (n_experts - 1) * experts.stride);
     return experts;
+}
+
+/* ---- grouped by expert, on tensor cores --------------------------------------------------- */
+
+/* Where the grouped form keeps its parts; a pair is a token with one of its experts, a row is where
+ * a pair stands when they are sorted by expert. */
+struct CudaGroups {
+    int32_t *start;  /* [n_experts + 1] */
+    int32_t *row_of; /* [n_pairs] */
+    __nv_bfloat16 *x, *hidden;
+    float *out; /* [n_pairs, dim] */
+    size_t bytes;
+};
+
+static CudaGroups cuda_moe_groups(char *base, int64_t n_pairs, int64_t n_experts, int64_t dim,
+                                  int64_t ff) {
+    CudaGroups g = {};
+    size_t at = 0;
+    auto take = [&](size_t bytes) {
+        char *p = base + at;
+        at += ALIGN_UP(bytes, (size_t)256);
+        return p;
+    };
+    g.start = (int32_t *)take((size_t)(n_experts + 1) * sizeof(int32_t));
+    g.row_of = (int32_t *)take((size_t)n_pairs * sizeof(int32_t));
+    g.x = (__nv_bfloat16 *)take((size_t)(n_pairs * dim) * 2);
+    g.hidden = (__nv_bfloat16 *)take((size_t)(n_pairs * ff) * 2);
+    g.out = (float *)take((size_t)(n_pairs * dim) * sizeof(float));
+    g.bytes = at;
+    return g;
+}
+
+/* One block counts the pairs of each expert and gives every pair its row. Which of an expert's rows
+ * a pair gets does not show: each row is computed for itself. */
+static __global__ void __launch_bounds__(1024)
+    cuda_moe_sort_kernel(const int32_t *expert, int n_pairs, int n_experts, CudaGroups g) {
+    __shared__ int next[CUDA_LINEAR_EXPERTS_MAX + 1];
+    cuda_wait();
+    for (int e = threadIdx.x; e <= n_experts; e += blockDim.x) next[e] = 0;
+    __syncthreads();
+    for (int p = threadIdx.x; p < n_pairs; p += blockDim.x) atomicAdd(&next[expert[p] + 1], 1);
+    __syncthreads();
+    if (threadIdx.x < CUDA_WARP) { /* running sums, a warp's width at a time */
+        int before = 0;
+        for (int first = 0; first <= n_experts; first += CUDA_WARP) {
+            const int e = first + threadIdx.x;
+            int sum = e <= n_experts ? next[e] : 0;
+            for (int i = 1; i < CUDA_WARP; i <<= 1) {
+                const int left = __shfl_up_sync(~0u, sum, i);
+                if ((int)threadIdx.x >= i) sum += left;
+            }
+            if (e <= n_experts) next[e] = before + sum;
+            before += __shfl_sync(~0u, sum, CUDA_WARP - 1);
+        }
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e <= n_experts; e += blockDim.x) g.start[e] = next[e];
+    __syncthreads();
+    for (int p = threadIdx.x; p < n_pairs; p += blockDim.x)
+        g.row_of[p] = atomicAdd(&next[expert[p]], 1);
+}
+
+/* The input of every pair; dim is a multiple of 8. */
+static __global__ void cuda_moe_spread_kernel(const __nv_bfloat16 *x, int64_t stride, int dim,
+                                              int n_used, CudaGroups g) {
+    cuda_wait();
+    const int64_t p = blockIdx.x;
+    const uint4 *from = (const uint4 *)(x + p / n_used * stride);
+    uint4 *to = (uint4 *)(g.x + (int64_t)g.row_of[p] * dim);
+    for (int i = threadIdx.x; i < dim / 8; i += blockDim.x) to[i] = from[i];
+}
+
+static __global__ void cuda_moe_gather_kernel(CudaMoe m, CudaGroups g, float *out) {
+    cuda_wait();
+    const int64_t t = blockIdx.x;
+    for (int i = threadIdx.x; i < m.dim; i += blockDim.x) {
+        float sum = 0;
+        for (int u = 0; u < m.n_used; u++) {
+            const int64_t p = t * m.n_used + u;
+            sum += m.weight[p] * g.out[(int64_t)g.row_of[p] * m.dim + i];
+        }
+        float *to = out + t * m.out_stride + i;
+        *to = m.accumulate ? *to + sum : sum;
+    }
+}
+
+static bool cuda_moe_is_packed(const MoeArgs *args) {
+    return args->gate->layout == CUDA_MATRIX_GATE && args->down->layout == CUDA_MATRIX_PACKED &&
+           args->x.dtype == DTYPE_BF16 && args->x.stride[0] % 8 == 0 &&
+           (uintptr_t)args->x.data % 16 == 0;
+}
+
+static void cuda_moe_grouped(OpCtx *ctx, const MoeArgs *args, const CudaMoe *m, int64_t n_tokens,
+                             const __nv_bfloat16 *x, float *out) {
+    const int64_t n_pairs = n_tokens * m->n_used;
+    const CudaGroups g =
+        cuda_moe_groups((char *)ctx->scratch, n_pairs, args->n_experts, m->dim, m->ff);
+    CHECK(g.bytes <= ctx->scratch_bytes);
+    CudaDevice *d = cuda_of(ctx);
+    cuda_launch(ctx, "moe sort", cuda_moe_sort_kernel, dim3(1), dim3(1024), 0, m->expert,
+                (int)n_pairs, (int)args->n_experts, g);
+    cuda_launch(ctx, "moe spread", cuda_moe_spread_kernel, dim3((unsigned)n_pairs), dim3(128), 0, x,
+                m->x_stride, m->dim, m->n_used, g);
+    const Tensor pairs = tensor_2d(g.x, DTYPE_BF16, n_pairs, m->dim);
+    const Tensor hidden = tensor_2d(g.hidden, DTYPE_BF16, n_pairs, m->ff);
+    CudaLinearArgs fast = cuda_product_gated_args(&pairs, args->gate, args->act, &hidden);
+    fast.n_experts = args->n_experts;
+    fast.expert_start = g.start;
+    fast.expert_w = cuda_matrix_table(args->gate, args->n_experts);
+    cuda_note(d, cuda_linear(d->stream, &fast), "experts' gate and up");
+    fast.x = g.hidden;
+    fast.x_stride = m->ff;
+    fast.k = m->ff;
+    fast.out = CUDA_LINEAR_F32;
+    fast.expert_w = cuda_matrix_table(args->down, args->n_experts);
+    fast.part[0] = CudaLinearPart{g.out, m->dim, NULL, m->dim};
+    cuda_note(d, cuda_linear(d->stream, &fast), "experts' down");
+    cuda_launch(ctx, "moe gather", cuda_moe_gather_kernel, dim3((unsigned)n_tokens), dim3(256), 0,
+                *m, g, out);
+}
+
+size_t cuda_moe_scratch_bytes(const OpsLimits *limits) {
+    if (limits->n_experts == 0) return 0;
+    const int64_t tokens = MIN((int64_t)limits->n_tokens_max, (int64_t)CUDA_MOE_TOKENS);
+    const size_t plain =
+        (size_t)(tokens * limits->n_experts_used * limits->expert_ff) * sizeof(float);
+    const int64_t grouped = MIN((int64_t)limits->n_tokens_max, (int64_t)CUDA_MOE_GROUPED);
+    const int64_t dim = MAX(limits->k_max, limits->n_max);
+    return MAX(plain, cuda_moe_groups(NULL, grouped * limits->n_experts_used, limits->n_experts,
+                                      dim, limits->expert_ff)
+                          .bytes);
 }
 
 void cuda_moe(OpCtx *ctx, const MoeArgs *args) {
@@ -152,11 +283,18 @@ void cuda_moe(OpCtx *ctx, const MoeArgs *args) {
                  args->act,
                  args->accumulate};
     float *hidden = (float *)ctx->scratch;
-    for (int64_t t = 0; t < x->shape[0]; t += CUDA_MOE_TOKENS) {
-        const int64_t rows = MIN(x->shape[0] - t, (int64_t)CUDA_MOE_TOKENS);
-        CHECK((size_t)(rows * m.n_used * m.ff) * sizeof(float) <= ctx->scratch_bytes);
+    const bool packed = cuda_moe_is_packed(args);
+    const int64_t step = packed ? CUDA_MOE_GROUPED : CUDA_MOE_TOKENS;
+    for (int64_t t = 0; t < x->shape[0]; t += step) {
+        const int64_t rows = MIN(x->shape[0] - t, step);
         m.expert = args->expert + t * m.n_used;
         m.weight = args->weight + t * m.n_used;
+        if (packed) {
+            cuda_moe_grouped(ctx, args, &m, rows, (const __nv_bfloat16 *)x->data + t * x->stride[0],
+                             (float *)out->data + t * out->stride[0]);
+            continue;
+        }
+        CHECK((size_t)(rows * m.n_used * m.ff) * sizeof(float) <= ctx->scratch_bytes);
         cuda_by_dtype(x->dtype, [&](auto one) {
             typedef decltype(one) X;
             cuda_launch(ctx, "moe hidden", cuda_moe_hidden_kernel<X>,

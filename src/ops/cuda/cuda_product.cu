@@ -4,7 +4,7 @@
  * The plain kernel: a warp makes one output column for up to eight tokens. Lane l sums elements
  * l, l + 32, ... of the row, then the warp adds its lanes: the order follows from k alone. */
 #include "ops/cuda/cuda_act.cuh"
-#include "ops/cuda/cuda_dequant.cuh"
+#include "ops/cuda/cuda_matrix.cuh"
 
 enum { CUDA_PRODUCT_TOKENS = 8, CUDA_PRODUCT_WARPS = 8, CUDA_PRODUCT_GATED_ROWS = 128 };
 
@@ -25,10 +25,9 @@ static __global__ void __launch_bounds__(CUDA_PRODUCT_WARPS *CUDA_WARP)
     const int first = blockIdx.y * CUDA_PRODUCT_TOKENS;
     const int n_tokens = min(p.n_tokens - first, (int)CUDA_PRODUCT_TOKENS);
     if (i >= p.n) return;
-    const char *row = p.w.data + i * p.w.row_bytes;
     float sum[CUDA_PRODUCT_TOKENS] = {};
     for (int j = lane; j < p.k; j += CUDA_WARP) {
-        const float w = cuda_dequant(p.w.dtype, row, j);
+        const float w = cuda_matrix_get(p.w, i, j);
 #pragma unroll
         for (int t = 0; t < CUDA_PRODUCT_TOKENS; t++)
             if (t < n_tokens) sum[t] += w * cuda_to_f32(x[(first + t) * p.x_stride + j]);
@@ -47,7 +46,7 @@ static __global__ void __launch_bounds__(CUDA_PRODUCT_WARPS *CUDA_WARP)
 static void cuda_product_plain(OpCtx *ctx, const Tensor *x, const LinearPart *part,
                                bool accumulate) {
     const Tensor *out = &part->out;
-    const CudaProduct p = {cuda_matrix(&part->w->t), part->bias,          x->stride[0],
+    const CudaProduct p = {cuda_matrix(part->w), part->bias,          x->stride[0],
                            out->stride[0],           (int)x->shape[0],    (int)out->shape[1],
                            (int)x->shape[1],         accumulate};
     const dim3 grid((unsigned)DIV_UP(p.n, (int)CUDA_PRODUCT_WARPS),
@@ -63,6 +62,49 @@ static void cuda_product_plain(OpCtx *ctx, const Tensor *x, const LinearPart *pa
     });
 }
 
+static bool cuda_product_is_packed(const Tensor *x, const LinearPart *part) {
+    const DType out = part->out.dtype;
+    return part->w->layout == CUDA_MATRIX_PACKED && x->dtype == DTYPE_BF16 &&
+           x->stride[0] % CUDA_LINEAR_K_MULTIPLE == 0 && (uintptr_t)x->data % 16 == 0 &&
+           (out == DTYPE_F32 || out == DTYPE_BF16);
+}
+
+/* Part b's matrix lies behind part a's, so that one product makes both. */
+static bool cuda_product_follows(const LinearPart *a, const LinearPart *b) {
+    const Tensor *t = &a->w->t;
+    return (const char *)b->w->t.data ==
+               (const char *)t->data + cuda_linear_packed_bytes(t->shape[0], t->shape[1]) &&
+           a->out.dtype == b->out.dtype;
+}
+
+/* Part `first` and those that can be made with it; returns how many. */
+static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, int32_t first) {
+    const Tensor *x = &args->x;
+    const LinearPart *part = &args->part[first];
+    if (!cuda_product_is_packed(x, part)) {
+        cuda_product_plain(ctx, x, part, args->accumulate);
+        return 1;
+    }
+    CudaLinearArgs fast = {};
+    fast.x = x->data;
+    fast.x_stride = x->stride[0];
+    fast.n_tokens = (int32_t)x->shape[0];
+    fast.k = (int32_t)x->shape[1];
+    fast.out = part->out.dtype == DTYPE_BF16 ? CUDA_LINEAR_BF16
+               : args->accumulate            ? CUDA_LINEAR_F32_ADD
+                                             : CUDA_LINEAR_F32;
+    fast.w = part->w->t.data;
+    fast.dependent = true;
+    do {
+        fast.part[fast.n_parts++] = CudaLinearPart{part->out.data, part->out.stride[0], part->bias,
+                                                   (int32_t)part->out.shape[1]};
+        part++;
+    } while (first + fast.n_parts < args->n_parts && cuda_product_is_packed(x, part) &&
+             cuda_product_follows(part - 1, part));
+    cuda_note(cuda_of(ctx), cuda_linear(cuda_of(ctx)->stream, &fast), "linear");
+    return fast.n_parts;
+}
+
 void cuda_product(OpCtx *ctx, const LinearArgs *args) {
     CHECK(args->n_parts >= 1 && args->n_parts <= LINEAR_PARTS_MAX);
     for (int32_t i = 0; i < args->n_parts; i++) {
@@ -70,8 +112,8 @@ void cuda_product(OpCtx *ctx, const LinearArgs *args) {
         CHECK(part->w->t.shape[1] == args->x.shape[1]);
         CHECK(part->out.shape[0] == args->x.shape[0] && part->out.shape[1] == part->w->t.shape[0]);
         CHECK(!args->accumulate || part->out.dtype == DTYPE_F32);
-        cuda_product_plain(ctx, &args->x, part, args->accumulate);
     }
+    for (int32_t i = 0; i < args->n_parts;) i += cuda_product_parts(ctx, args, i);
 }
 
 size_t cuda_product_scratch_bytes(const OpsLimits *limits) {
@@ -79,11 +121,47 @@ size_t cuda_product_scratch_bytes(const OpsLimits *limits) {
     return (size_t)(2 * rows * limits->ff) * sizeof(float);
 }
 
+static CudaLinearAct cuda_product_act(ActKind kind) {
+    switch (kind) {
+        case ACT_SILU: return CUDA_LINEAR_SILU;
+        case ACT_GELU: return CUDA_LINEAR_GELU;
+        case ACT_GELU_TANH: return CUDA_LINEAR_GELU_TANH;
+        default: return CUDA_LINEAR_RELU;
+    }
+}
+
+CudaLinearArgs cuda_product_gated_args(const Tensor *x, const Weight *gate, ActKind act,
+                                       const Tensor *out) {
+    CudaLinearArgs fast = {};
+    fast.x = x->data;
+    fast.x_stride = x->stride[0];
+    fast.n_tokens = (int32_t)x->shape[0];
+    fast.k = (int32_t)x->shape[1];
+    fast.out = CUDA_LINEAR_GATED;
+    fast.act = cuda_product_act(act);
+    fast.w = gate->t.data;
+    fast.n_parts = 1;
+    fast.part[0] = CudaLinearPart{out->data, out->stride[0], NULL, (int32_t)out->shape[1]};
+    fast.dependent = true;
+    return fast;
+}
+
+static bool cuda_product_gated_is_packed(const GatedArgs *args) {
+    return args->gate->layout == CUDA_MATRIX_GATE && args->x.dtype == DTYPE_BF16 &&
+           args->out.dtype == DTYPE_BF16 && args->gate_bias == NULL && args->up_bias == NULL &&
+           args->x.stride[0] % CUDA_LINEAR_K_MULTIPLE == 0 && (uintptr_t)args->x.data % 16 == 0;
+}
+
 /* Both products of a few rows into scratch, then the activation; the rows of one call after those
  * of another, as scratch is small. */
 void cuda_product_gated(OpCtx *ctx, const GatedArgs *args) {
     const int64_t n_tokens = args->x.shape[0], n = args->out.shape[1];
     CHECK(args->gate->t.shape[0] == n && args->up->t.shape[0] == n);
+    if (cuda_product_gated_is_packed(args)) {
+        CudaLinearArgs fast = cuda_product_gated_args(&args->x, args->gate, args->act, &args->out);
+        cuda_note(cuda_of(ctx), cuda_linear(cuda_of(ctx)->stream, &fast), "gated");
+        return;
+    }
     const DType dtype = args->out.dtype;
     for (int64_t t = 0; t < n_tokens; t += CUDA_PRODUCT_GATED_ROWS) {
         const int64_t rows = MIN(n_tokens - t, (int64_t)CUDA_PRODUCT_GATED_ROWS);

@@ -6,14 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops/cuda/cuda_common.cuh"
+#include "ops/cuda/cuda_matrix.cuh"
 
 enum : size_t {
     CUDA_WEIGHT_ALIGN = 256,
     CUDA_WEIGHT_PIECE = (size_t)256 << 20, /* of device memory, or one larger matrix */
-    CUDA_WEIGHT_SLICE = (size_t)4 << 20    /* of a page-locked buffer */
+    CUDA_WEIGHT_SLICE = (size_t)4 << 20,   /* of a page-locked buffer */
+    CUDA_WEIGHT_ROWS = (size_t)64 << 20    /* of rows that wait to be packed */
 };
-enum { CUDA_WEIGHT_SLOTS = 16 };
+enum { CUDA_WEIGHT_SLOTS = 16, CUDA_WEIGHT_STAGES = 2 };
 
 /* A piece of device memory; weights are cut from the newest one. */
 struct CudaArena {
@@ -29,6 +30,10 @@ struct CudaUpload {
     cudaEvent_t done[CUDA_WEIGHT_SLOTS][2];
     int turn[CUDA_WEIGHT_SLOTS];
     cudaStream_t stream[CUDA_WEIGHT_SLOTS];
+    /* Rows on the device that wait to be packed. */
+    char *rows[CUDA_WEIGHT_STAGES];
+    cudaEvent_t packed[CUDA_WEIGHT_STAGES];
+    int stage;
 };
 
 static Status cuda_weight_fail(cudaError_t code, const char *call, Err *err) {
@@ -66,6 +71,10 @@ static void cuda_weight_close_upload(CudaUpload *u) {
         }
         if (u->stream[i] != NULL) (void)cudaStreamDestroy(u->stream[i]);
     }
+    for (int i = 0; i < CUDA_WEIGHT_STAGES; i++) {
+        if (u->rows[i] != NULL) (void)cudaFree(u->rows[i]);
+        if (u->packed[i] != NULL) (void)cudaEventDestroy(u->packed[i]);
+    }
     free(u);
 }
 
@@ -82,6 +91,11 @@ static Status cuda_weight_open_upload(CudaDevice *d, int n_threads, Err *err) {
             if (code == cudaSuccess)
                 code = cudaEventCreateWithFlags(&u->done[i][j], cudaEventDisableTiming);
         }
+    }
+    for (int i = 0; i < CUDA_WEIGHT_STAGES && code == cudaSuccess; i++) {
+        code = cudaMalloc((void **)&u->rows[i], CUDA_WEIGHT_ROWS);
+        if (code == cudaSuccess)
+            code = cudaEventCreateWithFlags(&u->packed[i], cudaEventDisableTiming);
     }
     d->upload = u;
     return code == cudaSuccess ? OK : cuda_weight_fail(code, "upload buffers", err);
@@ -139,17 +153,102 @@ static Status cuda_weight_check(const Tensor *file, Err *err) {
          tensor_text(file, text));
 }
 
+/* Rows that go to packed rows of dst, from row `first` on. */
+static Status cuda_weight_pack_rows(OpCtx *ctx, const Tensor *rows, CudaLinearRows order,
+                                    int64_t first, char *dst, Err *err) {
+    CudaDevice *d = cuda_of(ctx);
+    TRY(cuda_weight_open_upload(d, ctx->pool != NULL ? pool_threads(ctx->pool) : 1, err));
+    CudaUpload *u = d->upload;
+    const int64_t n = rows->shape[0], k = rows->shape[1];
+    const int stage = u->stage ^= 1;
+    for (int i = 0; i < u->n_slots; i++) {
+        cudaError_t code = cudaStreamWaitEvent(u->stream[i], u->packed[stage], 0);
+        if (code != cudaSuccess) return cuda_weight_fail(code, "upload of weights", err);
+    }
+    TRY(cuda_weight_upload(ctx, u->rows[stage], rows->data, (size_t)(n * k) * 2, err));
+    const int64_t row = order == CUDA_LINEAR_ROWS_PLAIN ? first : 2 * first;
+    cudaError_t code = cuda_linear_pack(d->stream, u->rows[stage], k, (int32_t)n, (int32_t)k, order,
+                                        dst + cuda_linear_offset(row, 0, k));
+    if (code == cudaSuccess) code = cudaEventRecord(u->packed[stage], d->stream);
+    return code == cudaSuccess ? OK : cuda_weight_fail(code, "packing of weights", err);
+}
+
+/* A bf16 matrix [n, k] into packed memory that was cleared. */
+static Status cuda_weight_pack(OpCtx *ctx, const Tensor *file, CudaLinearRows order, char *dst,
+                               Err *err) {
+    const int64_t row_bytes = file->shape[1] * 2;
+    /* Whole blocks of packed rows, in either order. */
+    int64_t step = (int64_t)CUDA_WEIGHT_ROWS / row_bytes / CUDA_LINEAR_BLOCK * CUDA_LINEAR_BLOCK;
+    CHECK(step > 0);
+    for (int64_t i = 0; i < file->shape[0]; i += step) {
+        const Tensor rows = tensor_rows(file, i, MIN(step, file->shape[0] - i));
+        TRY(cuda_weight_pack_rows(ctx, &rows, order, i, dst, err));
+    }
+    return OK;
+}
+
+/* Cleared memory for packed rows. */
+static Status cuda_weight_alloc_packed(CudaDevice *d, size_t bytes, char **out, Err *err) {
+    void *data = NULL;
+    TRY(cuda_weight_alloc(d, bytes, &data, err));
+    cudaError_t code = cudaMemsetAsync(data, 0, bytes, d->stream);
+    if (code != cudaSuccess) return cuda_weight_fail(code, "cudaMemset", err);
+    *out = (char *)data;
+    return OK;
+}
+
+static Weight cuda_weight_of(const Tensor *file, int layout, void *data, size_t bytes) {
+    Weight w = {};
+    w.t = *file;
+    w.t.data = data;
+    w.layout = layout;
+    w.owned = data;
+    w.owned_bytes = bytes;
+    return w;
+}
+
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
     TRY(cuda_weight_check(file, err));
+    CudaDevice *d = cuda_of(ctx);
+    if (cuda_matrix_can_pack(file)) {
+        const size_t bytes = cuda_linear_packed_bytes(file->shape[0], file->shape[1]);
+        char *packed = NULL;
+        TRY(cuda_weight_alloc_packed(d, bytes, &packed, err));
+        TRY(cuda_weight_pack(ctx, file, CUDA_LINEAR_ROWS_PLAIN, packed, err));
+        *out = cuda_weight_of(file, CUDA_MATRIX_PACKED, packed, bytes);
+        return OK;
+    }
     const size_t bytes = (size_t)tensor_bytes(file);
     void *data = NULL;
-    TRY(cuda_weight_alloc(cuda_of(ctx), bytes, &data, err));
+    TRY(cuda_weight_alloc(d, bytes, &data, err));
     TRY(cuda_weight_upload(ctx, data, file->data, bytes, err));
-    *out = Weight{};
-    out->t = *file;
-    out->t.data = data;
-    out->owned = data;
-    out->owned_bytes = bytes;
+    *out = cuda_weight_of(file, CUDA_MATRIX_ROWS, data, bytes);
+    return OK;
+}
+
+/* Bytes of gate and up in one. */
+static size_t cuda_weight_gated_bytes(const Tensor *t) {
+    return cuda_linear_packed_bytes(2 * ALIGN_UP(t->shape[0], (int64_t)8), t->shape[1]);
+}
+
+static Status cuda_weight_pack_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, char *dst,
+                                     Err *err) {
+    TRY(cuda_weight_pack(ctx, gate, CUDA_LINEAR_ROWS_GATE, dst, err));
+    return cuda_weight_pack(ctx, up, CUDA_LINEAR_ROWS_UP, dst, err);
+}
+
+Status cuda_weight_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,
+                         Weight *out_up, Err *err) {
+    if (!cuda_matrix_can_pack(gate) || !cuda_matrix_can_pack(up)) {
+        TRY(cuda_weight_prepare(ctx, gate, out_gate, err));
+        return cuda_weight_prepare(ctx, up, out_up, err);
+    }
+    const size_t bytes = cuda_weight_gated_bytes(gate);
+    char *packed = NULL;
+    TRY(cuda_weight_alloc_packed(cuda_of(ctx), bytes, &packed, err));
+    TRY(cuda_weight_pack_gated(ctx, gate, up, packed, err));
+    *out_gate = cuda_weight_of(gate, CUDA_MATRIX_GATE, packed, bytes / 2);
+    *out_up = cuda_weight_of(up, CUDA_MATRIX_UP, packed, bytes - bytes / 2);
     return OK;
 }
 
@@ -163,17 +262,53 @@ static Status cuda_weight_stack(OpCtx *ctx, const Tensor *file, int32_t n, Weigh
         char *at = (char *)data + (size_t)i * bytes;
         CHECK(tensor_bytes(&file[i]) == tensor_bytes(file) && file[i].dtype == file->dtype);
         TRY(cuda_weight_upload(ctx, at, file[i].data, (size_t)tensor_bytes(file), err));
-        out[i] = Weight{};
-        out[i].t = file[i];
-        out[i].t.data = at;
-        out[i].owned = at;
-        out[i].owned_bytes = bytes;
+        out[i] = cuda_weight_of(&file[i], CUDA_MATRIX_ROWS, at, bytes);
+    }
+    return OK;
+}
+
+/* n packed matrices of `bytes` behind the table of their addresses (cuda_matrix_table). */
+static Status cuda_weight_alloc_experts(CudaDevice *d, int32_t n, size_t bytes, char **out,
+                                        Err *err) {
+    const size_t table_bytes = cuda_matrix_table_bytes(n);
+    char *data = NULL;
+    TRY(cuda_weight_alloc_packed(d, table_bytes + bytes * (size_t)n, &data, err));
+    char **table = (char **)calloc((size_t)n, sizeof *table);
+    if (table == NULL) FAIL(err, ERR_NOMEM, "no memory for a table of experts");
+    for (int32_t i = 0; i < n; i++) table[i] = data + table_bytes + (size_t)i * bytes;
+    Status status =
+        d->base.vtable->upload(&d->base, data, table, (size_t)n * sizeof *table, err);
+    free(table);
+    *out = data + table_bytes;
+    return status;
+}
+
+static Status cuda_weight_experts_packed(OpCtx *ctx, const ExpertsFile *file, int32_t n,
+                                         Weight *gate, Weight *up, Weight *down, Err *err) {
+    CudaDevice *d = cuda_of(ctx);
+    const size_t first = cuda_weight_gated_bytes(file->gate);
+    const size_t second = cuda_linear_packed_bytes(file->down->shape[0], file->down->shape[1]);
+    char *gated = NULL, *last = NULL;
+    TRY(cuda_weight_alloc_experts(d, n, first, &gated, err));
+    TRY(cuda_weight_alloc_experts(d, n, second, &last, err));
+    for (int32_t i = 0; i < n; i++) {
+        TRY(cuda_weight_pack_gated(ctx, &file->gate[i], &file->up[i], gated + i * first, err));
+        TRY(cuda_weight_pack(ctx, &file->down[i], CUDA_LINEAR_ROWS_PLAIN, last + i * second, err));
+        gate[i] = cuda_weight_of(&file->gate[i], CUDA_MATRIX_GATE, gated + i * first, first / 2);
+        up[i] = cuda_weight_of(&file->up[i], CUDA_MATRIX_UP, gated + i * first, first - first / 2);
+        down[i] =
+            cuda_weight_of(&file->down[i], CUDA_MATRIX_PACKED, last + i * second, second);
     }
     return OK;
 }
 
 Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate, Weight *up,
                            Weight *down, Err *err) {
+    bool pack = n <= CUDA_LINEAR_EXPERTS_MAX;
+    for (int32_t i = 0; i < n; i++)
+        pack = pack && cuda_matrix_can_pack(&file->gate[i]) && cuda_matrix_can_pack(&file->up[i]) &&
+               cuda_matrix_can_pack(&file->down[i]);
+    if (pack) return cuda_weight_experts_packed(ctx, file, n, gate, up, down, err);
     TRY(cuda_weight_stack(ctx, file->gate, n, gate, err));
     TRY(cuda_weight_stack(ctx, file->up, n, up, err));
     return cuda_weight_stack(ctx, file->down, n, down, err);

@@ -1,0 +1,23 @@
+/* runner_device: picks tokens where the logits lie, and says which jobs are left to the host.
+ *
+ * Greedy and drawn picks with every filter, bias and penalty are made on the device, whose answer
+ * is one small copy. The host's are those that report log-probabilities, that allow or ban tokens,
+ * and those with more changed logits than there is room for. */
+#pragma once
+
+#include "engine/step.h"
+#include "model/forward.h"
+
+typedef struct RunnerDevice RunnerDevice;
+
+/* Bytes of host and device memory that runner_device_open allocates. */
+int64_t runner_device_bytes(const EngineLimits *limits);
+MUST_USE Status runner_device_open(RunnerDevice **out, Device *device, const EngineLimits *limits,
+                                   Err *err);
+void runner_device_close(RunnerDevice *device);
+
+/* Picks from the logits of the last step and waits for the answer. *host_job lists the *n_host jobs
+ * that are left, ascending; it is borrowed until the next call. */
+MUST_USE Status runner_device_pick(RunnerDevice *device, Forward *forward, const StepPlan *plan,
+                                   StepResult *result, const int32_t **host_job, int32_t *n_host,
+                                   Err *err);

@@ -1,0 +1,145 @@
+/* test_cuda_sample: the GPU picks the tokens that the CPU's sampler picks from the same logits:
+ * greedy and drawn, with every filter, bias and penalty, ties, infinities and NaN. */
+#include "cuda/cuda_testing.h"
+#include "sample/penalty.h"
+#include "sample/sampler.h"
+
+enum { JOBS = 48, HISTORY = 64, CHANGES = JOBS * (HISTORY + 8) };
+
+static uint64_t draw(uint64_t stream, uint64_t i, uint64_t n) {
+    return rng_bits(99, stream, i) % n;
+}
+
+/* Parameters of job i: each filter is off in a third of the jobs. */
+static SamplerParams job_params(int32_t i, int32_t vocab, uint64_t seed, LogitBias bias[4]) {
+    static const float temperatures[] = {0, 0.3f, 1, 1.7f, 100};
+    static const float top_ps[] = {1, 0.1f, 0.5f, 0.9f, 0.999f, 1, 0};
+    static const float min_ps[] = {0, 0.02f, 0.3f, 0};
+    static const int32_t top_ks[] = {0, 1, 7, 50, 2000, 0};
+    const uint64_t n = (uint64_t)i;
+    SamplerParams p = sampler_defaults();
+    p.temperature = temperatures[draw(seed, 8 * n, 5)];
+    p.top_p = top_ps[draw(seed, 8 * n + 1, 7)];
+    p.min_p = min_ps[draw(seed, 8 * n + 2, 4)];
+    p.top_k = top_ks[draw(seed, 8 * n + 3, 6)];
+    p.seed = seed;
+    p.stream = n;
+    if (i % 3 == 0) {
+        p.repetition_penalty = 1.3f;
+        p.presence_penalty = 0.4f;
+        p.frequency_penalty = -0.2f;
+    }
+    if (i % 4 == 0) {
+        for (int32_t b = 0; b < 4; b++)
+            bias[b] =
+                (LogitBias){(int32_t)draw(seed, 1000 + 4 * n + (uint64_t)b, (uint64_t)vocab / 4) +
+                                b * (vocab / 4),
+                            b == 0 ? -INFINITY : 3.0f * (float)b};
+        p.bias = bias;
+        p.n_bias = 4;
+    }
+    return p;
+}
+
+/* Row i: normal logits; some rows with many ties, infinities, or what must fail. */
+static void fill_row(float *row, int32_t i, int32_t vocab, uint64_t seed) {
+    random_fill(row, vocab, seed + (uint64_t)i, 3);
+    if (i % 6 == 1)
+        for (int32_t j = 0; j < vocab; j++) row[j] = rintf(row[j]);
+    if (i % 6 == 2)
+        for (int32_t j = 0; j < vocab; j++) row[j] = j % 3 == 0 ? row[j] : -INFINITY;
+    if (i % 6 == 3)
+        for (int32_t j = 0; j < vocab; j++) row[j] = 1;
+    if (i == 10) row[vocab / 2] = NAN;
+    if (i == 22) row[vocab - 1] = INFINITY;
+    if (i == 34)
+        for (int32_t j = 0; j < vocab; j++) row[j] = -INFINITY;
+}
+
+static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
+    Err err = {0};
+    Sampler *sampler = NULL;
+    float *logits = mem_alloc((size_t)JOBS * (size_t)vocab * sizeof *logits);
+    int32_t *entry = mem_alloc((size_t)vocab * sizeof *entry), history[HISTORY], n_changes = 0;
+    static SampleSpec spec[JOBS];
+    static SampleChange change[CHANGES];
+    static SamplerParams params[JOBS];
+    static LogitBias bias[JOBS][4];
+    SampleResult got[JOBS];
+    ASSERT_OK(sampler_open(&sampler, vocab, &err), err);
+    for (int32_t i = 0; i < HISTORY; i++)
+        history[i] = (int32_t)draw(seed, 5000 + (uint64_t)i / 2, (uint64_t)vocab);
+    const PenaltyHistory tokens = {history, HISTORY, HISTORY / 2};
+    for (int32_t i = 0; i < JOBS; i++) {
+        fill_row(logits + (int64_t)i * vocab, i, vocab, seed);
+        params[i] = job_params(i, vocab, seed, bias[i]);
+        const SamplerParams *p = &params[i];
+        const int32_t n = penalty_is_on(p) ? penalty_list(p, &tokens, entry, change + n_changes,
+                                                          CHANGES - n_changes)
+                                           : 0;
+        assert_true(n >= 0);
+        spec[i] = (SampleSpec){.u = rng_uniform(p->seed, p->stream, 7),
+                               .row = i,
+                               .temperature = p->temperature,
+                               .top_k = p->top_k,
+                               .top_p = p->top_p,
+                               .min_p = p->min_p,
+                               .repetition = p->repetition_penalty,
+                               .presence = p->presence_penalty,
+                               .frequency = p->frequency_penalty,
+                               .first_change = n_changes,
+                               .n_changes = n};
+        n_changes += n;
+    }
+    const SampleArgs args = {
+        .logits = tensor_2d(cuda_testing_put(t, logits, (size_t)JOBS * (size_t)vocab * 4),
+                            DTYPE_F32, JOBS, vocab),
+        .n = JOBS,
+        .spec = cuda_testing_put(t, spec, sizeof spec),
+        .change = cuda_testing_put(t, change, sizeof change),
+        .out = cuda_testing_put(t, NULL, sizeof got)};
+    t->ops->sample(&t->ctx, &args);
+    cuda_testing_get(t, got, args.out, sizeof got);
+    for (int32_t i = 0; i < JOBS; i++) {
+        SamplerResult want = {0};
+        const SamplerInput input = {logits + (int64_t)i * vocab, history, HISTORY, HISTORY / 2, 7};
+        const Status status = sampler_pick(sampler, &params[i], &input, &want, NULL);
+        if (got[i].status != (int32_t)status || (status == OK && got[i].token != want.token))
+            fail_msg(
+                "vocab %d, job %d (temperature %g, top_k %d, top_p %g, min_p %g): token %d, "
+                "status %d; the CPU's %d, %d",
+                vocab, i, (double)params[i].temperature, params[i].top_k, (double)params[i].top_p,
+                (double)params[i].min_p, got[i].token, got[i].status, want.token, (int)status);
+    }
+    sampler_close(sampler);
+    mem_free(logits);
+    mem_free(entry);
+    cuda_testing_reset(t);
+}
+
+static void picks_are_the_cpus(void **state) {
+    (void)state;
+    const OpsLimits limits = {.n_tokens_max = JOBS,
+                              .n_seqs_max = JOBS,
+                              .k_max = 64,
+                              .n_max = 64,
+                              .head_dim = 64,
+                              .n_heads = 1,
+                              .n_kv_heads = 1,
+                              .vocab = 128256,
+                              .n_logits_max = JOBS};
+    CudaTesting t;
+    cuda_testing_open(&t, &limits);
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        sample_case(&t, 1000, seed);
+        sample_case(&t, 33, 100 + seed);
+        if (seed <= 3) sample_case(&t, 32003, 200 + seed);
+    }
+    sample_case(&t, 128256, 300);
+    cuda_testing_close(&t);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(picks_are_the_cpus)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
