@@ -253,9 +253,11 @@ static void refuses(void **state) {
     attn_batch_free(&batch);
 }
 
-int main(void) {
+/* usage: test_cuda_attn_sm90 [PATTERN of the tests] */
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(options),
                                        cmocka_unit_test(bits), cmocka_unit_test(replays),
                                        cmocka_unit_test(refuses)};
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,7 +175,9 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
         cuda_mma_wait<1>();
         cuda_mma_pin(s);
         attn_release(smem, k_stage, lane);
-        bool segment_ends = !Shape::SPLIT && (t + 1) % Shape::SEGMENT_TILES == 0;
+        int32_t n_tiles = Shape::SEGMENT_TILES;
+        if (t >= CUDA_ATTN_SHORT_SEGMENTS * n_tiles) n_tiles *= 2;
+        bool segment_ends = !Shape::SPLIT && ((t + 1) & (n_tiles - 1)) == 0;
         SoftmaxState done[2] = {part[0], part[1]};
         if (segment_ends) part[0] = part[1] = cuda_softmax_empty();
         attn_weights<Shape>(p, lane, t + 1, s, part, decay, n_rows);
@@ -212,7 +214,12 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
 
     if (Shape::SPLIT && item->n_segments > 1) {
         attn_write_partial<Shape>(p, item, lane, part, o);
-        if (attn_is_last(p, item, lane, smem->last)) attn_combine<Shape>(p, item, lane);
+        if (attn_is_last(p, item, lane, smem->last)) {
+            if (item->n_segments <= 4)
+                attn_combine<Shape, 4>(p, item, lane);
+            else
+                attn_combine<Shape, 16>(p, item, lane);
+        }
     } else {
         attn_merge<Shape>(smem, lane, part, total, first, true, o);
         attn_write<Shape>(p, item, lane, total, o);
@@ -229,7 +236,7 @@ __global__ void __launch_bounds__(Shape::N_THREADS, Shape::CTAS_PER_SM)
     __syncthreads();
     int32_t wg = threadIdx.x / 128;
     if (wg == Shape::N_WG) {
-        if constexpr (Shape::REGS != 0) cuda_regs_lower<56>();
+        if constexpr (Shape::REGS != 0) cuda_regs_lower<Shape::COPY_REGS>();
         int32_t warp = threadIdx.x % 128 / 32;
         if (warp < ATTN_COPY_WARPS)
             attn_copy<Shape>(&p, &smem, warp);
@@ -279,7 +286,7 @@ static AttnEncode attn_encode(void) {
 static cudaError_t attn_map(const CudaAttnArgs *args, const void *data, CUtensorMap *map) {
     AttnEncode encode = attn_encode();
     if (encode == NULL) return cudaErrorNotSupported;
-    int32_t tile = attn_dims(args->limits.head_dim) <= 128 ? 128 : 64;
+    int32_t tile = attn_tile(args->limits.head_dim);
     cuuint64_t shape[2] = {
         (cuuint64_t)args->limits.head_dim,
         (cuuint64_t)args->n_blocks * args->limits.n_kv_heads * args->block_tokens};
@@ -310,12 +317,11 @@ static void attn_params(const CudaAttnArgs *args, AttnParams *p) {
     p->q = args->q, p->out = args->out;
     p->q_stride = args->q_stride, p->out_stride = args->out_stride;
     p->q_f32 = args->q_f32, p->out_f32 = args->out_f32;
-    p->query_start = args->query_start, p->kv_len = args->kv_len;
-    p->table_start = args->table_start, p->block_id = args->block_id;
+    p->block_id = args->block_id;
     p->sinks = args->sinks;
     p->plan = (const AttnPlan *)plan;
-    p->whole = (const AttnWhole *)(plan + places.whole);
-    p->split = (const AttnSplit *)(plan + places.split);
+    p->whole = (const AttnItem *)(plan + places.whole);
+    p->split = (const AttnItem *)(plan + places.split);
     p->partial_o = (float *)partial;
     p->partial_ml = (float2 *)(partial + places.ml);
     p->partial_count = (uint32_t *)(partial + places.count);

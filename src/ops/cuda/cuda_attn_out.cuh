@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ops/cuda/cuda_attn_work.cuh"
+#include "ops/cuda/cuda_mask.cuh"
 #include "ops/cuda/cuda_softmax.cuh"
 
 #include <cuda_bf16.h>
@@ -61,6 +62,27 @@ static __device__ __forceinline__ void attn_store2(const AttnParams *p, int64_t 
         *(__nv_bfloat162 *)((__nv_bfloat16 *)p->out + at) = __floats2bfloat162_rn(x, y);
 }
 
+/* Four values of each of a quad's threads, value j meant for thread j: their exchange. */
+static __device__ __forceinline__ void attn_exchange(uint32_t (&u)[4]) {
+    bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+#pragma unroll
+    for (int j = 0; j < 4; j += 2) {
+        uint32_t got = __shfl_xor_sync(0xffffffff, odd ? u[j] : u[j + 1], 1);
+        if (odd)
+            u[j] = got;
+        else
+            u[j + 1] = got;
+    }
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        uint32_t got = __shfl_xor_sync(0xffffffff, high ? u[j] : u[j + 2], 2);
+        if (high)
+            u[j] = got;
+        else
+            u[j + 2] = got;
+    }
+}
+
 template <typename Shape>
 static __device__ __forceinline__ void attn_write(const AttnParams *p, const AttnItem *item,
                                                   const AttnLane *lane,
@@ -68,16 +90,37 @@ static __device__ __forceinline__ void attn_write(const AttnParams *p, const Att
                                                   const float (&o)[Shape::DIMS / 2]) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if (lane->row[h] >= item->n_rows) continue;
-        int64_t at = attn_row_offset(p, item, lane->row[h], p->out_stride);
-        int32_t head = item->kv_head * p->group + (item->row + lane->row[h]) % p->group;
+        if (h >= lane->n_rows) break;
+        int32_t row = min(lane->row[h], item->n_rows - 1); /* all threads take part in exchanges */
+        bool is_there = row == lane->row[h];
+        int64_t at = attn_row_offset(p, item, row, p->out_stride);
+        int32_t head = item->kv_head * p->group + (item->row + row) % p->group;
         float by = cuda_softmax_factor(total[h], p->sinks == NULL ? NULL : p->sinks + head);
+        if (p->out_f32) {
 #pragma unroll
-        for (int i = 0; i < Shape::DIMS / 8; i++) {
-            int32_t column = i * 8 + lane->column;
-            if (column < p->head_dim)
-                attn_store2(p, at + column, __fmul_rn(o[4 * i + 2 * h], by),
-                            __fmul_rn(o[4 * i + 2 * h + 1], by));
+            for (int i = 0; i < Shape::DIMS / 8; i++) {
+                int32_t column = i * 8 + lane->column;
+                if (is_there && column < p->head_dim)
+                    attn_store2(p, at + column, __fmul_rn(o[4 * i + 2 * h], by),
+                                __fmul_rn(o[4 * i + 2 * h + 1], by));
+            }
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < Shape::DIMS / 8; i += 4) {
+            uint32_t u[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float *pair = o + 4 * (i + j) + 2 * h;
+                __nv_bfloat162 b =
+                    __floats2bfloat162_rn(__fmul_rn(pair[0], by), __fmul_rn(pair[1], by));
+                u[j] = *(uint32_t *)&b;
+            }
+            attn_exchange(u);
+            int32_t column = i * 8 + lane->column * 4; /* now eight of them */
+            if (is_there && column < p->head_dim)
+                *(uint4 *)((__nv_bfloat16 *)p->out + at + column) =
+                    make_uint4(u[0], u[1], u[2], u[3]);
         }
     }
 }
@@ -119,11 +162,11 @@ static __device__ __forceinline__ bool attn_is_last(const AttnParams *p, const A
     return *last != 0;
 }
 
-/* Merges the partial results of a row tile, four columns a thread. */
-template <typename Shape>
+/* Merges the partial results of a row tile, four columns a thread, AHEAD segments in flight. */
+template <typename Shape, int AHEAD>
 static __device__ __forceinline__ void attn_combine(const AttnParams *p, const AttnItem *item,
                                                     const AttnLane *lane) {
-    constexpr int THREADS = Shape::DIMS / 4, AHEAD = 16;
+    constexpr int THREADS = Shape::DIMS / 4;
     int32_t column = lane->thread % THREADS * 4;
     uint32_t step = p->n_kv_heads * item->n_rows;
     for (int32_t r = lane->thread / THREADS; r < item->n_rows; r += 128 / THREADS) {

@@ -10,45 +10,48 @@
 enum { PLAN_THREADS = 1024, PLAN_ALIGN = 256 };
 
 typedef struct PlanParams {
-    const int32_t *query_start, *kv_len;
+    const int32_t *query_start, *kv_len, *table_start;
     AttnPlan *plan;
-    AttnSplit *split;
-    AttnWhole *whole;
+    AttnItem *split, *whole;
     uint8_t *is_split; /* [n_seqs] */
     int32_t n_seqs, n_kv_heads, group;
     int32_t window;
     bool causal;
     int32_t split_rows_max; /* sequences with more rows stay whole */
     int32_t whole_rows;     /* of an entry */
-    int32_t key_tile;       /* a cost of one */
+    int32_t key_tile, segment_tiles;
     int32_t n_partial_rows, whole_max;
 } PlanParams;
 
 typedef struct PlanSeq {
-    int32_t n_rows, pos, kv_len;
+    int32_t query, n_rows, pos, kv_len, table;
 } PlanSeq;
 
 static __device__ PlanSeq plan_seq(const PlanParams *p, int32_t s) {
-    int32_t n_queries = p->query_start[s + 1] - p->query_start[s];
-    PlanSeq seq = {n_queries * p->group, p->kv_len[s] - n_queries, p->kv_len[s]};
+    int32_t query = p->query_start[s], n_queries = p->query_start[s + 1] - query;
+    PlanSeq seq = {query, n_queries * p->group, p->kv_len[s] - n_queries, p->kv_len[s],
+                   p->table_start[s]};
     return seq;
 }
 
-/* The keys that rows [row, row + n) of a sequence see. */
-static __device__ MaskRange plan_keys(const PlanParams *p, const PlanSeq *seq, int32_t row,
-                                      int32_t n) {
-    int32_t last = min(row + n, seq->n_rows) - 1;
-    MaskRange a = cuda_mask_range(seq->pos + row / p->group, seq->kv_len, p->window, p->causal);
-    MaskRange b = cuda_mask_range(seq->pos + last / p->group, seq->kv_len, p->window, p->causal);
-    MaskRange keys = {a.lo, b.hi};
-    return keys;
-}
-
-static __device__ int32_t plan_segments(const PlanParams *p, const PlanSeq *seq, int32_t tile,
-                                        int32_t *first) {
-    MaskRange keys = plan_keys(p, seq, tile * CUDA_ATTN_ROWS, CUDA_ATTN_ROWS);
-    *first = keys.lo / CUDA_ATTN_SEGMENT;
-    return attn_ceil_div(keys.hi, CUDA_ATTN_SEGMENT) - *first;
+/* The item of n rows of a sequence from `row` on, with all segments that they see. */
+static __device__ AttnItem plan_item(const PlanParams *p, int32_t s, const PlanSeq *seq,
+                                     int32_t row, int32_t n) {
+    AttnItem item = {};
+    item.seq = s;
+    item.row = row, item.n_rows = min(n, seq->n_rows - row);
+    item.query = seq->query, item.pos = seq->pos;
+    item.kv_len = seq->kv_len, item.table = seq->table;
+    int32_t first = seq->pos + row / p->group;
+    int32_t last = seq->pos + (row + item.n_rows - 1) / p->group;
+    item.lo = cuda_mask_range(first, seq->kv_len, p->window, p->causal).lo;
+    item.hi = cuda_mask_range(last, seq->kv_len, p->window, p->causal).hi;
+    item.tile_lo = item.lo / p->key_tile;
+    item.tile_hi = attn_ceil_div(item.hi, p->key_tile);
+    item.n_segments = attn_segment_of(item.tile_hi - 1, p->segment_tiles) -
+                      attn_segment_of(item.tile_lo, p->segment_tiles) + 1;
+    item.partial = -1;
+    return item;
 }
 
 /* The sum of v over the threads before this one; *sum becomes that of all. */
@@ -78,64 +81,75 @@ typedef struct PlanNeed {
 
 static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq) {
     PlanNeed need = {0, 0};
-    for (int32_t t = 0; t * CUDA_ATTN_ROWS < seq->n_rows; t++) {
-        int32_t first, n = plan_segments(p, seq, t, &first);
-        int32_t rows = min(CUDA_ATTN_ROWS, seq->n_rows - t * CUDA_ATTN_ROWS) * p->n_kv_heads;
-        need.entries += n;
-        if (n > 1) need.rows += n * rows;
+    for (int32_t row = 0; row < seq->n_rows; row += CUDA_ATTN_ROWS) {
+        AttnItem item = plan_item(p, 0, seq, row, CUDA_ATTN_ROWS);
+        need.entries += item.n_segments;
+        if (item.n_segments > 1) need.rows += item.n_segments * item.n_rows * p->n_kv_heads;
     }
     return need;
 }
 
-static __device__ void plan_write_split(const PlanParams *p, int32_t s, const PlanSeq *seq,
-                                        int32_t entry, int32_t row) {
-    for (int32_t t = 0; t * CUDA_ATTN_ROWS < seq->n_rows; t++) {
-        int32_t first, n = plan_segments(p, seq, t, &first);
-        int32_t rows = min(CUDA_ATTN_ROWS, seq->n_rows - t * CUDA_ATTN_ROWS) * p->n_kv_heads;
-        for (int32_t i = 0; i < n; i++) {
-            AttnSplit split = {s, t, first + i, n > 1 ? row : -1};
-            p->split[entry++] = split;
+/* A warp lists the segments of a sequence, the long ones first. */
+static __device__ void plan_write_split(const PlanParams *p, int32_t s, int32_t entry,
+                                        int32_t partial) {
+    PlanSeq seq = plan_seq(p, s);
+    for (int32_t row = 0; row < seq.n_rows; row += CUDA_ATTN_ROWS) {
+        AttnItem all = plan_item(p, s, &seq, row, CUDA_ATTN_ROWS), item = all;
+        int32_t first = attn_segment_of(all.tile_lo, p->segment_tiles);
+        if (all.n_segments > 1) item.partial = partial;
+        for (int32_t i = threadIdx.x % 32; i < all.n_segments; i += 32) {
+            item.segment = all.n_segments - 1 - i;
+            int32_t segment = first + item.segment;
+            item.tile_lo = max(all.tile_lo, attn_segment_start(segment, p->segment_tiles));
+            item.tile_hi = min(all.tile_hi, attn_segment_start(segment + 1, p->segment_tiles));
+            p->split[entry + i] = item;
         }
-        if (n > 1) row += n * rows;
+        entry += all.n_segments;
+        if (all.n_segments > 1) partial += all.n_segments * all.n_rows * p->n_kv_heads;
     }
 }
 
 /* Chooses and lists the sequences that are split; returns the number of entries. */
 static __device__ int32_t plan_splits(const PlanParams *p) {
+    __shared__ int32_t first_entry[PLAN_THREADS], first_row[PLAN_THREADS];
     int32_t n_entries = 0, n_rows = 0;
     for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
         int32_t s = base + threadIdx.x, sum;
-        PlanSeq seq = {0, 0, 0};
+        PlanSeq seq = {};
         PlanNeed need = {0, 0};
         if (s < p->n_seqs) seq = plan_seq(p, s);
         bool wanted = seq.n_rows > 0 && seq.n_rows <= p->split_rows_max;
         if (wanted) need = plan_need(p, &seq);
         wanted = wanted && need.rows <= p->n_partial_rows; /* keeps the sums small */
         if (!wanted) need.entries = need.rows = 0;
-        int32_t row = n_rows + plan_scan(min(need.rows, INT32_MAX / PLAN_THREADS / 2), &sum);
+        int32_t row = n_rows + plan_scan(need.rows, &sum);
         n_rows = min(n_rows + sum, INT32_MAX / 2);
         bool is_split = wanted && row + need.rows <= p->n_partial_rows;
         int32_t entry = n_entries + plan_scan(is_split ? need.entries : 0, &sum);
         n_entries += sum;
         if (s < p->n_seqs) p->is_split[s] = is_split;
-        if (is_split) plan_write_split(p, s, &seq, entry, row);
+        first_entry[threadIdx.x] = is_split ? entry : -1;
+        first_row[threadIdx.x] = row;
+        __syncthreads();
+        for (int32_t i = threadIdx.x / 32; i < min(PLAN_THREADS, p->n_seqs - base);
+             i += PLAN_THREADS / 32) {
+            if (first_entry[i] >= 0) plan_write_split(p, base + i, first_entry[i], first_row[i]);
+        }
+        __syncthreads();
     }
     return n_entries;
 }
 
-/* Lists the sequences that are walked whole, or (list = NULL) counts their row tiles by cost. */
-static __device__ void plan_wholes(const PlanParams *p, int32_t *bucket, AttnWhole *list) {
+/* Lists the row tiles of the sequences that are walked whole, or (list = NULL) counts them by cost. */
+static __device__ void plan_wholes(const PlanParams *p, int32_t *bucket, AttnItem *list) {
     for (int32_t s = threadIdx.x / 32; s < p->n_seqs; s += PLAN_THREADS / 32) {
         if (p->is_split[s]) continue;
         PlanSeq seq = plan_seq(p, s);
         for (int32_t t = threadIdx.x % 32; t * p->whole_rows < seq.n_rows; t += 32) {
-            MaskRange keys = plan_keys(p, &seq, t * p->whole_rows, p->whole_rows);
-            int32_t cost = attn_ceil_div(keys.hi, p->key_tile) - keys.lo / p->key_tile;
-            int32_t at = atomicAdd(&bucket[PLAN_THREADS - 1 - min(cost, PLAN_THREADS - 1)], 1);
-            if (list != NULL && at < p->whole_max) {
-                AttnWhole whole = {s, t};
-                list[at] = whole;
-            }
+            AttnItem item = plan_item(p, s, &seq, t * p->whole_rows, p->whole_rows);
+            int32_t cost = min(item.tile_hi - item.tile_lo, PLAN_THREADS - 1);
+            int32_t at = atomicAdd(&bucket[PLAN_THREADS - 1 - cost], 1);
+            if (list != NULL && at < p->whole_max) list[at] = item;
         }
     }
 }
@@ -167,19 +181,24 @@ static int32_t plan_row_tiles(const CudaAttnLimits *limits, int32_t n_tokens, in
     return (int32_t)(rows / CUDA_ATTN_ROWS) + (n_seqs < n_tokens ? n_seqs : n_tokens);
 }
 
+static int32_t plan_segments_max(const CudaAttnLimits *limits) {
+    int32_t tile = attn_tile(limits->head_dim);
+    return attn_segment_of(limits->kv_len_max / tile, attn_segment_tiles(limits->head_dim)) + 1;
+}
+
 AttnPlaces cuda_attn_places(const CudaAttnLimits *limits) {
     AttnPlaces places = {};
-    int32_t n_segments = attn_ceil_div(limits->kv_len_max, CUDA_ATTN_SEGMENT) + 1;
+    int64_t n_segments = plan_segments_max(limits);
     int64_t rows = (int64_t)limits->n_tokens_max * limits->n_heads * n_segments;
     places.n_partial_rows =
         (int32_t)(rows < CUDA_ATTN_PARTIAL_ROWS ? rows : CUDA_ATTN_PARTIAL_ROWS);
-    /* a split entry with partial rows has at least n_heads of them */
+    /* a split item with partial rows has at least one for each KV head */
     int32_t tiles = plan_row_tiles(limits, limits->n_tokens_max, limits->n_seqs_max);
     places.split_max = places.n_partial_rows / limits->n_kv_heads + tiles;
     places.whole_max = tiles;
     places.split = plan_align(sizeof(AttnPlan));
-    places.whole = plan_align(places.split + (int64_t)places.split_max * sizeof(AttnSplit));
-    places.is_split = plan_align(places.whole + (int64_t)places.whole_max * sizeof(AttnWhole));
+    places.whole = plan_align(places.split + ((int64_t)places.split_max + 1) * sizeof(AttnItem));
+    places.is_split = plan_align(places.whole + ((int64_t)places.whole_max + 1) * sizeof(AttnItem));
     places.plan_bytes = plan_align(places.is_split + limits->n_seqs_max);
     int64_t row_bytes = (int64_t)attn_dims(limits->head_dim) * sizeof(float);
     places.ml = plan_align(places.n_partial_rows * row_bytes);
@@ -192,7 +211,7 @@ AttnPlaces cuda_attn_places(const CudaAttnLimits *limits) {
 AttnBounds cuda_attn_bounds(const CudaAttnArgs *args) {
     const CudaAttnLimits *limits = &args->limits;
     AttnPlaces places = cuda_attn_places(limits);
-    int32_t n_segments = attn_ceil_div(limits->kv_len_max, CUDA_ATTN_SEGMENT) + 1;
+    int64_t n_segments = plan_segments_max(limits);
     int64_t tiles = plan_row_tiles(limits, args->n_tokens, args->n_seqs);
     int64_t n_split = tiles * n_segments;
     if (n_split > places.split_max) n_split = places.split_max;
@@ -234,16 +253,18 @@ cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args) {
     if (e != cudaSuccess) return e;
     PlanParams p = {};
     p.query_start = args->query_start, p.kv_len = args->kv_len;
+    p.table_start = args->table_start;
     p.plan = (AttnPlan *)plan;
-    p.split = (AttnSplit *)(plan + places.split);
-    p.whole = (AttnWhole *)(plan + places.whole);
+    p.split = (AttnItem *)(plan + places.split);
+    p.whole = (AttnItem *)(plan + places.whole);
     p.is_split = (uint8_t *)(plan + places.is_split);
     p.n_seqs = args->n_seqs;
     p.n_kv_heads = limits->n_kv_heads;
     p.group = limits->n_heads / limits->n_kv_heads;
     p.window = args->window, p.causal = args->causal;
     p.whole_rows = attn_warpgroups(limits->head_dim) * CUDA_ATTN_ROWS;
-    p.key_tile = attn_dims(limits->head_dim) <= 128 ? 128 : 64;
+    p.key_tile = attn_tile(limits->head_dim);
+    p.segment_tiles = attn_segment_tiles(limits->head_dim);
     bool small = (int64_t)args->n_tokens * limits->n_heads < (int64_t)n_sms * p.whole_rows;
     p.split_rows_max = small ? INT32_MAX : CUDA_ATTN_ROWS;
     p.n_partial_rows = places.n_partial_rows;

@@ -9,21 +9,25 @@
 #include <cuda.h>
 
 enum {
-    CUDA_ATTN_SEGMENT = 512,
-    CUDA_ATTN_ROWS = 64,            /* of a warpgroup */
-    CUDA_ATTN_PARTIAL_ROWS = 131072 /* 256 sequences of 8k tokens, 32 heads: 68 MB for 128 dims */
+    CUDA_ATTN_ROWS = 64,             /* of a warpgroup */
+    CUDA_ATTN_SHORT_SEGMENTS = 32,   /* those behind them are twice as long */
+    CUDA_ATTN_PARTIAL_ROWS = 131072, /* 256 sequences of 8k tokens, 32 heads: 68 MB for 128 dims */
+    CUDA_ATTN_ITEM_WORDS = 16
 };
 
-/* Rows [tile * 64 * warpgroups, ...) of a sequence, all their segments. */
-typedef struct AttnWhole {
-    int32_t seq, tile;
-} AttnWhole;
-
-/* Rows [tile * 64, ...) of a sequence and one segment. partial: the first of the row tile's partial
- * rows, which stand as [segment][kv head][row]; -1: the only segment. */
-typedef struct AttnSplit {
-    int32_t seq, tile, segment, partial;
-} AttnSplit;
+/* What a CTA works on at a time, for every KV head: some rows of a sequence and all keys that they
+ * see (whole form), or those of one segment (split form). */
+typedef struct AttnItem {
+    int32_t seq, kv_head;        /* seq -1: nothing is left; the CTA fills in kv_head */
+    int32_t row, n_rows;         /* of the sequence's rows */
+    int32_t query, pos;          /* the sequence's first token in the batch, and its position */
+    int32_t kv_len, table;       /* table: where the sequence's blocks start in block_id */
+    int32_t lo, hi;              /* keys that any of the rows sees */
+    int32_t tile_lo, tile_hi;    /* tiles to walk */
+    int32_t segment, n_segments; /* of those that the rows see, for the split form */
+    int32_t partial;             /* first of the rows' partial rows, [segment][kv head][row] */
+    int32_t unused;
+} AttnItem;
 
 /* At the start of the plan's memory; the lists follow. */
 typedef struct AttnPlan {
@@ -46,11 +50,10 @@ typedef struct AttnParams {
     const void *q;
     void *out;
     int64_t q_stride, out_stride;
-    const int32_t *query_start, *kv_len, *table_start, *block_id;
+    const int32_t *block_id;
     const float *sinks;
     const AttnPlan *plan;
-    const AttnWhole *whole;
-    const AttnSplit *split;
+    const AttnItem *whole, *split;
     float *partial_o; /* [row][head dim of the kernel] */
     float2 *partial_ml;
     uint32_t *partial_count; /* [row]: segments that are done; the first rows of a tile count */
@@ -98,6 +101,29 @@ static inline __host__ __device__ int32_t attn_ceil_div(int32_t a, int32_t b) {
 /* The head dim of the kernel that serves head_dim. */
 static inline __host__ __device__ int32_t attn_dims(int32_t head_dim) {
     return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
+
+/* Keys of a tile. */
+static inline __host__ __device__ constexpr int32_t attn_tile(int32_t head_dim) {
+    return head_dim <= 128 ? 128 : 64;
+}
+
+/* Tiles of a short segment: 1,024 positions of 64 dims, 512 of more. Shorter ones would fill more
+ * multiprocessors with few sequences, longer ones have less to merge. */
+static inline __host__ __device__ constexpr int32_t attn_segment_tiles(int32_t head_dim) {
+    return (head_dim <= 64 ? 1024 : 512) / attn_tile(head_dim);
+}
+
+/* The segment that a tile belongs to, and the tile at which a segment starts. */
+static inline __host__ __device__ int32_t attn_segment_of(int32_t tile, int32_t n_tiles) {
+    int32_t n_short = CUDA_ATTN_SHORT_SEGMENTS;
+    if (tile < n_short * n_tiles) return tile / n_tiles;
+    return n_short + (tile - n_short * n_tiles) / (2 * n_tiles);
+}
+
+static inline __host__ __device__ int32_t attn_segment_start(int32_t segment, int32_t n_tiles) {
+    int32_t n_long = segment - CUDA_ATTN_SHORT_SEGMENTS;
+    return (segment + (n_long > 0 ? n_long : 0)) * n_tiles;
 }
 
 /* Warpgroups of the kernel that walks all segments. */

@@ -5,7 +5,6 @@
 #pragma once
 
 #include "ops/cuda/cuda_attn_priv.cuh"
-#include "ops/cuda/cuda_mask.cuh"
 #include "ops/cuda/cuda_paged.cuh"
 
 /* The compile-time shape of a kernel. */
@@ -13,14 +12,15 @@ template <int DIMS_, bool SPLIT_>
 struct AttnShape {
     static constexpr int DIMS = DIMS_;
     static constexpr bool SPLIT = SPLIT_;
-    static constexpr int TILE = DIMS <= 128 ? 128 : 64; /* keys: the same in both forms */
+    static constexpr int TILE = attn_tile(DIMS); /* keys: the same in both forms */
     static constexpr int N_WG = SPLIT || DIMS > 128 ? 1 : 2;
     static constexpr int N_ROWS = N_WG * CUDA_ATTN_ROWS;
     static constexpr int N_STAGES = SPLIT ? (DIMS == 64 ? 6 : DIMS == 128 ? 3 : 6) : 4;
     static constexpr int CTAS_PER_SM = SPLIT && DIMS <= 128 ? 2 : 1;
     static constexpr int N_THREADS = N_WG * 128 + 128;
-    static constexpr int REGS = N_WG == 2 ? 224 : CTAS_PER_SM == 2 ? 200 : 0; /* 0: as they come */
-    static constexpr int SEGMENT_TILES = CUDA_ATTN_SEGMENT / TILE;
+    static constexpr int REGS = N_WG == 2 ? 224 : CTAS_PER_SM == 2 ? 208 : 0; /* 0: as they come */
+    static constexpr int COPY_REGS = N_WG == 2 ? 56 : 48;
+    static constexpr int SEGMENT_TILES = attn_segment_tiles(DIMS); /* a power of two */
     static constexpr int Q_BYTES = N_ROWS * DIMS * 2;
     static constexpr int STAGE_BYTES = TILE * DIMS * 2;
     static constexpr int TOTAL_BYTES = SPLIT ? 0 : N_ROWS * DIMS * 4;
@@ -29,18 +29,6 @@ struct AttnShape {
 
 /* Warps of the warpgroup behind those of the rows. */
 enum { ATTN_COPY_WARPS = PAGED_WARPS, ATTN_ITEM_WARP = 3, ATTN_ITEMS = 2 };
-
-/* What a CTA works on at a time. */
-typedef struct AttnItem {
-    int32_t seq, kv_head;     /* seq -1: nothing is left */
-    int32_t row, n_rows;      /* of the sequence's rows */
-    int32_t query, pos;       /* the sequence's first token in the batch, and its position */
-    int32_t kv_len, table;    /* table: where the sequence's blocks start in block_id */
-    int32_t lo, hi;           /* keys that any of the rows sees */
-    int32_t tile_lo, tile_hi; /* tiles to walk */
-    int32_t segment, n_segments, partial; /* split form */
-    int32_t unused;
-} AttnItem;
 
 /* A CTA's shared memory: tiles of keys and values, queries, totals, and the barriers of the rings. */
 typedef struct AttnSmem {
@@ -99,63 +87,31 @@ static __device__ __forceinline__ void attn_ring_next(AttnRing *ring) {
 
 /* ---- items ---- */
 
-template <typename Shape>
-static __device__ __forceinline__ AttnItem attn_item(const AttnParams *p, int32_t index) {
-    AttnItem item;
-    int32_t tile, segment = 0;
-    item.kv_head = index % p->n_kv_heads;
-    if constexpr (Shape::SPLIT) {
-        int4 entry = __ldg((const int4 *)p->split + index / p->n_kv_heads);
-        item.seq = entry.x, tile = entry.y, segment = entry.z, item.partial = entry.w;
-    } else {
-        int2 entry = __ldg((const int2 *)p->whole + index / p->n_kv_heads);
-        item.seq = entry.x, tile = entry.y, item.partial = -1;
-    }
-    item.query = __ldg(p->query_start + item.seq);
-    int32_t n_queries = __ldg(p->query_start + item.seq + 1) - item.query;
-    item.kv_len = __ldg(p->kv_len + item.seq);
-    item.table = __ldg(p->table_start + item.seq);
-    item.pos = item.kv_len - n_queries;
-    item.row = tile * Shape::N_ROWS;
-    item.n_rows = min(Shape::N_ROWS, n_queries * p->group - item.row);
-    int32_t last = item.pos + (item.row + item.n_rows - 1) / p->group;
-    item.lo = cuda_mask_range(item.pos + item.row / p->group, item.kv_len, p->window, p->causal).lo;
-    item.hi = cuda_mask_range(last, item.kv_len, p->window, p->causal).hi;
-    item.tile_lo = item.lo / Shape::TILE;
-    item.tile_hi = attn_ceil_div(item.hi, Shape::TILE);
-    int32_t first = item.lo / CUDA_ATTN_SEGMENT;
-    item.n_segments = attn_ceil_div(item.hi, CUDA_ATTN_SEGMENT) - first;
-    item.segment = segment - first;
-    if constexpr (Shape::SPLIT) {
-        item.tile_lo = max(item.tile_lo, segment * Shape::SEGMENT_TILES);
-        item.tile_hi = min(item.tile_hi, (segment + 1) * Shape::SEGMENT_TILES);
-    }
-    item.unused = 0;
-    return item;
-}
-
 /* The warp that takes items. The last CTA to find nothing left sets the count back for the next
  * launch. */
 template <typename Shape>
 static __device__ __forceinline__ void attn_take_items(const AttnParams *p, const AttnSmem *smem,
                                                        uint32_t lane) {
+    static_assert(sizeof(AttnItem) == CUDA_ATTN_ITEM_WORDS * 4, "");
     uint32_t *taken = p->taken + (Shape::SPLIT ? 0 : 2), *ended = taken + 1;
-    int32_t n_items =
-        (Shape::SPLIT ? __ldg(&p->plan->n_split) : __ldg(&p->plan->n_whole)) * p->n_kv_heads;
+    const int32_t *list = (const int32_t *)(Shape::SPLIT ? p->split : p->whole);
     AttnRing ring = {0, 0};
     int32_t index = blockIdx.x;
+    int32_t n_items = __ldcg(Shape::SPLIT ? &p->plan->n_split : &p->plan->n_whole) * p->n_kv_heads;
     for (bool is_left = true; is_left;) {
-        AttnItem item;
+        int32_t entry = index / p->n_kv_heads, word = lane % CUDA_ATTN_ITEM_WORDS;
+        /* the memory has room for one entry behind the longest list */
+        int32_t v = __ldcg(list + (int64_t)entry * CUDA_ATTN_ITEM_WORDS + word);
         is_left = index < n_items;
-        if (is_left)
-            item = attn_item<Shape>(p, index);
-        else
-            item.seq = -1;
+        if (word == 0 && !is_left) v = -1;
+        if (word == 1) v = index - entry * p->n_kv_heads;
         cuda_mbar_wait(smem->item_empty + ring.at * 8, ring.parity ^ 1);
+        if (lane == word) ((int32_t *)(smem->item + ring.at))[word] = v;
+        __syncwarp();
         if (lane == 0) {
-            smem->item[ring.at] = item;
             cuda_mbar_arrive(smem->item_full + ring.at * 8);
-            if (is_left) index = gridDim.x + atomicAdd(taken, 1);
+            index = n_items;
+            if (is_left) index = min(gridDim.x + atomicAdd(taken, 1), (uint32_t)n_items);
         }
         index = __shfl_sync(0xffffffff, index, 0);
         attn_ring_next<ATTN_ITEMS>(&ring);
