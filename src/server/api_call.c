@@ -58,6 +58,7 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].logprobs);
         buf_free(&call->choice[i].token_ids);
         buf_free(&call->choice[i].prompt_logprobs);
+        buf_free(&call->choice[i].prompt_entries);
         buf_free(&call->choice[i].said);
         ints_free(&call->choice[i].tokens);
     }

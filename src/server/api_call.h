@@ -55,6 +55,7 @@ typedef struct ApiChoice {
     Buf logprobs;        /* JSON, as the API wants it, without the enclosing list */
     Buf token_ids;       /* JSON numbers with commas */
     Buf prompt_logprobs; /* JSON, of a prompt's first sequence */
+    Buf prompt_entries;  /* as logprobs, of a prompt that is told again: its first sequence's */
     Buf said;            /* all text so far, if the log shall have it */
     int32_t text_at;     /* bytes before this token, for text_offset */
     Ints tokens;         /* all of them, where a receipt is written */

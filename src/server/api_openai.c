@@ -453,7 +453,6 @@ static void api_openai_text_prompt(const ApiCall *call, const sluice_event *even
         }
         buf_append_text(&choice->logprobs, "]}");
     }
-    choice->text_at = 0;
 }
 
 static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
@@ -461,8 +460,13 @@ static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
     int32_t echoed = 0;
     if (!choice->started && call->params.echo)
         echoed = api_openai_text_echo(call, event->index, choice);
-    if (!choice->started && call->params.echo && event->prompt_chosen != NULL) {
-        api_openai_text_prompt(call, event, choice);
+    if (!choice->started && call->params.echo && call->params.logprobs) {
+        /* The prompt's figures come with its first sequence, which is the first to speak. */
+        ApiChoice *first = &call->choice[event->index - event->index % call->params.request.n];
+        if (event->prompt_chosen != NULL) api_openai_text_prompt(call, event, choice);
+        if (choice == first) buf_append_str(&first->prompt_entries, buf_str(&first->logprobs));
+        if (choice != first) buf_append_str(&choice->logprobs, buf_str(&first->prompt_entries));
+        choice->text_at = 0;
         echoed = 0;
     }
     choice->started = true;

@@ -260,6 +260,20 @@ class Fields(unittest.TestCase):
             "prompt": [[7] * 1000] * 13, "prompt_logprobs": 20, "max_tokens": 1})
         self.assertEqual((status, json.loads(data)["error"]["param"]), (400, "prompt_logprobs"))
 
+    def test_echo_of_several_sequences(self):
+        body = {"prompt": ["Once upon", "A dog"], "max_tokens": 3, "temperature": 1, "n": 3,
+                "echo": True, "logprobs": 1}
+        choices = self.server.post("/v1/completions", body)["choices"]
+        for choice in choices:
+            prompt = body["prompt"][choice["index"] // 3]
+            lists = choice["logprobs"]
+            n = len(self.ids(prompt))
+            first = choices[choice["index"] // 3 * 3]["logprobs"]
+            self.assertTrue(choice["text"].startswith(prompt))
+            self.assertEqual("".join(lists["tokens"]), choice["text"])
+            self.assertEqual(lists["text_offset"][0], 0)
+            self.assertEqual(lists["token_logprobs"][:n], first["token_logprobs"][:n])
+
     def test_token_ids_as_text(self):
         choice = self.ask(logprobs=1, return_tokens_as_token_ids=True)
         names = [f"token_id:{i}" for i in choice["token_ids"]]
