@@ -214,6 +214,11 @@ sim: $(BUILD)/tests/sim/sim ## simulate seeds=N new worlds (20000) and add them 
 mutants: $(BUILD)/tests/sim/sim ## plant the bugs of tests/sim/mutants and see which the simulator finds
 	@tests/sim/run_mutants $(BUILD) "$(CC)"
 
+.PHONY: load
+load: all tests ## the server under load for minutes: streams, overload, clients that leave, kill -9
+	SLUICE_LOAD=long $(BUILD)/tests/server/test_load
+	SLUICE_LOAD=long SLUICE=$(BUILD)/sluice $(PYTHON) tests/server/test_abuse.py -v
+
 .PHONY: bench
 bench: all ## measure prefill and decode of the default model
 	$(BUILD)/sluice bench

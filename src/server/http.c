@@ -15,7 +15,7 @@
 #include "server/http_tls.h"
 
 /* HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
-enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 16384, HTTP_DISCARD_BODIES = 4 };
+enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 4096, HTTP_DISCARD_BODIES = 4 };
 static const char HTTP_TOO_LARGE[] = "the body is too large";
 
 HttpOptions http_options_default(void) {
@@ -73,6 +73,7 @@ void http_unref(HttpExchange *exchange) {
         mem_free(exchange->header_name[i]);
         mem_free(exchange->header_value[i]);
     }
+    buf_free(&exchange->fields);
     buf_free(&exchange->body);
     buf_free(&exchange->data);
     pthread_mutex_destroy(&exchange->lock);
@@ -119,12 +120,42 @@ Str http_body(const HttpExchange *exchange) {
     return buf_str(&exchange->body);
 }
 
+enum { HTTP_FIELD_HEADER = 'h', HTTP_FIELD_ARGUMENT = 'a' };
+
+static enum MHD_Result http_keep_field(void *context, enum MHD_ValueKind kind, const char *name,
+                                       const char *value) {
+    Buf *fields = context;
+    buf_append_byte(fields, kind == MHD_HEADER_KIND ? HTTP_FIELD_HEADER : HTTP_FIELD_ARGUMENT);
+    buf_append(fields, name, strlen(name) + 1);
+    buf_append(fields, value == NULL ? "" : value, value == NULL ? 1 : strlen(value) + 1);
+    return MHD_YES;
+}
+
+/* Copies what a worker may ask for: by then the client may have left, and its connection with it.
+ */
+static void http_keep_fields(HttpExchange *exchange) {
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, http_keep_field,
+                              &exchange->fields);
+    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, http_keep_field,
+                              &exchange->fields);
+}
+
+static const char *http_find_field(const HttpExchange *exchange, char kind, const char *name) {
+    const Buf *fields = &exchange->fields;
+    for (const char *at = fields->data; fields->len > 0 && at < fields->data + fields->len;) {
+        const char *field = at + 1, *value = field + strlen(field) + 1;
+        if (*at == kind && strcasecmp(field, name) == 0) return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
 const char *http_header(const HttpExchange *exchange, const char *name) {
-    return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+    return http_find_field(exchange, HTTP_FIELD_HEADER, name);
 }
 
 const char *http_query(const HttpExchange *exchange, const char *name) {
-    return MHD_lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+    return http_find_field(exchange, HTTP_FIELD_ARGUMENT, name);
 }
 
 const char *http_peer(const HttpExchange *exchange) {
@@ -194,16 +225,17 @@ void http_stream_write(HttpExchange *exchange, Str data) {
             exchange->data_read = 0;
             exchange->stalled_since_us = clock_us();
         }
-        buf_append_str(&exchange->data, data);
-        too_much = exchange->data.len - exchange->data_read >
+        too_much = exchange->data.len - exchange->data_read + data.len >
                    exchange->server->options.limits.pending_bytes_max;
-        http_exchange_wake(exchange);
+        if (!too_much) {
+            buf_append_str(&exchange->data, data);
+            http_exchange_wake(exchange);
+        } else if (!exchange->detached) { /* later the descriptor may be another client's */
+            shutdown(exchange->fd, SHUT_RDWR);
+        }
     }
     pthread_mutex_unlock(&exchange->lock);
-    if (too_much) {
-        shutdown(exchange->fd, SHUT_RDWR);
-        http_exchange_gone(exchange);
-    }
+    if (too_much) http_exchange_gone(exchange);
 }
 
 void http_stream_end(HttpExchange *exchange) {
@@ -346,6 +378,7 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
     }
     pthread_mutex_unlock(&exchange->lock);
     if (first) {
+        http_keep_fields(exchange);
         http_watch(server, exchange);
         http_ref(exchange);
         http_watch_enqueue(server, exchange);

@@ -68,9 +68,9 @@ void http_close(HttpServer *server);
 const char *http_method(const HttpExchange *exchange);
 const char *http_path(const HttpExchange *exchange); /* without the query */
 Str http_body(const HttpExchange *exchange);
-/* A header's value by its name in any case; NULL: absent. Valid during the handler's call. */
+/* A header's value by its name in any case; NULL: absent. */
 const char *http_header(const HttpExchange *exchange, const char *name);
-/* An argument of the query; NULL: absent. Valid during the handler's call. */
+/* An argument of the query by its name in any case; NULL: absent. */
 const char *http_query(const HttpExchange *exchange, const char *name);
 /* The client's address as text. */
 const char *http_peer(const HttpExchange *exchange);

@@ -83,10 +83,10 @@ void http_check_init(HttpCheck *check, const HttpLimits *limits) {
 }
 
 size_t http_check_memory(const HttpCheck *check) {
-    /* The head once as it comes in, once more where a line is joined from two; an entry for each
-     * header; what a reply's head and a block of its body take. */
-    return 2 * ((size_t)check->limits.header_bytes_max + (size_t)check->limits.url_bytes_max) +
-           64 * (size_t)check->limits.header_count_max + 16384;
+    /* The head, an entry for each header, and what a reply's head and a piece of its body take.
+     * libmicrohttpd writes on half of it for each connection: no more than that. */
+    return (size_t)check->limits.header_bytes_max + (size_t)check->limits.url_bytes_max +
+           64 * (size_t)check->limits.header_count_max + 8192;
 }
 
 const char *http_check_target(const HttpCheck *check, const char *target, int32_t *code) {

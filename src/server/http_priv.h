@@ -48,6 +48,7 @@ struct HttpExchange {
     int64_t start_us;
     char *method, *path;
     char peer[HTTP_PEER_BYTES], tenant[HTTP_TENANT_BYTES], id[HTTP_ID_BYTES];
+    Buf fields; /* headers and arguments: kind, name, NUL, value, NUL, and so on */
     Buf body;
     HttpExchange *next; /* in the workers' queue */
 
