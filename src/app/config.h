@@ -114,6 +114,8 @@ typedef enum CommandBit {
       "receipts in DIR at most; the oldest leave")                                                 \
     X(host_kv, INT, "host-kv", 0, "MB", "0", 0, 1 << 24, CMD_SERVE,                                \
       "host memory for cached and swapped KV blocks that leave the KV cache; 0: none")             \
+    X(kv_dir, TEXT, "kv-dir", 0, "DIR", "", 0, 0, CMD_SERVE,                                       \
+      "keep the prefix cache in DIR, so that it is warm after a restart")                          \
     X(preempt, TEXT, "preempt", 0, "HOW", "auto", 0, 0, CMD_SERVE,                                 \
       "when blocks run out: recompute, swap (to --host-kv), or auto: the cheaper one")             \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \

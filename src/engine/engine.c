@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine_priv.h"
 
@@ -57,6 +58,53 @@ static int32_t engine_piece_bytes(const Tokenizer *tokenizer) {
     return (int32_t)MIN(most, (size_t)ENGINE_TEXT_PENDING_MAX);
 }
 
+static size_t engine_payload_bytes(const EngineLimits *limits) {
+    return (size_t)(limits->block_bytes[0] + limits->block_bytes[1]);
+}
+
+/* Takes in the records of the disk, some at a time: payload has room for KV_DISK_BUFFERS of
+ * payload_bytes, node for each record. */
+static Status engine_restore_into(Engine *e, char *payload, int32_t *node, int32_t *n_nodes,
+                                  Err *err) {
+    int32_t token[KV_BLOCK_TOKENS_MAX], n_records, *number;
+    KvDiskEntry *entry;
+    const Runner *runner = &e->config.runner;
+    const size_t payload_bytes = engine_payload_bytes(&e->config.limits);
+    TRY(kv_disk_scan(e->config.disk, &entry, &number, &n_records, err));
+    step_plan_reset(&e->plan, 0, false);
+    int32_t n_read = 0;
+    for (int32_t i = 0; i < n_records; i++) {
+        char *at = payload + (size_t)n_read * payload_bytes;
+        if (!kv_disk_read(e->config.disk, number[i], token, at)) continue;
+        const int32_t made =
+            kv_cache_restore(&e->cache, &entry[i], number[i], token, at, &e->plan.moves);
+        if (made < 0) continue;
+        node[(*n_nodes)++] = made;
+        if (++n_read < KV_DISK_BUFFERS) continue;
+        TRY(runner->run(runner->self, &e->plan, &e->result, err));
+        e->plan.moves.n = n_read = 0;
+    }
+    if (n_read == 0) return OK;
+    return runner->run(runner->self, &e->plan, &e->result, err);
+}
+
+static Status engine_restore(Engine *e, Err *err) {
+    const KvCacheConfig *kv = &e->config.limits.kv;
+    char *payload = mem_try_alloc(KV_DISK_BUFFERS, engine_payload_bytes(&e->config.limits));
+    int32_t *node = mem_try_alloc((size_t)e->cache.radix.n_nodes_max, sizeof *node), n = 0;
+    Status status = OK;
+    if (payload == NULL || node == NULL) {
+        status = err_set(err, ERR_NOMEM, "no memory to restore %d KV blocks", kv->n_blocks[0]);
+    } else {
+        status = engine_restore_into(e, payload, node, &n, err);
+    }
+    for (int32_t i = n - 1; i >= 0; i--) kv_cache_restored(&e->cache, node[i]);
+    if (n > 0) log_line(LOG_INFO, "kv", "blocks=%d restored=true", n);
+    mem_free(payload);
+    mem_free(node);
+    return status;
+}
+
 static Status engine_init(Engine *e, Err *err) {
     const EngineLimits *limits = &e->config.limits;
     const SchedConfig sched = engine_sched_config(&e->config);
@@ -73,13 +121,17 @@ static Status engine_init(Engine *e, Err *err) {
     if (e->live == NULL || e->kv_seqs == NULL || !buf_reserve(&e->text, text_bytes)) {
         FAIL(err, ERR_NOMEM, "no memory for a table of %d requests", e->n_requests_max);
     }
-    return OK;
+    if (e->config.disk == NULL) return OK;
+    kv_cache_set_disk(&e->cache, e->config.disk, limits->block_bytes);
+    TRY(engine_restore(e, err));
+    return kv_disk_start(e->config.disk, err);
 }
 
 static void engine_free(Engine *e) {
     mailbox_free(&e->mail);
     sched_free(&e->sched);
     step_plan_free(&e->plan, &e->result);
+    kv_disk_close(e->config.disk);
     kv_cache_free(&e->cache);
     buf_free(&e->text);
     mem_free(e->live);
@@ -265,9 +317,11 @@ static void engine_run(Engine *e, int64_t start_us) {
             kv_cache_land(&e->cache, &e->result.moved[i]);
         }
         kv_cache_give_up(&e->cache, start_us);
+        kv_cache_exported(&e->cache, true);
         engine_commit_step(e, &e->plan, &e->result);
     } else {
         kv_cache_give_up(&e->cache, INT64_MAX); /* nobody knows what was moved */
+        kv_cache_exported(&e->cache, false);
         engine_commit_failure(e, &e->plan, &err);
     }
     sched_settle(&e->sched);

@@ -18,6 +18,7 @@ typedef struct EngineConfig {
     double chunk_slack; /* as in SchedConfig */
     sluice_preempt preempt;
     Runner runner;              /* taken: closed with the engine, also when opening fails */
+    KvDisk *disk;               /* keeps the prefix cache; taken likewise; NULL: none */
     const Tokenizer *tokenizer; /* borrowed; NULL: events carry no text */
     int32_t n_eos;
     int32_t eos_id[MODEL_EOS_MAX];

@@ -92,6 +92,12 @@ static Status runner_move(RunnerModel *r, const StepPlan *plan, StepResult *resu
             case KV_MOVE_LOAD:
                 TRY(runner_load(r, move, &result->moved[result->n_moved++], err));
                 break;
+            case KV_MOVE_READ:
+                TRY(kv_store_read_block(r->store, move->group, move->src, move->bytes, err));
+                break;
+            case KV_MOVE_WRITE:
+                TRY(kv_store_write_block(r->store, move->group, move->dst, move->bytes, err));
+                break;
         }
     }
     if (plan->moves.n > 0) result->move_us = clock_us() - start;

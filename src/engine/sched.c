@@ -421,6 +421,7 @@ void sched_plan(Sched *s, StepPlan *plan, int64_t now_us) {
     const bool hidden = sched_choose_kind(s);
     s->cache->tier.now_us = now_us;
     plan->moves.n = 0;
+    kv_cache_export(s->cache, &plan->moves);
     sched_plan_kind(s, plan, hidden, now_us);
     /* All of this kind wait for blocks that the other kind holds. */
     if (plan->batch.n_tokens == 0 && s->n_running > 0) sched_plan_kind(s, plan, !hidden, now_us);

@@ -5,8 +5,10 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
+#include "engine/sluice_build.h"
 #include "engine/sluice_plan.h"
 
 const char *sluice_strerror(sluice_status status) {
@@ -150,6 +152,18 @@ sluice_status sluice_engine_dry_run(const sluice_model *model, const sluice_engi
     return sluice_model_error(status, &failure, err);
 }
 
+/* Tenants' names are hashed with the seed of the file, so that old prefixes are found again. */
+static Status sluice_engine_open_disk(EnginePlan *plan, const sluice_model *model, Err *err) {
+    const char *dtype = dtype_info(plan->runner.kv_dtype)->name;
+    const uint64_t build = sluice_build_hash(model->ctx.device, model->ops->level);
+    plan->disk.identity[0] = sluice_model_hash(model);
+    plan->disk.identity[1] = hash_bytes(dtype, strlen(dtype), build);
+    plan->disk.salt_seed = plan->engine.salt_seed;
+    TRY(kv_disk_open(&plan->engine.disk, &plan->disk, err));
+    plan->engine.salt_seed = kv_disk_salt_seed(plan->engine.disk);
+    return OK;
+}
+
 static Status sluice_engine_make(sluice_engine *e, const sluice_model *model,
                                  const sluice_engine_options *options, Err *err) {
     EnginePlan plan;
@@ -160,6 +174,13 @@ static Status sluice_engine_make(sluice_engine *e, const sluice_model *model,
         plan.engine.salt_seed = (uint64_t)time(NULL);
     }
     TRY(runner_open(&plan.engine.runner, &plan.runner, err));
+    if (plan.disk.dir != NULL) {
+        const Status status = sluice_engine_open_disk(&plan, model, err);
+        if (status != OK) {
+            plan.engine.runner.close(plan.engine.runner.self);
+            return status;
+        }
+    }
     TRY(engine_open(&e->engine, &plan.engine, err));
     return engine_start(e->engine, err);
 }

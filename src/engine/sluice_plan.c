@@ -155,8 +155,8 @@ static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
     if (o->host_kv_bytes == 0 && o->preempt == SLUICE_PREEMPT_SWAP) {
         FAIL(err, ERR_ARG, "preempt is swap, but host_kv_bytes is 0: there is nowhere to swap to");
     }
-    if (o->kv_dir != NULL) {
-        FAIL(err, ERR_UNSUPPORTED, "the prefix cache is not kept across restarts yet");
+    if (o->kv_dir != NULL && o->no_prefix_cache) {
+        FAIL(err, ERR_ARG, "kv_dir keeps the prefix cache, which is off");
     }
     return OK;
 }
@@ -176,7 +176,8 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .kv_bytes = runner.kv,
         .host_kv_bytes = runner.host,
         .activation_bytes = runner.activation,
-        .other_bytes = runner.sampler + engine_bytes(&plan->engine) + PLAN_PROGRAM_BYTES +
+        .other_bytes = (plan->disk.dir != NULL ? kv_disk_bytes(&plan->disk) : 0) + runner.sampler +
+                       engine_bytes(&plan->engine) + PLAN_PROGRAM_BYTES +
                        PLAN_TOKEN_BYTES * (int64_t)limits->vocab,
         .kv_tokens = kv_tokens,
         .block_tokens = limits->kv.block_tokens,
@@ -215,6 +216,10 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
     if (config->n_eos == 0 && model->tokenizer != NULL && tokenizer_eos(model->tokenizer) >= 0) {
         made.engine.eos_id[made.engine.n_eos++] = tokenizer_eos(model->tokenizer);
     }
+    made.disk = (KvDiskOptions){.dir = o->kv_dir,
+                                .block_tokens = limits->kv.block_tokens,
+                                .payload_bytes = limits->block_bytes[0] + limits->block_bytes[1],
+                                .n_records = limits->kv.n_blocks[0]};
     sluice_plan_sum(&made, model);
     *plan = made;
     return OK;

@@ -7,6 +7,7 @@
 typedef struct EnginePlan {
     EngineConfig engine; /* without a runner */
     RunnerOptions runner;
+    KvDiskOptions disk; /* but for identity and salt_seed; dir NULL: none */
     sluice_engine_plan sum;
 } EnginePlan;
 

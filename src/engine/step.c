@@ -24,7 +24,8 @@ static size_t step_table_blocks(const EngineLimits *limits) {
 /* Moves of one step: each planned sequence copies a block per group at most, and a second time when
  * beams are planned in vain. */
 static size_t step_moves(const EngineLimits *limits) {
-    return (size_t)limits->max_seqs * KV_GROUPS_MAX * 2 + (size_t)limits->kv.n_flights;
+    return (size_t)limits->max_seqs * KV_GROUPS_MAX * 2 + (size_t)limits->kv.n_flights +
+           (size_t)KV_DISK_BUFFERS * KV_GROUPS_MAX;
 }
 
 /* What may be over in one step: all that flies, and as much that was told before. */

@@ -285,6 +285,12 @@ static void kv_cache_evict(KvCache *cache, int32_t group, KvMoves *moves) {
     cache->n_evicted++;
 }
 
+/* The sequence's path may have to be written to disk; of too many, the newest are not. */
+static void kv_cache_note_path(KvCache *cache, const KvSeq *seq) {
+    if (cache->disk == NULL || seq->node < 0 || cache->n_paths == KV_CACHE_PATHS_MAX) return;
+    cache->path[cache->n_paths++] = (KvPath){seq->node, cache->radix.node[seq->node].prefix};
+}
+
 /* Table entries of blocks that are to come from a host slot: below -1. */
 static int32_t kv_cache_awaited(int32_t slot) {
     return -2 - slot;
@@ -340,6 +346,7 @@ void kv_cache_begin(KvCache *cache, KvSeq *seq, KvSalt salt, const KvMatch *matc
         seq->node = cache->radix.node[seq->node].parent;
     }
     for (int32_t g = 0; g < cache->config.n_groups; g++) kv_cache_load(cache, seq, g, moves);
+    kv_cache_note_path(cache, seq); /* its beginning may have left the disk since */
 }
 
 bool kv_cache_append(KvCache *cache, KvSeq *seq, int32_t n, KvMoves *moves) {
@@ -426,7 +433,9 @@ static void kv_cache_insert(KvCache *cache, KvSeq *seq, const int32_t *token, in
 
 void kv_cache_commit(KvCache *cache, KvSeq *seq, const int32_t *token, int32_t n) {
     CHECK(n <= kv_cache_len(seq));
+    const int32_t n_cached = seq->n_cached;
     kv_cache_insert(cache, seq, token, n);
+    if (seq->n_cached > n_cached) kv_cache_note_path(cache, seq);
     /* The block of its last node stays, so that the node does; without one nothing ties it. */
     const int32_t end = seq->node < 0 ? n : MAX(seq->n_cached - 1, 0) * cache->config.block_tokens;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
@@ -496,6 +505,127 @@ int32_t kv_cache_swap(KvCache *cache, KvSeq *seq, KvMoves *moves) {
     }
     return n;
 }
+
+/* ---- disk -------------------------------------------------------------------------------- */
+
+void kv_cache_set_disk(KvCache *cache, KvDisk *disk, const int64_t block_bytes[KV_GROUPS_MAX]) {
+    int64_t offset = 0;
+    cache->disk = disk;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        cache->disk_offset[g] = offset;
+        offset += block_bytes[g];
+    }
+}
+
+/* Whether a full group's block of the node is not in the pool: it cannot be read now. */
+static bool kv_cache_is_away(const KvCache *cache, const KvNode *node) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (cache->config.window[g] == 0 && node->block[g] < 0) return true;
+    }
+    return false;
+}
+
+static void kv_cache_export_node(KvCache *cache, int32_t buffer, int32_t i, KvMoves *moves) {
+    KvNode *node = &cache->radix.node[i];
+    KvDiskEntry entry = {.prefix = node->prefix,
+                         .parent = node->parent >= 0 ? cache->radix.node[node->parent].prefix : 0,
+                         .salt = node->salt,
+                         .depth = node->depth};
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        entry.groups |= (uint32_t)(node->block[g] >= 0) << g;
+    }
+    char *payload =
+        kv_disk_fill(cache->disk, buffer, &entry, kv_radix_tokens(&cache->radix, i), &node->disk);
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (node->block[g] < 0) continue;
+        CHECK(moves->n < moves->n_max);
+        moves->move[moves->n++] = (KvMove){.kind = KV_MOVE_READ,
+                                           .group = g,
+                                           .src = node->block[g],
+                                           .bytes = payload + cache->disk_offset[g]};
+    }
+    cache->n_reading++;
+}
+
+/* Has the path's blocks that are not on disk read, the first ones first. False: not all. */
+static bool kv_cache_export_path(KvCache *cache, const KvPath *path, KvMoves *moves) {
+    int32_t missing[KV_DISK_BUFFERS], n = 0;
+    int32_t i = path->node;
+    if (cache->radix.node[i].parent == KV_NODE_FREE ||
+        cache->radix.node[i].prefix != path->prefix) {
+        return true; /* it is gone */
+    }
+    for (; i >= 0; i = cache->radix.node[i].parent) {
+        if (kv_disk_has(cache->disk, &cache->radix.node[i])) continue;
+        if (kv_cache_is_away(cache, &cache->radix.node[i])) return true;
+        missing[n++ % KV_DISK_BUFFERS] = i;
+    }
+    /* The ring holds the last ones seen: those nearest to the root. */
+    for (int32_t k = n - 1; k >= MAX(0, n - (int32_t)KV_DISK_BUFFERS); k--) {
+        const int32_t buffer = kv_disk_take(cache->disk);
+        if (buffer < 0) return false;
+        kv_cache_export_node(cache, buffer, missing[k % KV_DISK_BUFFERS], moves);
+    }
+    return n <= KV_DISK_BUFFERS;
+}
+
+void kv_cache_export(KvCache *cache, KvMoves *moves) {
+    int32_t n = 0;
+    while (n < cache->n_paths && kv_cache_export_path(cache, &cache->path[n], moves)) n++;
+    cache->n_paths -= n;
+    memmove(cache->path, cache->path + n, (size_t)cache->n_paths * sizeof *cache->path);
+}
+
+void kv_cache_exported(KvCache *cache, bool ok) {
+    if (cache->n_reading > 0) kv_disk_submit(cache->disk, ok);
+    cache->n_reading = 0;
+}
+
+int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t number,
+                         const int32_t *token, void *payload, KvMoves *moves) {
+    KvRadix *radix = &cache->radix;
+    int32_t parent = -1;
+    if (entry->parent != 0) {
+        parent = kv_radix_find_prefix(radix, entry->salt, entry->parent);
+        if (parent < 0) return -1;
+    }
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        const bool has = (entry->groups >> g & 1) != 0;
+        if (has ? cache->pool[g].n_free == 0 : cache->config.window[g] == 0) return -1;
+    }
+    if (kv_radix_find(radix, entry->salt, parent, token) >= 0) return -1; /* written twice */
+    const int32_t node = kv_radix_insert(radix, entry->salt, parent, token);
+    if (node < 0) return -1;
+    if (radix->node[node].prefix != entry->prefix) {
+        kv_radix_remove(radix, node, false);
+        return -1;
+    }
+    radix->node[node].disk = number;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if ((entry->groups >> g & 1) == 0) continue;
+        const int32_t block = kv_pool_take(&cache->pool[g]);
+        kv_pool_set_node(&cache->pool[g], block, node);
+        radix->node[node].block[g] = block;
+        kv_cache_tell(cache, KV_EVENT_STORED, KV_MEDIUM_DEVICE, g, node);
+        CHECK(moves->n < moves->n_max);
+        moves->move[moves->n++] = (KvMove){.kind = KV_MOVE_WRITE,
+                                           .group = g,
+                                           .dst = block,
+                                           .bytes = (char *)payload + cache->disk_offset[g]};
+    }
+    return node;
+}
+
+void kv_cache_restored(KvCache *cache, int32_t node) {
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        const int32_t block = cache->radix.node[node].block[g];
+        if (block >= 0) kv_pool_unref(&cache->pool[g], block);
+    }
+    kv_cache_prune(cache, node,
+                   false); /* a windowed path whose blocks are gone and leads nowhere */
+}
+
+/* ---- host tier --------------------------------------------------------------------------- */
 
 void kv_cache_land(KvCache *cache, const KvMoved *moved) {
     int32_t group, node;

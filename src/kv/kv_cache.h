@@ -12,6 +12,7 @@
  * is in the pool or in the tier, never in both. One thread; all memory is allocated by init. */
 #pragma once
 
+#include "kv/kv_disk.h"
 #include "kv/kv_event.h"
 #include "kv/kv_radix.h"
 #include "kv/kv_table.h"
@@ -27,14 +28,26 @@ typedef struct KvCacheConfig {
     int32_t n_events;              /* of the tree that are kept for readers; 0: none */
 } KvCacheConfig;
 
+enum { KV_CACHE_PATHS_MAX = 256 };
+
+/* The end of a path of the tree that may have to be written to disk. */
+typedef struct KvPath {
+    int32_t node;
+    uint64_t prefix; /* of the node, which may be another by now */
+} KvPath;
+
 typedef struct KvCache {
     KvCacheConfig config;
     KvPool pool[KV_GROUPS_MAX];
     KvRadix radix;
     KvEventRing events;
     KvTier tier;
-    int32_t *audit_ref; /* scratch of the audit */
-    int64_t n_evicted;  /* blocks that left the tree for want of room */
+    KvDisk *disk;                       /* borrowed; NULL: none */
+    int64_t disk_offset[KV_GROUPS_MAX]; /* of a group's block in a record's payload */
+    KvPath path[KV_CACHE_PATHS_MAX];    /* to be written, the oldest first */
+    int32_t n_paths, n_reading;         /* records whose blocks this step reads */
+    int32_t *audit_ref;                 /* scratch of the audit */
+    int64_t n_evicted;                  /* blocks that left the tree for want of room */
 } KvCache;
 
 /* The KV of one sequence. */
@@ -95,6 +108,19 @@ void kv_cache_end(KvCache *cache, KvSeq *seq);
 /* As kv_cache_end; cached blocks that nobody else holds then move to the host tier at once, the
  * last first, as far as it takes them. Returns how many. */
 int32_t kv_cache_swap(KvCache *cache, KvSeq *seq, KvMoves *moves);
+
+/* From now on cached blocks are written to disk. block_bytes: of each group. */
+void kv_cache_set_disk(KvCache *cache, KvDisk *disk, const int64_t block_bytes[KV_GROUPS_MAX]);
+/* Has what is new in the tree read for the disk, as far as it takes it; before a step's plan. */
+void kv_cache_export(KvCache *cache, KvMoves *moves);
+/* The step's moves were made, or (ok false) failed. */
+void kv_cache_exported(KvCache *cache, bool ok);
+/* Puts a record's block into the tree; its blocks are held until kv_cache_restored. Parents come
+ * first. Returns the node; -1: no room, no parent, or not what its hash says. */
+int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t number,
+                         const int32_t *token, void *payload, KvMoves *moves);
+/* The bytes are there. Children before parents. */
+void kv_cache_restored(KvCache *cache, int32_t node);
 
 /* A move to or from the host is over. */
 void kv_cache_land(KvCache *cache, const KvMoved *moved);

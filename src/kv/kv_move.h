@@ -9,7 +9,9 @@
 typedef enum KvMoveKind {
     KV_MOVE_COPY, /* block src to block dst */
     KV_MOVE_SAVE, /* block src to host slot dst; the checksum of its bytes is told */
-    KV_MOVE_LOAD  /* host slot src to block dst; its bytes must have the checksum */
+    KV_MOVE_LOAD, /* host slot src to block dst; its bytes must have the checksum */
+    KV_MOVE_READ, /* block src to `bytes` */
+    KV_MOVE_WRITE /* `bytes` to block dst */
 } KvMoveKind;
 
 typedef struct KvMove {
@@ -17,6 +19,7 @@ typedef struct KvMove {
     int32_t group, src, dst;
     int64_t ticket; /* of a save or load: under which it is told of */
     uint64_t checksum;
+    void *bytes; /* of one block of the group, in this process's memory */
 } KvMove;
 
 typedef struct KvMoves {

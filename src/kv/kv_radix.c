@@ -100,6 +100,15 @@ int32_t kv_radix_find(const KvRadix *radix, KvSalt salt, int32_t parent, const i
     return -1;
 }
 
+int32_t kv_radix_find_prefix(const KvRadix *radix, KvSalt salt, uint64_t prefix) {
+    int32_t i = radix->bucket[kv_radix_bucket(radix, prefix)];
+    while (i >= 0 &&
+           (radix->node[i].prefix != prefix || !kv_radix_salt_equal(radix->node[i].salt, salt))) {
+        i = radix->node[i].next_hash;
+    }
+    return i;
+}
+
 static uint32_t kv_radix_root_slot(const KvRadix *radix, const int32_t *token) {
     return (uint32_t)hash_bytes(token, kv_radix_block_bytes(radix), 0) & (radix->n_buckets - 1);
 }
@@ -126,7 +135,8 @@ int32_t kv_radix_insert(KvRadix *radix, KvSalt salt, int32_t parent, const int32
                      .prev_sibling = -1,
                      .depth = 1,
                      .block = {-1, -1},
-                     .host = {-1, -1}};
+                     .host = {-1, -1},
+                     .disk = -1};
     int32_t *bucket = &radix->bucket[kv_radix_bucket(radix, node->prefix)];
     node->next_hash = *bucket;
     *bucket = i;

@@ -25,6 +25,7 @@ typedef struct KvNode {
     int32_t depth;                /* blocks from the root, this one included */
     int32_t block[KV_GROUPS_MAX]; /* of the pool; -1: this group's block is gone */
     int32_t host[KV_GROUPS_MAX];  /* slot of the host tier; -1: none */
+    int32_t disk;                 /* the record that was last written for it; -1: none */
 } KvNode;
 
 enum { KV_NODE_FREE = -2 };
@@ -49,6 +50,8 @@ void kv_radix_free(KvRadix *radix);
 
 /* The child of parent (-1: the root of the salt) with these block_tokens tokens; -1: none. */
 int32_t kv_radix_find(const KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token);
+/* The node of that hash; -1: none. */
+int32_t kv_radix_find_prefix(const KvRadix *radix, KvSalt salt, uint64_t prefix);
 /* Adds that child, which must not exist, with no blocks. -1 when there is no node left. */
 int32_t kv_radix_insert(KvRadix *radix, KvSalt salt, int32_t parent, const int32_t *token);
 /* The block_tokens tokens of a node. */

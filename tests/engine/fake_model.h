@@ -148,6 +148,8 @@ static inline void fake_move_one(FakeModel *m, const KvMove *move, StepResult *r
             if (hash_bytes(host + src, bytes, 0) != move->checksum) moved.status = ERR_FORMAT;
             fake_moved(m, result, moved, host + src);
             break;
+        case KV_MOVE_READ: memcpy(move->bytes, slot + src, bytes); break;
+        case KV_MOVE_WRITE: memcpy(slot + dst, move->bytes, bytes); break;
     }
 }
 

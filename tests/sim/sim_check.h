@@ -58,6 +58,8 @@ static inline void sim_check_move(SimWorld *w, const KvMove *move) {
         case KV_MOVE_COPY: block[move->dst] = block[move->src]; break;
         case KV_MOVE_SAVE: host[move->dst] = block[move->src]; return;
         case KV_MOVE_LOAD: block[move->dst] = host[move->src]; break;
+        case KV_MOVE_READ:
+        case KV_MOVE_WRITE: return;
     }
     SIM_CHECK("K4 a copy goes to a shared block",
               w->engine->cache.pool[move->group].ref[move->dst] <= 1);
