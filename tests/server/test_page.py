@@ -60,6 +60,7 @@ def sse(text, pieces=40):
 class Page(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        expect.set_options(timeout=60000)
         cls.play = sync_playwright().start()
         cls.browser = cls.play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         cls.server = Server("--max-seqs", "4")
@@ -255,22 +256,31 @@ class Page(unittest.TestCase):
 
     # ---- the dashboard ----
 
-    def load(self, n=6, headers=None):
-        """n long requests in the background; the clean-up waits for them."""
+    def load(self, n=6):
+        """n clients in the background, each asking again and again; returns what ends them."""
         body = {"prompt": "Once upon a time, " * 12, "max_tokens": 600, "ignore_eos": True}
-        threads = [threading.Thread(target=self.server.request,
-                                    args=("POST", "/v1/completions", body, headers))
-                   for _ in range(n)]
+        stop = threading.Event()
+
+        def ask():
+            while not stop.is_set():
+                self.server.request("POST", "/v1/completions", body)
+        threads = [threading.Thread(target=ask) for _ in range(n)]
         for thread in threads:
             thread.start()
-            self.addCleanup(thread.join)
+
+        def end():
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.addCleanup(end)
+        return end
 
     def test_dashboard_moves(self):
         page = self.open("/dashboard")
         phone = self.open("/dashboard", size=(390, 844), dark=True)
         expect(page.locator("#dot")).to_have_class("good")
         expect(page.locator("#model")).to_contain_text("fable-28m")
-        self.load()
+        end_load = self.load()
         expect(page.locator("#calls .badge.writing").first).to_be_visible()
         self.until(page, "parseFloat($('output-rate').textContent) > 1")
         self.until(page, "parseFloat($('kv').textContent) > 0")
@@ -286,6 +296,7 @@ class Page(unittest.TestCase):
         self.fits(phone)
         page.click("#theme")
         self.picture(page, "dashboard-dark")
+        end_load()
         expect(page.locator("#calls .none")).to_be_visible()  # once all is answered
         expect(page.locator("#running")).to_have_text("0")
         page.hover("#map", position={"x": 5, "y": 5})
