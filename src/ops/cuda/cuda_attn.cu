@@ -319,7 +319,7 @@ static void attn_params(const CudaAttnArgs *args, AttnParams *p) {
     p->q_f32 = args->q_f32, p->out_f32 = args->out_f32;
     p->block_id = args->block_id;
     p->sinks = args->sinks;
-    p->plan = (const AttnPlan *)plan;
+    p->plan = (const AttnLists *)plan;
     p->whole = (const AttnItem *)(plan + places.whole);
     p->split = (const AttnItem *)(plan + places.split);
     p->partial_o = (float *)partial;

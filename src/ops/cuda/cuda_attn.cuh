@@ -58,7 +58,7 @@ size_t cuda_attn_partial_bytes(const CudaAttnLimits *limits);
 /* Queues the clearing of the partial memory, once before its first use. */
 cudaError_t cuda_attn_clear(cudaStream_t stream, const CudaAttnLimits *limits, void *partial);
 
-/* Queues the plan of a step: it reads the lengths, the window and the shapes of args. */
+/* Queues the plan of a step: it reads the lengths, where tables start, the window and the shapes of args. */
 cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args);
 /* Queues the attention of one layer by the plan. cudaErrorInvalidValue for a shape that it does not
  * take: head_dim over 256 or no multiple of 8, block_tokens no power of two up to 256, addresses that

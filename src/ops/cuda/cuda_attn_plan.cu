@@ -11,7 +11,7 @@ enum { PLAN_THREADS = 1024, PLAN_ALIGN = 256 };
 
 typedef struct PlanParams {
     const int32_t *query_start, *kv_len, *table_start;
-    AttnPlan *plan;
+    AttnLists *plan;
     AttnItem *split, *whole;
     uint8_t *is_split; /* [n_seqs] */
     int32_t n_seqs, n_kv_heads, group;
@@ -196,7 +196,7 @@ AttnPlaces cuda_attn_places(const CudaAttnLimits *limits) {
     int32_t tiles = plan_row_tiles(limits, limits->n_tokens_max, limits->n_seqs_max);
     places.split_max = places.n_partial_rows / limits->n_kv_heads + tiles;
     places.whole_max = tiles;
-    places.split = plan_align(sizeof(AttnPlan));
+    places.split = plan_align(sizeof(AttnLists));
     places.whole = plan_align(places.split + ((int64_t)places.split_max + 1) * sizeof(AttnItem));
     places.is_split = plan_align(places.whole + ((int64_t)places.whole_max + 1) * sizeof(AttnItem));
     places.plan_bytes = plan_align(places.is_split + limits->n_seqs_max);
@@ -254,7 +254,7 @@ cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args) {
     PlanParams p = {};
     p.query_start = args->query_start, p.kv_len = args->kv_len;
     p.table_start = args->table_start;
-    p.plan = (AttnPlan *)plan;
+    p.plan = (AttnLists *)plan;
     p.split = (AttnItem *)(plan + places.split);
     p.whole = (AttnItem *)(plan + places.whole);
     p.is_split = (uint8_t *)(plan + places.is_split);

@@ -30,9 +30,9 @@ typedef struct AttnItem {
 } AttnItem;
 
 /* At the start of the plan's memory; the lists follow. */
-typedef struct AttnPlan {
+typedef struct AttnLists {
     int32_t n_whole, n_split;
-} AttnPlan;
+} AttnLists;
 
 /* Where the parts of a plan and of the partial results stand, and how long they can get. */
 typedef struct AttnPlaces {
@@ -52,7 +52,7 @@ typedef struct AttnParams {
     int64_t q_stride, out_stride;
     const int32_t *block_id;
     const float *sinks;
-    const AttnPlan *plan;
+    const AttnLists *plan;
     const AttnItem *whole, *split;
     float *partial_o; /* [row][head dim of the kernel] */
     float2 *partial_ml;
