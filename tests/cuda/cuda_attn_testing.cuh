@@ -287,7 +287,8 @@ static double attn_batch_error(AttnBatch *b) {
     double *ref_d = (double *)attn_case_alloc((size_t)rows * hd * 8, 0);
     CU(cudaFuncSetAttribute(attn_case_reference, cudaFuncAttributeMaxDynamicSharedMemorySize,
                             200 * 1024));
-    attn_case_reference<<<dim3(b->n_tokens, b->model.n_heads), 128, longest * 8>>>(b->args, ref_d);
+    attn_case_reference<<<dim3(b->n_tokens, b->model.n_heads), 128, (longest + 2) * 8>>>(b->args,
+                                                                                         ref_d);
     CU(cudaGetLastError());
     float *out = (float *)malloc((size_t)rows * hd * sizeof *out);
     double *ref = (double *)malloc((size_t)rows * hd * sizeof *ref);

@@ -222,6 +222,7 @@ static void replays(void **state) {
         CU(cudaMemcpy((void *)args.kv_len, batch.kv_len, sizeof(int32_t) * LEN(seqs),
                       cudaMemcpyHostToDevice));
         CU(cudaMemset(args.out, 0xff, (size_t)batch.n_tokens * args.out_stride * 4));
+        CU(cudaDeviceSynchronize());
         CU(cudaGraphLaunch(exec, stream));
         CU(cudaStreamSynchronize(stream));
         check(attn_batch_error(&batch) < 1e-2, "a replay", attn_batch_error(&batch));

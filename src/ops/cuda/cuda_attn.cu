@@ -116,6 +116,19 @@ static __device__ __forceinline__ void attn_release(const AttnSmem *smem, int32_
     if (lane->thread % 32 == 0) cuda_mbar_arrive(smem->empty + stage * 8);
 }
 
+/* Waits for the warpgroup's turn to multiply, and passes it on: where weights take as long as
+ * products, one warpgroup multiplies while the other makes weights. */
+template <typename Shape>
+static __device__ __forceinline__ void attn_turn_wait(const AttnLane *lane) {
+    if constexpr (Shape::TURNS) cuda_bar_sync(ATTN_BAR_TURN + lane->wg, 256);
+}
+
+template <typename Shape>
+static __device__ __forceinline__ void attn_turn_pass(const AttnLane *lane) {
+    if constexpr (Shape::TURNS)
+        asm volatile("bar.arrive %0, 256;" ::"r"(ATTN_BAR_TURN + 1 - lane->wg) : "memory");
+}
+
 template <typename Shape>
 static __device__ __forceinline__ void attn_decay(float (&o)[Shape::DIMS / 2],
                                                   const float (&decay)[2]) {
@@ -159,6 +172,7 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     for (int32_t t = item->tile_lo; t + 1 < item->tile_hi; t++) {
         int32_t k_stage = ring->at;
         cuda_mbar_wait(smem->full + k_stage * 8, ring->parity);
+        attn_turn_wait<Shape>(lane);
         cuda_mma_pin(s);
         cuda_mma_pin(o);
         attn_mma_pin(w);
@@ -172,6 +186,7 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
         attn_mma_o<DIMS, TILE>(o, w, smem->stage + v_stage * Shape::STAGE_BYTES, add);
         cuda_mma_commit();
         attn_ring_next<Shape::N_STAGES>(ring);
+        attn_turn_pass<Shape>(lane);
         cuda_mma_wait<1>();
         cuda_mma_pin(s);
         attn_release(smem, k_stage, lane);
@@ -251,6 +266,7 @@ __global__ void __launch_bounds__(Shape::N_THREADS, Shape::CTAS_PER_SM)
         lane.row[1] = lane.row[0] + 8;
         lane.column = lane.thread % 4 * 2;
         AttnRing ring = {0, 0}, items = {0, 0};
+        if (wg == 1) attn_turn_pass<Shape>(&lane);
         const AttnItem *item = attn_item_wait(&smem, &items);
         uint32_t q = smem.q + wg * (CUDA_ATTN_ROWS * Shape::DIMS * 2);
         if (item != NULL) attn_queries_copy<Shape>(&p, item, &lane, q);

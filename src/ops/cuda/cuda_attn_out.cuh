@@ -7,7 +7,7 @@
 
 #include <cuda_bf16.h>
 
-enum { ATTN_BAR_ROWS = 1 }; /* the named barrier of a warpgroup: this plus its number */
+enum { ATTN_BAR_ROWS = 1, ATTN_BAR_TURN = 3 }; /* named barriers of the first warpgroup */
 
 /* A thread's place: two rows, eight apart, and a quarter of the columns. */
 typedef struct AttnLane {

@@ -20,6 +20,7 @@ struct AttnShape {
     static constexpr int N_THREADS = N_WG * 128 + 128;
     static constexpr int REGS = N_WG == 2 ? 224 : CTAS_PER_SM == 2 ? 208 : 0; /* 0: as they come */
     static constexpr int COPY_REGS = N_WG == 2 ? 56 : 48;
+    static constexpr bool TURNS = N_WG == 2 && DIMS == 64;
     static constexpr int SEGMENT_TILES = attn_segment_tiles(DIMS); /* a power of two */
     static constexpr int Q_BYTES = N_ROWS * DIMS * 2;
     static constexpr int STAGE_BYTES = TILE * DIMS * 2;
@@ -68,7 +69,7 @@ static __device__ __forceinline__ void attn_smem_init(const AttnSmem *smem) {
         cuda_mbar_init(smem->empty + i * 8, Shape::N_WG * 4);
     }
     for (int i = 0; i < ATTN_ITEMS; i++) {
-        cuda_mbar_init(smem->item_full + i * 8, 1);
+        cuda_mbar_init(smem->item_full + i * 8, 32);
         cuda_mbar_init(smem->item_empty + i * 8, Shape::N_WG * 4 + ATTN_COPY_WARPS);
     }
     cuda_mbar_init_fence();
@@ -107,9 +108,8 @@ static __device__ __forceinline__ void attn_take_items(const AttnParams *p, cons
         if (word == 1) v = index - entry * p->n_kv_heads;
         cuda_mbar_wait(smem->item_empty + ring.at * 8, ring.parity ^ 1);
         if (lane == word) ((int32_t *)(smem->item + ring.at))[word] = v;
-        __syncwarp();
+        cuda_mbar_arrive(smem->item_full + ring.at * 8);
         if (lane == 0) {
-            cuda_mbar_arrive(smem->item_full + ring.at * 8);
             index = n_items;
             if (is_left) index = min(gridDim.x + atomicAdd(taken, 1), (uint32_t)n_items);
         }
