@@ -111,9 +111,11 @@ static double act_value(int32_t act, double x) {
 static void test_small(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut out, int32_t act,
                        bool with_bias, int32_t n_parts) {
     const bool gated = out == CUDA_LINEAR_GATED;
-    const int32_t rows = gated ? 2 * n : n, x_stride = k + 16, out_stride = n + 5, guard = 64;
+    const int32_t rows = gated ? 2 * n : n, x_stride = k + 16, guard = 64;
+    /* Rows that begin at 16 bytes and rows that do not. */
+    const int32_t out_stride = with_bias ? n + 5 : (n + 15) / 8 * 8;
     const int64_t x_len = (int64_t)n_tokens * x_stride, w_len = (int64_t)rows * k * n_parts;
-    const int64_t out_len = (int64_t)n_tokens * out_stride + guard;
+    const int64_t out_len = ((int64_t)n_tokens * out_stride + guard + 7) / 8 * 8;
     const size_t size = out == CUDA_LINEAR_F32 || out == CUDA_LINEAR_F32_ADD ? 4 : 2;
     __nv_bfloat16 *x = (__nv_bfloat16 *)device_alloc(x_len * 2),
                   *w = (__nv_bfloat16 *)device_alloc(w_len * 2);
@@ -403,6 +405,7 @@ static void small_shapes_are_right(void) {
         }
         test_small(192, 2048, 5, (CudaLinearOut)out, 0, false, 2);
         test_small(100, 512, 300, (CudaLinearOut)out, 1, true, 3);
+        test_small(136, 512, 300, (CudaLinearOut)out, 2, false, 2);
     }
 }
 

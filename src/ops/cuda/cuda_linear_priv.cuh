@@ -122,8 +122,7 @@ static __device__ __forceinline__ LinearTarget linear_target(const LinearParams 
 }
 
 /* Adds the bias of rows `row` and `row + 8` of the part to the four sums of a quad. */
-static __device__ __forceinline__ float4 linear_quad_bias(const LinearParams &p,
-                                                          const LinearTarget &target, int32_t row,
+static __device__ __forceinline__ float4 linear_quad_bias(const LinearTarget &target, int32_t row,
                                                           float4 v) {
     if (target.bias == NULL) return v;
     float b0 = row < target.n_rows ? target.bias[row] : 0;
@@ -132,15 +131,23 @@ static __device__ __forceinline__ float4 linear_quad_bias(const LinearParams &p,
                        __fadd_rn(v.w, b1));
 }
 
+/* Every kernel adds to memory with this one instruction: it may treat subnormals in its own way. */
+static __device__ __forceinline__ void linear_store_f32(const LinearParams &p, float *out,
+                                                        float v) {
+    if (p.out == CUDA_LINEAR_F32_ADD) {
+        atomicAdd(out, v);
+    } else {
+        *out = v;
+    }
+}
+
 static __device__ __forceinline__ void linear_store_one(const LinearParams &p,
                                                         const LinearTarget &target, int32_t row,
                                                         int32_t token, int32_t token_end, float v) {
     if (row >= target.n || token >= token_end) return;
     int64_t at = token * target.stride + row;
-    if (p.out == CUDA_LINEAR_F32) {
-        ((float *)target.out)[at] = v;
-    } else if (p.out == CUDA_LINEAR_F32_ADD) {
-        ((float *)target.out)[at] = __fadd_rn(((float *)target.out)[at], v);
+    if (p.out == CUDA_LINEAR_F32 || p.out == CUDA_LINEAR_F32_ADD) {
+        linear_store_f32(p, (float *)target.out + at, v);
     } else {
         ((__nv_bfloat16 *)target.out)[at] = __float2bfloat16_rn(v);
     }
@@ -153,7 +160,7 @@ static __device__ __forceinline__ void linear_store_quad(const LinearParams &p,
                                                          int32_t token, int32_t token_end,
                                                          float4 v) {
     int32_t at = target.row + row;
-    v = linear_quad_bias(p, target, at, v);
+    v = linear_quad_bias(target, at, v);
     if (p.out == CUDA_LINEAR_GATED) {
         int32_t i = at / 16 * 8 + at % 8;
         linear_store_one(p, target, i, token, token_end, __fmul_rn(linear_act(p.act, v.x), v.z));

@@ -81,9 +81,9 @@ static __device__ __forceinline__ uint64_t cuda_l2_evict_first(void) {
     return policy;
 }
 
-static __device__ __forceinline__ uint64_t cuda_l2_evict_last(void) {
+static __device__ __forceinline__ uint64_t cuda_l2_evict_normal(void) {
     uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
 
@@ -213,4 +213,11 @@ static __device__ __forceinline__ void cuda_regs_lower(void) {
 /* A barrier of n threads of the CTA, by number (0 is __syncthreads). */
 static __device__ __forceinline__ void cuda_bar_sync(uint32_t id, uint32_t n) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory");
+}
+
+/* Adds to four floats in global memory, 16-byte aligned. */
+static __device__ __forceinline__ void cuda_red_add(float *p, float4 v) {
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y),
+                 "f"(v.z), "f"(v.w)
+                 : "memory");
 }
