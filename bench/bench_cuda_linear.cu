@@ -4,7 +4,7 @@
  *
  * Each figure is the median of several replays of a graph whose launches walk through more
  * weights than the L2 cache holds. With the argument "sweep" every plan is tried and the best is
- * shown too. */
+ * shown too; "csv" writes the lines of bench/baselines. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +81,7 @@ static void cublas_load(cudaStream_t stream) {
 }
 
 static cudaStream_t stream;
+static bool csv;
 static char *weights, *x_all, *out_all;
 static uint32_t *sink;
 
@@ -228,6 +229,11 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
     float us = measure(&job, n_launches);
     job.dependent = false;
     float alone_us = measure(&job, n_launches);
+    if (csv) {
+        printf("%d,%d,%d,1,1,%.2f,%.2f,%.2f,%.3f,%.0f\n", n, k, n_tokens, cublas_us, us, alone_us,
+               bytes / us / 1e6 / limit, flops / us / 1e6);
+        return;
+    }
     printf(
         "%6d x %5d, %4d tokens: cuBLAS %7.2f us | ours %7.2f (%5.1f %%), not dependent %7.2f | "
         "%5.1f %% of read limit, %4.0f TFLOP/s",
@@ -289,6 +295,13 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
     CudaLinearPlan plan = cuda_linear_plan(&args);
     Job job = {n, k, n_tokens * USED, &plan, out, true, EXPERTS, EXPERTS, ds, dp};
     float us = measure(&job, 8);
+    if (csv) {
+        printf("%d,%d,%d,%d,%d,,%.2f,,%.3f,%.0f\n", n, k, n_tokens, EXPERTS, touched, us,
+               total / us / 1e6 / limit, flops / us / 1e6);
+        OK_CUDA(cudaFree(dp));
+        OK_CUDA(cudaFree(ds));
+        return;
+    }
     printf("experts %d x %d, %d tokens, %d touched: %.2f us, %.1f %% of read limit, %.0f TFLOP/s",
            n, k, n_tokens, touched, us, total / us / 1e4 / limit, flops / us / 1e6);
     if (sweep) {
@@ -320,6 +333,7 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
 
 int main(int argc, char **argv) {
     bool sweep = argc > 1 && strcmp(argv[1], "sweep") == 0;
+    csv = argc > 1 && strcmp(argv[1], "csv") == 0;
     int n_devices = 0;
     cudaDeviceProp prop;
     if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
@@ -338,6 +352,8 @@ int main(int argc, char **argv) {
     OK_CUDA(cudaStreamSynchronize(stream));
     cublas_load(stream);
     double limit = read_limit();
+    if (csv)
+        printf("n,k,tokens,experts,touched,cublas_us,us,not_dependent_us,read_share,tflops\n# ");
     printf("%s, %d multiprocessors, read limit %.3f TB/s\n", prop.name, prop.multiProcessorCount,
            limit);
     static const int32_t shape[][2] = {{3072, 2048},   {2048, 2048},  {16384, 2048}, {2048, 8192},
@@ -361,6 +377,6 @@ int main(int argc, char **argv) {
             if (shape[s][0] < 100000) bench_shape(shape[s][0], shape[s][1], many[t], sweep, limit);
         }
     }
-    printf("read limit again %.3f TB/s\n", read_limit());
+    printf("%sread limit again %.3f TB/s\n", csv ? "# " : "", read_limit());
     return 0;
 }

@@ -65,7 +65,7 @@ static int32_t linear_large_tokens(const CudaLinearArgs *args, int32_t n_segment
     int32_t best_tokens = 128;
     for (int32_t tokens = 128; tokens <= (n_segments > 1 ? 192 : 256); tokens += 64) {
         int64_t n_tiles = row_tiles * ((args->n_tokens + tokens - 1) / tokens);
-        int64_t tile = args->k / CUDA_LINEAR_BLOCK * (4 * tokens + 64) + 8 * tokens + 1000;
+        int64_t tile = args->k / CUDA_LINEAR_BLOCK * (4 * tokens + 192) + 8 * tokens + 1000;
         int64_t clocks = (n_tiles + 131) / 132 * tile;
         if (clocks <= best) best = clocks, best_tokens = tokens;
     }
@@ -85,6 +85,7 @@ CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args) {
         plan.large = true;
         plan.tile_tokens = experts ? 128 : linear_large_tokens(args, n_segments);
         plan.n_stages = plan.tile_tokens == 256 ? 4 : plan.tile_tokens == 192 ? 5 : 6;
+        if (n_segments > 1 && plan.tile_tokens == 192) plan.cluster = 2;
         return plan;
     }
     if (n_segments == 1 || n_tokens > 64) {
