@@ -64,6 +64,10 @@ LEVEL_CFLAGS = $(if $(findstring _avx512.c,$<),-march=x86-64-v4 -mavx512vnni -ma
   $(if $(findstring _avx2.c,$<),-march=x86-64-v3) \
   $(if $(findstring _amx.c,$<),-march=sapphirerapids)
 
+# Sanitizers and other compilers see the host's code only.
+ifneq ($(BUILD),build/release)
+override CUDA :=
+endif
 CUDA_SRC := $(if $(CUDA),$(sort $(wildcard src/ops/cuda/*.cu)))
 LIB_SRC := $(sort $(filter-out src/app/%,$(wildcard src/*/*.c src/*/*/*.c)))
 APP_SRC := $(sort $(wildcard src/app/*.c))
