@@ -55,7 +55,7 @@ CFLAGS_fuzz := -O1 -g -DSLUICE_DEBUG -fsanitize=address,undefined,fuzzer-no-link
 CFLAGS_cov := -O1 -g -DSLUICE_DEBUG --coverage
 # What the linker must know of the compiler's flags: the sanitizers and coverage.
 LINK_CFLAGS := $(filter -fsanitize=% -fno-sanitize% --coverage,$(CFLAGS_$(config)))
-HARDEN_LDFLAGS := -Wl,-z,relro,-z,now -Wl,-z,noexecstack
+HARDEN_LDFLAGS := -Wl,-z,relro,-z,now -Wl,-z,noexecstack -Wl,--build-id=sha1
 
 ALL_CFLAGS = $(BASE_CFLAGS) $(WARN) $(CFLAGS_$(config)) $(PKG_CFLAGS) $(CFLAGS)
 ALL_LDFLAGS = $(LINK_CFLAGS) $(HARDEN_LDFLAGS) -pthread $(LDFLAGS)

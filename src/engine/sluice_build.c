@@ -17,7 +17,8 @@ static bool sluice_build_has(const struct dl_phdr_info *info, const ElfW(Phdr) *
     return part->p_type == PT_LOAD && address >= start && address - start < part->p_memsz;
 }
 
-/* Adds what an object holds that nothing writes to. */
+/* Adds an object's machine code and its notes, of which the linker's build id covers the constants
+ * too. (Constants themselves have gaps that a sanitizer guards.) */
 static int sluice_build_add(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
     SluiceBuild *build = arg;
@@ -29,7 +30,8 @@ static int sluice_build_add(struct dl_phdr_info *info, size_t size, void *arg) {
     }
     for (int i = 0; i < info->dlpi_phnum && counts; i++) {
         const ElfW(Phdr) *part = &info->dlpi_phdr[i];
-        if (part->p_type != PT_LOAD || (part->p_flags & PF_W) != 0) continue;
+        const bool code = part->p_type == PT_LOAD && (part->p_flags & PF_X) != 0;
+        if (!code && part->p_type != PT_NOTE) continue;
         const void *bytes = (const char *)info->dlpi_addr + part->p_vaddr;
         build->hash = hash_bytes(bytes, part->p_memsz, build->hash);
     }
