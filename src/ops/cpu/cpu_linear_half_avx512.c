@@ -134,7 +134,7 @@ static int32_t half_part(int32_t tile_tokens) {
  * asked for. */
 static void half_direct_rows(const LinearUnit *unit, int64_t row, int32_t n_rows) {
     int64_t n_runs = unit->k / HALF_RUN, tail = unit->k % HALF_RUN, x_runs = DIV_UP(unit->k, 32);
-    int64_t row_bytes = 2 * unit->k, ahead = MIN(row_bytes, (int64_t)HALF_PREFETCH_BYTES);
+    int64_t row_bytes = 2 * unit->k, ahead = MIN(row_bytes, (int64_t)HALF_PREFETCH_BYTES / 2);
     int64_t first = MAX(n_runs - ahead / (2 * HALF_RUN), (int64_t)0);
     for (int64_t token = 0; token < unit->n_tokens;) {
         int32_t in_tile = cpu_linear_tile(unit->n_tokens - token), n = half_part(in_tile);
@@ -164,11 +164,34 @@ static void half_direct_rows(const LinearUnit *unit, int64_t row, int32_t n_rows
     }
 }
 
+/* One token: row after row, four sums finished together. */
+static void half_one(const LinearUnit *unit) {
+    const HalfRun *x = (const HalfRun *)unit->half;
+    int64_t n_runs = unit->k / HALF_RUN, tail = unit->k % HALF_RUN;
+    for (int64_t row = 0; row < unit->n_rows; row += HALF_TILE_ROWS) {
+        int32_t n_rows = (int32_t)MIN(unit->n_rows - row, (int64_t)HALF_TILE_ROWS);
+        __m512 acc[HALF_TILE_ROWS] = {{0}};
+        for (int32_t r = 0; r < n_rows; r++) {
+            const uint8_t *w = unit->w + (row + r) * unit->w_stride;
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t i = 0; i < n_runs; i++, w += 2 * HALF_RUN) {
+                _mm_prefetch((const char *)w + HALF_PREFETCH_BYTES, _MM_HINT_T0);
+                sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(w),
+                                       (__m512bh)_mm512_load_si512(&x[i]));
+            }
+            acc[r] = sum;
+            HalfTile last = {.x = x + n_runs, .w = w, .acc = &acc[r]};
+            if (tail > 0) half_tail(&last, 1, 1, tail);
+        }
+        half_store(unit, 0, 1, row, n_rows, HALF_TILE_ROWS, acc);
+    }
+}
+
 /* All tokens for a few rows before the next rows, which so are read once. */
 static void half_direct(const LinearUnit *unit) {
     for (int64_t row = 0; row < unit->n_rows;) {
         int64_t left = unit->n_rows - row;
-        int32_t n_rows = left >= HALF_TILE_ROWS && unit->n_tokens > 1 ? HALF_TILE_ROWS : 1;
+        int32_t n_rows = left >= HALF_TILE_ROWS ? HALF_TILE_ROWS : 1;
         half_direct_rows(unit, row, n_rows);
         row += n_rows;
     }
@@ -216,7 +239,9 @@ static void half_many(const LinearUnit *unit) {
 }
 
 static void half_unit(const LinearUnit *unit) {
-    if (unit->n_tokens <= HALF_DIRECT_TOKENS)
+    if (unit->n_tokens == 1)
+        half_one(unit);
+    else if (unit->n_tokens <= HALF_DIRECT_TOKENS)
         half_direct(unit);
     else
         half_many(unit);

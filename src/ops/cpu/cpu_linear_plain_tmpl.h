@@ -173,8 +173,7 @@ static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_t
                       .w = unit->w + row * unit->w_stride,
                       .w_stride = unit->w_stride,
                       .acc = acc};
-    int64_t most = unit->n_side == 1 ? PLAIN_PREFETCH_ONE_BYTES : PLAIN_PREFETCH_BYTES;
-    int64_t row_bytes = unit->k * bytes, ahead = MIN(row_bytes, most);
+    int64_t row_bytes = unit->k * bytes, ahead = MIN(row_bytes, (int64_t)PLAIN_PREFETCH_BYTES);
     tile.len = (row_bytes - ahead) / bytes / 32 * 32;
     tile.ahead = token == 0 ? ahead : 0;
     plain_tile(unit->dtype, &tile, n_tokens, n_rows);
@@ -186,13 +185,37 @@ static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_t
     plain_store(unit, token, n_tokens, row, n_rows, n_rows, acc);
 }
 
+/* One token, one stream: row after row. load and bytes are constants. */
+static PLAIN_INLINE void plain_one_any(const LinearUnit *unit, PlainLoad *load, int bytes) {
+    for (int64_t row = 0; row < unit->n_rows; row++) {
+        const uint8_t *w = unit->w + row * unit->w_stride;
+        PlainV acc = plain_v_zero();
+        int64_t i = 0;
+        for (; i + PLAIN_LANES <= unit->k; i += PLAIN_LANES) {
+            _mm_prefetch((const char *)w + i * bytes + PLAIN_PREFETCH_ONE_BYTES, _MM_HINT_T0);
+            acc = plain_v_fma(plain_f32(unit->x, i, PLAIN_LANES), load(w, i, PLAIN_LANES), acc);
+        }
+        int n = (int)(unit->k - i);
+        if (n > 0) acc = plain_v_fma(plain_f32(unit->x, i, n), load(w, i, n), acc);
+        plain_store(unit, 0, 1, row, 1, 1, &acc);
+    }
+}
+
+static void plain_one(const LinearUnit *unit) {
+    switch (unit->dtype) {
+        case DTYPE_F32: plain_one_any(unit, plain_f32, 4); break;
+        case DTYPE_F16: plain_one_any(unit, plain_f16, 2); break;
+        case DTYPE_BF16: plain_one_any(unit, plain_bf16, 2); break;
+        default: CHECK(false);
+    }
+}
+
 /* Few tokens: all of them for a few rows before the next rows, which so are read once. */
 static void plain_direct(const LinearUnit *unit) {
     for (int64_t row = 0; row < unit->n_rows;) {
         int64_t left = unit->n_rows - row;
         int32_t n_rows = left >= PLAIN_TILE_ROWS ? PLAIN_TILE_ROWS : 1;
         if (unit->n_tokens == 1 && left >= PLAIN_WIDE_ROWS) n_rows = PLAIN_WIDE_ROWS;
-        if (unit->n_tokens == 1 && unit->n_side == 1) n_rows = 1;
         for (int64_t token = 0; token < unit->n_tokens;) {
             int32_t n = plain_tile_tokens(unit->n_tokens - token);
             plain_direct_tile(unit, token, n, row, n_rows);
@@ -256,7 +279,9 @@ static void plain_many(const LinearUnit *unit) {
 }
 
 static void plain_unit(const LinearUnit *unit) {
-    if (unit->n_tokens <= PLAIN_DIRECT_TOKENS)
+    if (unit->n_tokens == 1 && unit->n_side == 1)
+        plain_one(unit);
+    else if (unit->n_tokens <= PLAIN_DIRECT_TOKENS)
         plain_direct(unit);
     else
         plain_many(unit);
