@@ -147,16 +147,10 @@ bool ops_cpu_has(OpsLevel level) {
     return false;
 }
 
-/* Whether the level is better than those below it, where the CPU has it. From CPUID and not from a
- * measurement: the level sets the bits, and they must be the same in each run. */
-static bool ops_cpu_gains(OpsLevel level) {
-    return level != OPS_AVX512BF16 || cpu_detect().fast_bf16;
-}
-
 Status ops_cpu(const Ops **out, const char *level, Err *err) {
     for (int32_t i = OPS_LEVEL_COUNT - 1; i >= 0; i--) {
         if (level != NULL && strcmp(level, OPS_TABLE[i].level) != 0) continue;
-        if (level == NULL && !ops_cpu_gains((OpsLevel)i)) continue;
+        if (level == NULL && i == OPS_AVX512BF16) continue; /* less exact than avx512 */
         if (ops_cpu_has((OpsLevel)i)) {
             *out = &OPS_TABLE[i];
             return OK;

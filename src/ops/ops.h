@@ -296,8 +296,8 @@ typedef enum OpsLevel {
     OPS_LEVEL_COUNT
 } OpsLevel;
 
-/* The fastest level this CPU has, or one by name ("ref", "avx2", "avx512", "avx512bf16", "amx";
- * NULL: the best).
+/* The level of that name ("ref", "avx2", "avx512", "avx512bf16", "amx"); NULL: the fastest this CPU
+ * has of those that keep f32's accuracy, so never avx512bf16.
  * ERR_ARG for an unknown name, ERR_UNSUPPORTED for a level the CPU lacks. The table is static. */
 MUST_USE Status ops_cpu(const Ops **out, const char *level, Err *err);
 /* Whether this CPU (and system) can run the level. */

@@ -183,8 +183,8 @@ class LlmCommand(unittest.TestCase):
             env = {**os.environ, "LLM_USER_PATH": home, "OPENAI_API_KEY": "x"}
             done = subprocess.run([sys.executable, "-m", "llm", "-m", "here", "-o", "temperature",
                                    "0", "-o", "max_tokens", "6", "--key", "x", *arguments,
-                                   GREET[0]["content"]], env=env, capture_output=True, text=True,
-                                  timeout=120)
+                                   GREET[0]["content"]], env=env, stdin=subprocess.DEVNULL,
+                                  capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 

@@ -14,6 +14,9 @@ enum {
     XCR0_TILES = 0x60000,
     DETECT_REQ_XCOMP_PERM = 0x1023, /* ARCH_REQ_XCOMP_PERM of asm/prctl.h */
     DETECT_XTILEDATA = 18,
+    /* CPUID leaf 7, EDX; clang 14's cpuid.h has no names for them. */
+    DETECT_AMX_BF16 = 1 << 22,
+    DETECT_AMX_TILE = 1 << 24
 };
 
 static uint64_t cpu_detect_xcr0(void) {
@@ -31,19 +34,8 @@ static bool cpu_detect_all(uint32_t word, uint32_t wanted) {
 static bool cpu_detect_amx(uint64_t xcr0) {
     uint32_t a, b, c, d;
     if ((xcr0 & XCR0_TILES) != XCR0_TILES || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    return cpu_detect_all(d, bit_AMX_TILE | bit_AMX_BF16) &&
+    return cpu_detect_all(d, DETECT_AMX_TILE | DETECT_AMX_BF16) &&
            syscall(SYS_arch_prctl, DETECT_REQ_XCOMP_PERM, DETECT_XTILEDATA) == 0;
-}
-
-/* AMD from family 26 (Zen 5) on: 490 GFLOP/s a core where FMA does 274. Intel's cores do half of
- * FMA. */
-static bool cpu_detect_fast_bf16(void) {
-    uint32_t a, b, c, d;
-    if (!__get_cpuid(0, &a, &b, &c, &d)) return false;
-    bool amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
-    if (!amd || !__get_cpuid(1, &a, &b, &c, &d)) return false;
-    uint32_t family = (a >> 8 & 0xf) + (a >> 20 & 0xff);
-    return family >= 26;
 }
 
 CpuFeatures cpu_detect(void) {
@@ -66,6 +58,5 @@ CpuFeatures cpu_detect(void) {
     if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return features;
     features.avx512 = cpu_detect_all(a, bit_AVX512BF16);
     features.amx = features.avx512 && cpu_detect_amx(xcr0);
-    features.fast_bf16 = features.avx512 && cpu_detect_fast_bf16();
     return features;
 }

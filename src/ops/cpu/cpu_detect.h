@@ -4,10 +4,9 @@
 #include "base/base.h"
 
 typedef struct CpuFeatures {
-    bool avx2;      /* x86-64-v3: AVX2, FMA, F16C, BMI1, BMI2, LZCNT, MOVBE, and YMM state saved */
-    bool avx512;    /* x86-64-v4 with VNNI and BF16, and ZMM and mask state saved */
-    bool fast_bf16; /* the bf16 dot product does more a second than f32's FMA */
-    bool amx;       /* avx512, and AMX tiles of bf16 that the system lets this process use */
+    bool avx2;   /* x86-64-v3: AVX2, FMA, F16C, BMI1, BMI2, LZCNT, MOVBE, and YMM state saved */
+    bool avx512; /* x86-64-v4 with VNNI and BF16, and ZMM and mask state saved */
+    bool amx;    /* avx512, and AMX tiles of bf16 that the system lets this process use */
 } CpuFeatures;
 
 /* Asks CPUID and XGETBV; cheap enough to be asked each time. */
