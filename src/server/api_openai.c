@@ -363,12 +363,15 @@ const ApiFormat API_OPENAI_CHAT = {api_openai_chat_event, api_openai_chat_finish
 
 /* Completions have four parallel lists where chats have a list of entries: made from those. */
 static void api_openai_text_logprobs(const ApiChoice *choice, Buf *out) {
+    /* Our own text: however long the answer is, it is within limits. */
+    static const JsonLimits limits = {
+        .bytes_max = SIZE_MAX, .depth_max = 8, .values_max = INT64_MAX};
     json_t *entries = NULL;
     Buf list = {0};
     buf_append_byte(&list, '[');
     buf_append_str(&list, buf_str(&choice->logprobs));
     buf_append_byte(&list, ']');
-    if (json_parse(&entries, buf_str(&list), &JSON_LIMITS_REQUEST, "logprobs", NULL) != OK)
+    if (json_parse(&entries, buf_str(&list), &limits, "logprobs", NULL) != OK)
         entries = json_array();
     buf_free(&list);
     json_t *tokens = json_array(), *probs = json_array(), *tops = json_array(),
