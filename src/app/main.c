@@ -60,6 +60,8 @@ static void main_on_bus_error(int number) {
 int main(int argc, char **argv) {
     /* A reader that leaves shows as a write error, not as a dead process. */
     signal(SIGPIPE, SIG_IGN);
+    /* So does a file that may not grow further. */
+    signal(SIGXFSZ, SIG_IGN);
     signal(SIGBUS, main_on_bus_error);
     if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
         strcmp(argv[1], "-h") == 0) {
