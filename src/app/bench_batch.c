@@ -8,6 +8,9 @@ struct BenchBatch {
     Batch batch;
     int32_t n_seqs, n_blocks, block_tokens, n_groups; /* blocks of a sequence */
     int32_t *arrays;
+    Device *device;
+    SampleSpec *spec; /* [n_seqs] on an accelerator, which picks tokens as it does for the engine */
+    SampleResult *answer;
 };
 
 /* Sequence s has blocks s * n_blocks and on, in all groups. */
@@ -33,21 +36,41 @@ static void bench_batch_init(BenchBatch *b) {
         batch->kv[g] = (BatchKv){kv_slot, table_start, block_id};
 }
 
+/* Every step is recorded, and picks the largest logit of each sequence. */
+static Status bench_batch_record(BenchBatch *b, Err *err) {
+    const DeviceVtable *v = b->device->vtable;
+    const size_t n = (size_t)b->n_seqs;
+    TRY(forward_record(b->forward, b->store, err));
+    void *memory = NULL;
+    TRY(v->alloc(b->device, n * sizeof *b->answer, &memory, err));
+    b->answer = memory;
+    TRY(v->alloc(b->device, n * sizeof *b->spec, &memory, err));
+    b->spec = memory;
+    SampleSpec *spec = mem_alloc(n * sizeof *spec);
+    for (int32_t s = 0; s < b->n_seqs; s++)
+        spec[s] = (SampleSpec){.row = s, .top_p = 1, .repetition = 1};
+    const Status status = v->upload(b->device, b->spec, spec, n * sizeof *spec, err);
+    mem_free(spec);
+    return status;
+}
+
 static Status bench_batch_make(BenchBatch *b, const Compute *compute, int32_t context, Err *err) {
     const ModelConfig *config = model_config(compute->model);
+    b->n_groups = kv_store_groups(config);
+    b->n_blocks = DIV_UP(context, b->block_tokens);
     ForwardLimits limits = {.n_tokens_max = b->n_seqs,
                             .n_seqs_max = b->n_seqs,
                             .n_logits_max = b->n_seqs,
-                            .context_max = context};
+                            .context_max = context,
+                            .table_blocks_max = b->n_blocks};
     TRY(forward_open(&b->forward, compute->model, &compute->ctx, &limits, err));
-    b->n_groups = kv_store_groups(config);
-    b->n_blocks = DIV_UP(context, b->block_tokens);
     int32_t n_blocks[MODEL_KV_GROUPS_MAX] = {0};
     for (int32_t g = 0; g < b->n_groups; g++) n_blocks[g] = b->n_seqs * b->n_blocks;
     TRY(kv_store_open(&b->store, config, compute->ctx.device, compute->kv_dtype, b->block_tokens,
                       n_blocks, err));
     bench_batch_init(b);
-    return OK;
+    kv_store_populate(b->store, compute->pool);
+    return b->device->id != DEVICE_HOST ? bench_batch_record(b, err) : OK;
 }
 
 Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs, int32_t context,
@@ -55,6 +78,7 @@ Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs
     BenchBatch *b = mem_alloc(sizeof *b);
     b->n_seqs = n_seqs;
     b->block_tokens = block_tokens;
+    b->device = compute->ctx.device;
     Status status = bench_batch_make(b, compute, context, err);
     if (status != OK) {
         bench_batch_close(b);
@@ -66,14 +90,26 @@ Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs
 
 void bench_batch_close(BenchBatch *b) {
     if (b == NULL) return;
+    const DeviceVtable *v = b->device->vtable;
+    const size_t n = (size_t)b->n_seqs;
+    if (b->spec != NULL) v->free(b->device, b->spec, n * sizeof *b->spec);
+    if (b->answer != NULL) v->free(b->device, b->answer, n * sizeof *b->answer);
     kv_store_close(b->store);
     forward_close(b->forward);
     mem_free(b->arrays);
     mem_free(b);
 }
 
-Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t pos, Err *err) {
+static Status bench_batch_run(BenchBatch *b, Err *err) {
     const float *logits;
+    if (b->device->id == DEVICE_HOST)
+        return forward_run(b->forward, b->store, &b->batch, &logits, err);
+    TRY(forward_queue(b->forward, b->store, &b->batch, err));
+    forward_sample(b->forward, &(SampleArgs){.n = b->n_seqs, .spec = b->spec, .out = b->answer});
+    return b->device->vtable->sync(b->device, err);
+}
+
+Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t pos, Err *err) {
     for (int32_t s = 0; s < b->n_seqs; s++) {
         int32_t block = s * b->n_blocks + pos / b->block_tokens;
         b->batch.token[s] = token[(pos + s) % n];
@@ -81,5 +117,5 @@ Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t 
         b->batch.kv_len[s] = pos + 1;
         b->batch.kv[0].kv_slot[s] = block * b->block_tokens + pos % b->block_tokens;
     }
-    return forward_run(b->forward, b->store, &b->batch, &logits, err);
+    return bench_batch_run(b, err);
 }

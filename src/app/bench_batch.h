@@ -9,6 +9,7 @@ typedef struct BenchBatch BenchBatch;
 MUST_USE Status bench_batch_open(BenchBatch **out, const Compute *compute, int32_t n_seqs,
                                  int32_t context, int32_t block_tokens, Err *err);
 void bench_batch_close(BenchBatch *batch);
-/* Step number `pos`: sequence s is fed token[(pos + s) % n], and its logits are made. */
+/* The step at position `pos`: sequence s is fed token[(pos + s) % n], and its logits are made; an
+ * accelerator also picks the largest. The cache of positions that were skipped holds anything. */
 MUST_USE Status bench_batch_step(BenchBatch *batch, const int32_t *token, int32_t n, int32_t pos,
                                  Err *err);

@@ -15,7 +15,7 @@ enum { CMD_BENCH_REPEAT_MAX = 1000 };
 
 /* One line of the table. */
 typedef struct BenchRow {
-    char test[24];          /* pp512, tg128, tg128x16 */
+    char test[40];          /* pp512, tg128, tg128x16, tg128x16@8192 */
     double mean, deviation; /* tokens/s */
     double bytes_per_s;     /* weights and KV read */
     double flops_per_s;
@@ -34,7 +34,8 @@ typedef struct Bench {
 /* What one row measures. */
 typedef struct BenchTest {
     int32_t n, n_seqs; /* tokens of each sequence; n_seqs 0: a prompt */
-    BenchBatch *batch; /* of several sequences, or NULL */
+    int32_t depth;     /* tokens before them */
+    BenchBatch *batch; /* of the decodes */
 } BenchTest;
 
 /* Tokens that are neither special nor all the same. */
@@ -48,14 +49,9 @@ static Status cmd_bench_prefill(Bench *bench, const int32_t *token, int32_t n, E
     return single_feed(bench->compute.single, token, n, 1, &logits, err);
 }
 
-static Status cmd_bench_decode(Bench *bench, const int32_t *token, const BenchTest *test,
-                               Err *err) {
-    const float *logits;
-    single_reset(bench->compute.single);
+static Status cmd_bench_decode(const int32_t *token, const BenchTest *test, Err *err) {
     for (int32_t i = 0; i < test->n; i++)
-        TRY(test->batch != NULL
-                ? bench_batch_step(test->batch, token, test->n, i, err)
-                : single_feed(bench->compute.single, token + i, 1, 1, &logits, err));
+        TRY(bench_batch_step(test->batch, token, test->n, test->depth + i, err));
     return OK;
 }
 
@@ -75,7 +71,7 @@ static ModelCost cmd_bench_cost(const Bench *bench, const BenchTest *test) {
     if (test->n_seqs == 0) return model_cost_prefill(m, format, test->n, chunk);
     ModelCost cost = {0};
     for (int32_t i = 1; i <= test->n; i++)
-        cost = model_cost_sum(cost, model_cost_decode(m, format, test->n_seqs, i));
+        cost = model_cost_sum(cost, model_cost_decode(m, format, test->n_seqs, test->depth + i));
     return cost;
 }
 
@@ -84,7 +80,7 @@ static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTes
     double n = (double)test->n * MAX(test->n_seqs, 1);
     for (int32_t r = -1; r < bench->config->repeat; r++) { /* one to warm up */
         int64_t start_us = clock_us();
-        TRY(test->n_seqs > 0 ? cmd_bench_decode(bench, token, test, err)
+        TRY(test->n_seqs > 0 ? cmd_bench_decode(token, test, err)
                              : cmd_bench_prefill(bench, token, test->n, err));
         if (r >= 0) rate[r] = n / ((double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6);
     }
@@ -103,7 +99,9 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest
     int len =
         snprintf(row->test, sizeof row->test, "%s%d", test->n_seqs > 0 ? "tg" : "pp", test->n);
     if (test->n_seqs > 1)
-        snprintf(row->test + len, sizeof row->test - (size_t)len, "x%d", test->n_seqs);
+        len += snprintf(row->test + len, sizeof row->test - (size_t)len, "x%d", test->n_seqs);
+    if (test->depth > 0)
+        snprintf(row->test + len, sizeof row->test - (size_t)len, "@%d", test->depth);
     row->mean = mean;
     row->deviation = repeat > 1 ? sqrt(sum_sq / (repeat - 1)) : 0;
     ModelCost cost = cmd_bench_cost(bench, test);
@@ -117,11 +115,12 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest
 
 static Status cmd_bench_decode_test(Bench *bench, const int32_t *token, int64_t n, int64_t n_seqs,
                                     Err *err) {
-    BenchTest test = {.n = (int32_t)n, .n_seqs = (int32_t)n_seqs};
+    BenchTest test = {
+        .n = (int32_t)n, .n_seqs = (int32_t)n_seqs, .depth = (int32_t)bench->config->depth};
     int32_t block_tokens =
         bench->config->block_tokens > 0 ? (int32_t)bench->config->block_tokens : 16;
-    if (n_seqs > 1)
-        TRY(bench_batch_open(&test.batch, &bench->compute, test.n_seqs, test.n, block_tokens, err));
+    TRY(bench_batch_open(&test.batch, &bench->compute, test.n_seqs, test.depth + test.n,
+                         block_tokens, err));
     Status status = cmd_bench_test(bench, token, &test, err);
     bench_batch_close(test.batch);
     return status;
@@ -132,7 +131,8 @@ static int64_t cmd_bench_longest(const Config *config) {
     int64_t longest = 1;
     for (int32_t i = 0; i < config->n_prompt.n; i++)
         longest = MAX(longest, config->n_prompt.item[i]);
-    for (int32_t i = 0; i < config->n_gen.n; i++) longest = MAX(longest, config->n_gen.item[i]);
+    for (int32_t i = 0; i < config->n_gen.n; i++)
+        longest = MAX(longest, config->depth + config->n_gen.item[i]);
     return longest;
 }
 

@@ -92,6 +92,8 @@ typedef enum CommandBit {
     X(n_gen, INTS, "n-gen", 0, "N,...", "128", 0, 1 << 20, CMD_BENCH, "decode lengths to time")    \
     X(batch, INTS, "batch", 0, "N,...", "1", 1, 4096, CMD_BENCH,                                   \
       "sequences that decode together; a test for each number")                                    \
+    X(depth, INT, "depth", 0, "N", "0", 0, 1 << 20, CMD_BENCH,                                     \
+      "tokens that sequences have before the decodes that are timed")                              \
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
     X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH | CMD_SIMULATE,                 \
       "md, csv or json")                                                                           \
