@@ -69,6 +69,13 @@ static __device__ __forceinline__ void cuda_wait() {
     asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
+/* Asks for n floats that no kernel writes, before cuda_wait: they come while that one waits. */
+static __device__ __forceinline__ void cuda_prefetch(const float *x, int n) {
+    if (x == NULL) return;
+    for (int i = threadIdx.x * 32; i < n; i += blockDim.x * 32)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(x + i));
+}
+
 /* ---- numbers ------------------------------------------------------------------------------ */
 
 static __device__ __forceinline__ float cuda_to_f32(float x) {

@@ -44,6 +44,8 @@ static __device__ __forceinline__ float cuda_norm_load(const CudaNorm &n, float 
 template <typename T>
 static __global__ void __launch_bounds__(CUDA_NORM_THREADS) cuda_norm_kernel(CudaNorm n, T *out) {
     extern __shared__ float row[];
+    cuda_prefetch(n.w, n.dim);
+    cuda_prefetch(n.bias, n.dim);
     cuda_wait();
     const int64_t t = blockIdx.x;
     const float *add = n.add != NULL ? n.add + t * n.add_stride : NULL;
