@@ -152,7 +152,8 @@ typedef struct sluice_engine_options {
     sluice_policy policy;
     sluice_preempt preempt;
     double chunk_slack; /* a prompt chunk may lengthen a step of decodes by this share, so that
-                           their pace is kept; 0: 0.4; negative: without bound */
+                           their pace is kept, and by more as more requests wait than run; 0: 0.4;
+                           negative: without bound */
     bool populate;      /* take all memory from the system now: a server starts a little later and
                            cannot be out of memory afterwards */
     int32_t max_kv_events; /* events of the prefix cache that are kept for readers; 0: none */

@@ -277,7 +277,9 @@ static int32_t sched_prompt_budget(const Sched *s, const StepPlan *plan) {
     const double slack = s->config.chunk_slack;
     if (plan->batch.n_tokens == 0 || slack < 0) return left;
     if (s->decode_us <= 0 || s->prompt_token_us <= 0) return MIN(left, plan->max_tokens / 4 + 1);
-    const double fits = slack * s->decode_us / s->prompt_token_us;
+    /* Many that wait for few that run: what delays the few a little lets the many begin. */
+    const double crowd = 1 + (double)s->n_waiting / MAX(s->n_running, 1);
+    const double fits = crowd * slack * s->decode_us / s->prompt_token_us;
     return (int32_t)MIN((double)left, MAX(fits, (double)SCHED_CHUNK_MIN));
 }
 

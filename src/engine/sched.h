@@ -14,8 +14,8 @@ typedef struct SchedConfig {
     int32_t n_requests_max; /* that are known at once: sizes queue and tenants */
     sluice_policy policy;
     sluice_preempt preempt;
-    double chunk_slack; /* share by which a prompt chunk may lengthen a step of decodes; 0: 0.4,
-                           negative: without bound */
+    double chunk_slack; /* share by which a prompt chunk may lengthen a step of decodes, times
+                           1 + waiting / running requests; 0: 0.4, negative: without bound */
 } SchedConfig;
 
 /* A place in the queue. What the policies compare is kept here, so that a scan of ten thousand
