@@ -407,14 +407,11 @@ static void http_pending_limit(void **state) {
         buf_append_format(&request,
                           "GET /pending/%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", size);
         exchange_once(fixture, request.data, request.len, &reply);
-        size_t n = 0;
-        for (size_t i = 0; i < reply.len; i++) n += reply.data[i] == 'p';
-        /* Two are in the header, in "Content-Type: text/plain", which may come before the cut. */
-        if (size <= PENDING_BYTES) {
-            assert_int_equal(n, size + 2);
-        } else {
-            assert_in_range(n, 0, 2);
-        }
+        /* The header may come before the cut; it has letters of its own, in April others. */
+        const char *body = reply.len > 0 ? strstr(reply.data, "\r\n\r\n") : NULL;
+        int n = 0;
+        for (; body != NULL && *body != '\0'; body++) n += *body == 'p';
+        assert_int_equal(n, size <= PENDING_BYTES ? size : 0);
     }
     buf_free(&reply);
     buf_free(&request);
