@@ -13,6 +13,8 @@
 #include "server/http_priv.h"
 
 enum { HTTP_WATCH_EVENTS = 64, HTTP_WATCH_PERIOD_MS = 250 };
+/* tcpi_state; the header that names them clashes with the one of struct tcp_info. */
+enum { HTTP_TCP_CLOSE = 7, HTTP_TCP_CLOSE_WAIT = 8 };
 
 void http_watch(HttpServer *server, HttpExchange *exchange) {
     pthread_mutex_lock(&server->lock);
@@ -104,16 +106,29 @@ static bool http_too_slow(const HttpServer *server, HttpConn *conn, int64_t now_
     return false;
 }
 
-/* Cuts one connection that is too slow, from descriptor `fd` on; returns where to go on, or -1. */
+/* Whether the client of a connection that is still to bring its request has gone. libmicrohttpd
+ * misses it when the last bytes and the end came at once: it waits for an edge that was the same. */
+static bool http_left_unseen(const HttpConn *conn, int32_t fd) {
+    if (conn->state != HTTP_CONN_HEADER && conn->state != HTTP_CONN_BODY) return false;
+    struct tcp_info info = {0};
+    socklen_t len = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           (info.tcpi_state == HTTP_TCP_CLOSE_WAIT || info.tcpi_state == HTTP_TCP_CLOSE);
+}
+
+/* Cuts one connection that is too slow or whose client has left, from descriptor `fd` on; returns where to go on, or -1. */
 static int32_t http_cut_next(HttpServer *server, int32_t fd, int64_t now_us) {
     HttpExchange *exchange = NULL;
     pthread_mutex_lock(&server->lock);
-    while (fd < server->n_conns && !http_too_slow(server, &server->conn[fd], now_us)) fd++;
+    bool slow = false;
+    while (fd < server->n_conns && !(slow = http_too_slow(server, &server->conn[fd], now_us)) &&
+           !http_left_unseen(&server->conn[fd], fd))
+        fd++;
     if (fd < server->n_conns) {
         exchange = server->conn[fd].exchange;
         if (exchange != NULL) http_ref(exchange);
         server->conn[fd].since_us = now_us; /* not again at the next look */
-        server->stats.n_cut++;
+        server->stats.n_cut += slow;
         shutdown(fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&server->lock);
