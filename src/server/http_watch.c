@@ -107,7 +107,7 @@ static bool http_too_slow(const HttpServer *server, HttpConn *conn, int64_t now_
 }
 
 /* Whether the client of a connection that is still to bring its request has gone. libmicrohttpd
- * misses it when the last bytes and the end came at once: it waits for an edge that was the same. */
+ * misses it when the last bytes and the end came at once: the edge it waits for was the same. */
 static bool http_left_unseen(const HttpConn *conn, int32_t fd) {
     if (conn->state != HTTP_CONN_HEADER && conn->state != HTTP_CONN_BODY) return false;
     struct tcp_info info = {0};
@@ -116,7 +116,8 @@ static bool http_left_unseen(const HttpConn *conn, int32_t fd) {
            (info.tcpi_state == HTTP_TCP_CLOSE_WAIT || info.tcpi_state == HTTP_TCP_CLOSE);
 }
 
-/* Cuts one connection that is too slow or whose client has left, from descriptor `fd` on; returns where to go on, or -1. */
+/* Cuts one connection that is too slow or whose client has left, from descriptor `fd` on; returns
+ * where to go on, or -1. */
 static int32_t http_cut_next(HttpServer *server, int32_t fd, int64_t now_us) {
     HttpExchange *exchange = NULL;
     pthread_mutex_lock(&server->lock);
