@@ -617,12 +617,13 @@ int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t numbe
 }
 
 void kv_cache_restored(KvCache *cache, int32_t node) {
+    if (cache->radix.node[node].parent == KV_NODE_FREE) return; /* it went with its last child */
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         const int32_t block = cache->radix.node[node].block[g];
         if (block >= 0) kv_pool_unref(&cache->pool[g], block);
     }
-    kv_cache_prune(cache, node,
-                   false); /* a windowed path whose blocks are gone and leads nowhere */
+    /* A windowed path whose blocks are gone and that leads nowhere. */
+    kv_cache_prune(cache, node, false);
 }
 
 /* ---- host tier --------------------------------------------------------------------------- */

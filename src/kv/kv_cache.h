@@ -119,7 +119,7 @@ void kv_cache_exported(KvCache *cache, bool ok);
  * first. Returns the node; -1: no room, no parent, or not what its hash says. */
 int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t number,
                          const int32_t *token, void *payload, KvMoves *moves);
-/* The bytes are there. Children before parents. */
+/* The bytes are there. Children before parents; a path that leads to no block is removed. */
 void kv_cache_restored(KvCache *cache, int32_t node);
 
 /* A move to or from the host is over. */
