@@ -109,6 +109,11 @@ SLUICE_API sluice_status sluice_tokenize(const sluice_model *model, const char *
 SLUICE_API sluice_status sluice_detokenize(const sluice_model *model, const int32_t *ids, size_t n,
                                            bool with_special, char **text, size_t *len,
                                            sluice_error *err);
+/* The bytes that one token stands for, which need not be UTF-8; is_first: of a text's first token,
+ * which some tokenizers begin without its blank. As sluice_detokenize otherwise. */
+SLUICE_API sluice_status sluice_token_bytes(const sluice_model *model, int32_t id, bool is_first,
+                                            bool with_special, char **bytes, size_t *len,
+                                            sluice_error *err);
 /* The prompt of a chat: request is a JSON object with "messages" and any of tools,
  * add_generation_prompt and other variables of the template. Text -> free with sluice_free. */
 SLUICE_API sluice_status sluice_chat_render(const sluice_model *model, const char *request_json,

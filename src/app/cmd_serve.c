@@ -92,6 +92,7 @@ static ServerLimits cmd_serve_limits(const Config *config) {
                                .values_max = config->max_json_values};
     limits.messages_max = (int32_t)config->max_messages;
     limits.parts_max = (int32_t)config->max_parts;
+    limits.logprobs_max = config->max_logprobs;
     limits.queue_us_max = cmd_serve_us(config->queue_timeout);
     limits.request_us_max = cmd_serve_us(config->request_timeout);
     return limits;

@@ -161,6 +161,8 @@ typedef enum CommandBit {
     X(max_messages, INT, "max-messages", 0, "N", "4096", 1, 1 << 20, CMD_SERVE, "of a chat")       \
     X(max_parts, INT, "max-parts", 0, "N", "8192", 1, 1 << 20, CMD_SERVE,                          \
       "parts of all messages' contents")                                                           \
+    X(max_logprobs, INT, "max-logprobs", 0, "N", "262144", 1, 1 << 30, CMD_SERVE,                  \
+      "log-probabilities of one request: of its prompts, its answers and the likeliest of both")   \
     X(max_pending_bytes, INT, "max-pending-bytes", 0, "N", "1048576", 1, 1 << 30, CMD_SERVE,       \
       "output that waits for its client to read it; more: the client is cut")                      \
     X(header_timeout, NUMBER, "header-timeout", 0, "S", "10", 0.1, 86400, CMD_SERVE,               \

@@ -89,6 +89,26 @@ sluice_status sluice_detokenize(const sluice_model *m, const int32_t *ids, size_
     return sluice_model_error(status, &failure, err);
 }
 
+static Status sluice_token_bytes_into(const sluice_model *m, int32_t id, bool is_first,
+                                      bool with_special, Buf *out, Err *err) {
+    TRY(sluice_need_tokenizer(m, err));
+    if (id < 0 || id >= tokenizer_vocab(m->tokenizer))
+        FAIL(err, ERR_ARG, "the token is %d, the vocabulary has 0 to %d", id,
+             tokenizer_vocab(m->tokenizer) - 1);
+    tokenizer_piece_at(m->tokenizer, id, with_special, is_first, out);
+    return OK;
+}
+
+sluice_status sluice_token_bytes(const sluice_model *m, int32_t id, bool is_first,
+                                 bool with_special, char **bytes, size_t *len, sluice_error *err) {
+    Err failure = {0};
+    Buf buf = {0};
+    Status status = sluice_token_bytes_into(m, id, is_first, with_special, &buf, &failure);
+    if (status == OK) status = sluice_give_text(&buf, bytes, len, &failure);
+    buf_free(&buf);
+    return sluice_model_error(status, &failure, err);
+}
+
 static Status sluice_chat_parse(const sluice_model *m, const char *request_json, json_t **out,
                                 Err *err) {
     TRY(sluice_need_tokenizer(m, err));

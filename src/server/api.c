@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/api_error.h"
+#include "server/api_logprobs.h"
 #include "server/server_priv.h"
 
 void api_reply_json(HttpExchange *exchange, json_t *value) {
@@ -43,23 +44,10 @@ static void api_truncate(ApiCall *call) {
     }
 }
 
-/* What prompt logprobs cost in the reply, and in the time of the thread that writes it. */
-static Status api_check_prompt_logprobs(const ApiCall *call, ApiFault *fault) {
-    int64_t n = 0;
-    if (call->params.request.prompt_logprobs < 0) return OK;
-    for (int32_t i = 0; i < call->n_prompts; i++)
-        n += (int64_t)call->prompt[i].n * (call->params.request.prompt_logprobs + 1);
-    if (n <= API_PROMPT_LOGPROBS_MAX) return OK;
-    return api_params_fault(fault, "prompt_logprobs",
-                            "'prompt_logprobs' comes to %lld figures for these prompts, at most %d "
-                            "are allowed",
-                            (long long)n, API_PROMPT_LOGPROBS_MAX);
-}
-
 void api_go(ApiCall *call, Status status, ApiFault *fault) {
     if (status == OK) {
         api_truncate(call);
-        status = api_check_prompt_logprobs(call, fault);
+        status = api_logprobs_check(call, fault);
     }
     if (status == OK) {
         api_call_submit(call);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "server/api_answer.h"
 #include "server/api_error.h"
+#include "server/api_logprobs.h"
 #include "server/receipt_log.h"
 #include "server/server_priv.h"
 
@@ -58,7 +59,8 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].logprobs);
         buf_free(&call->choice[i].token_ids);
         buf_free(&call->choice[i].prompt_logprobs);
-        buf_free(&call->choice[i].prompt_entries);
+        api_logprobs_lists_free(&call->choice[i].lists);
+        api_logprobs_lists_free(&call->choice[i].prompt_lists);
         buf_free(&call->choice[i].said);
         ints_free(&call->choice[i].tokens);
     }

@@ -44,6 +44,12 @@ typedef struct ApiItem {
     size_t n_told;  /* bytes of text that the stream has */
 } ApiItem;
 
+/* Log-probabilities of text completions: JSON of four parallel lists without their brackets. */
+typedef struct ApiLists {
+    Buf tokens, logprobs, tops, offsets;
+    int32_t n_chars; /* of the text of all tokens so far, also of those told already */
+} ApiLists;
+
 /* One sequence of the reply. */
 typedef struct ApiChoice {
     ChatParse parse; /* chats: its items */
@@ -51,15 +57,15 @@ typedef struct ApiChoice {
     int32_t n_items, items_max;
     int32_t n_told; /* items that the stream has to their end */
     bool skip_call;
-    Buf text;            /* text completions: all of it */
-    Buf logprobs;        /* JSON, as the API wants it, without the enclosing list */
-    Buf token_ids;       /* JSON numbers with commas */
-    Buf prompt_logprobs; /* JSON, of a prompt's first sequence */
-    Buf prompt_entries;  /* as logprobs, of a prompt that is told again: its first sequence's */
-    Buf said;            /* all text so far, if the log shall have it */
-    int32_t text_at;     /* bytes before this token, for text_offset */
-    Ints tokens;         /* all of them, where a receipt is written */
-    sluice_finish ended; /* how the engine ended it */
+    Buf text;              /* text completions: all of it */
+    Buf logprobs;          /* JSON of chats, without the enclosing list */
+    Buf token_ids;         /* JSON numbers with commas */
+    Buf prompt_logprobs;   /* JSON, of a prompt's first sequence */
+    Buf said;              /* all text so far, if the log shall have it */
+    ApiLists lists;        /* logprobs of text completions */
+    ApiLists prompt_lists; /* of a prompt that is told again: its first sequence's */
+    Ints tokens;           /* all of them, where a receipt is written */
+    sluice_finish ended;   /* how the engine ended it */
     bool started;
     sluice_finish finish;
     int32_t stop_index, stop_id;

@@ -16,8 +16,7 @@ enum {
     API_ALLOWED_MAX = 65536,
     API_BAD_WORDS_MAX = 256,
     API_BAD_WORD_BYTES_MAX = 256,
-    API_SALT_BYTES_MAX = 1024,
-    API_PROMPT_LOGPROBS_MAX = 1 << 18 /* of all prompts and their likeliest tokens together */
+    API_SALT_BYTES_MAX = 1024
 };
 
 /* What a request asks beside its prompt. */

@@ -106,6 +106,7 @@ ServerLimits server_limits_default(void) {
                           .json = JSON_LIMITS_REQUEST,
                           .messages_max = 4096,
                           .parts_max = 8192,
+                          .logprobs_max = 1 << 18,
                           .queue_us_max = 30 * 1000000,
                           .request_us_max = 600 * 1000000LL};
 }

@@ -16,6 +16,7 @@ typedef struct ServerLimits {
     HttpLimits http;
     JsonLimits json;
     int32_t messages_max, parts_max; /* of a chat, and of all their contents */
+    int64_t logprobs_max;            /* figures of one request: see api_logprobs_check */
     int64_t queue_us_max;            /* until the engine begins with a request */
     int64_t request_us_max;          /* until its last token */
 } ServerLimits;

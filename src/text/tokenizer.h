@@ -33,6 +33,9 @@ Str tokenizer_text(const Tokenizer *tokenizer, int32_t id);
 /* The bytes that the token stands for when it is not first in a text; empty for specials unless
  * with_special. Appends to out. */
 void tokenizer_piece(const Tokenizer *tokenizer, int32_t id, bool with_special, Buf *out);
+/* As tokenizer_piece; is_first: of a text's first token, which loses what its format put before the
+ * text. In tokenizer.c. */
+void tokenizer_piece_at(const Tokenizer *t, int32_t id, bool with_special, bool is_first, Buf *out);
 bool tokenizer_is_special(const Tokenizer *tokenizer, int32_t id);
 /* -1: none */
 int32_t tokenizer_find(const Tokenizer *tokenizer, Str text);

@@ -107,10 +107,6 @@ void tokenizer_build_bos(Tokenizer *t, bool adds_bos);
  * space. */
 MUST_USE Status tokenizer_build_spm_decoder(Tokenizer *t, bool strip, Err *err);
 
-/* As tokenizer_piece; is_first: of a text's first token, which loses what its format put before the
- * text. In tokenizer.c. */
-void tokenizer_piece_at(const Tokenizer *t, int32_t id, bool with_special, bool is_first, Buf *out);
-
 /* --- the readers --- */
 
 /* A parsed tokenizer.json, or the file. */

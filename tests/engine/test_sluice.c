@@ -137,7 +137,19 @@ static void sluice_text_both_ways(void **state) {
     assert_string_equal(back, text);
     assert_int_equal(len, strlen(text));
     sluice_free(back);
+    Buf joined = {0};
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(sluice_token_bytes(lib.model, ids[i], i == 0, false, &back, &len, NULL),
+                         SLUICE_OK);
+        assert_int_equal(strlen(back), len);
+        buf_append(&joined, back, len);
+        sluice_free(back);
+    }
+    assert_true(str_is(buf_str(&joined), text));
+    buf_free(&joined);
     ids[0] = 1 << 30;
+    assert_int_equal(sluice_token_bytes(lib.model, ids[0], true, false, &back, &len, NULL),
+                     SLUICE_ERR_ARG);
     assert_int_equal(sluice_detokenize(lib.model, ids, n, false, &back, &len, NULL),
                      SLUICE_ERR_ARG);
 }

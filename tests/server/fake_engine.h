@@ -303,6 +303,12 @@ sluice_status sluice_detokenize(const sluice_model *model, const int32_t *ids, s
     return fake_no_text(err);
 }
 
+sluice_status sluice_token_bytes(const sluice_model *model, int32_t id, bool is_first,
+                                 bool with_special, char **bytes, size_t *len, sluice_error *err) {
+    (void)model, (void)id, (void)is_first, (void)with_special, (void)bytes, (void)len;
+    return fake_no_text(err);
+}
+
 sluice_status sluice_chat_tokenize(const sluice_model *model, const char *request_json,
                                    int32_t **ids, size_t *n, sluice_error *err) {
     (void)model, (void)request_json, (void)ids, (void)n;

@@ -262,7 +262,7 @@ class Fields(unittest.TestCase):
 
     def test_echo_of_several_sequences(self):
         body = {"prompt": ["Once upon", "A dog"], "max_tokens": 3, "temperature": 1, "n": 3,
-                "echo": True, "logprobs": 1}
+                "echo": True, "logprobs": 1, "seed": 1}
         choices = self.server.post("/v1/completions", body)["choices"]
         for choice in choices:
             prompt = body["prompt"][choice["index"] // 3]
@@ -282,6 +282,33 @@ class Fields(unittest.TestCase):
                          [[n] for n in names])
         plain = self.ask(logprobs=1)
         self.assertEqual(choice["logprobs"]["text_offset"], plain["logprobs"]["text_offset"])
+
+    def test_places_count_characters(self):
+        """text_offset is a place in the text, also where a character has several tokens."""
+        prompt = "A caf\u00e9 of \u65e5\u672c, \U0001f98a and \u00fc."
+        ids = self.ids(prompt)
+        choice = self.ask(prompt=prompt, echo=True, logprobs=2, max_tokens=2)
+        texts = [self.server.post("/detokenize", {"tokens": ids[:i]})["prompt"]
+                 for i in range(1, len(ids))]
+        want = [0] + [len(text.rstrip("\ufffd")) for text in texts]
+        self.assertGreater(len(ids), len(set(want)))  # some tokens are pieces of characters
+        self.assertEqual(choice["logprobs"]["text_offset"][:len(ids) + 1], want + [len(prompt)])
+        events = self.server.stream("/v1/completions", {
+            "prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 2, "temperature": 0})
+        self.assertEqual([at for e in events for c in e["choices"]
+                          for at in c["logprobs"]["text_offset"]],
+                         choice["logprobs"]["text_offset"])
+
+    def test_bytes_of_tokens(self):
+        """The bytes of tokens that are pieces of characters make the characters."""
+        text = "\u65e5\U0001f98a"
+        told = []
+        for token in self.ids(text):
+            reply = self.server.post("/v1/chat/completions", {
+                "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1,
+                "allowed_token_ids": [token], "logprobs": True})
+            told += reply["choices"][0]["logprobs"]["content"][0]["bytes"]
+        self.assertEqual(bytes(told).decode(), text)
 
     def test_beams(self):
         body = {"prompt": "Once upon a time", "max_tokens": 6, "n": 4, "use_beam_search": True}

@@ -34,7 +34,8 @@ class Counts(unittest.TestCase):
     def setUpClass(cls):
         cls.server = Server("--max-url-bytes", "200", "--max-headers", "10", "--max-header-bytes",
                             "400", "--max-body-bytes", "30000", "--max-json-depth", "8",
-                            "--max-json-values", "700", "--max-messages", "20", "--max-parts", "30")
+                            "--max-json-values", "700", "--max-messages", "20", "--max-parts", "30",
+                            "--max-logprobs", "240")
 
     @classmethod
     def tearDownClass(cls):
@@ -86,6 +87,31 @@ class Counts(unittest.TestCase):
     def test_parts(self):
         self.check(30, 400, lambda n: self.server.request(
             "POST", "/v1/chat/completions", chat(2, n)), "30 are allowed")
+
+
+    def test_logprobs(self):
+        """Figures: of each token of each answer itself and its likeliest, and of the prompts."""
+        for fields, tokens in ({"logprobs": 0}, 1), ({"logprobs": 0, "prompt": ["a"] * 4}, 4), \
+                ({"logprobs": 1, "n": 2}, 4), ({"logprobs": 2, "stream": True}, 3):
+            for n in (240 // tokens - 1, 240 // tokens, 240 // tokens + 1):
+                body = {"prompt": "a", "ignore_eos": True, **fields, "max_tokens": n}
+                status, _, data = self.server.request("POST", "/v1/completions", body)
+                self.assertEqual(200 if n * tokens <= 240 else 400, status, (fields, n, data))
+            self.assertIn("%d figures" % (n * tokens), json.loads(data)["error"]["message"])
+            self.assertIn("240 are allowed", json.loads(data)["error"]["message"])
+        ids = self.server.post("/tokenize", {"prompt": "a b c d e f"})["tokens"]
+        for n in (100, 120, 121):
+            body = {"prompt": (ids * 121)[:n], "prompt_logprobs": 1, "max_tokens": 1}
+            self.assertEqual(200 if n <= 120 else 400,
+                             self.server.request("POST", "/v1/completions", body)[0])
+            body.update(logprobs=0, max_tokens=240 - 2 * n + 1)  # prompt and answer together
+            self.assertEqual(400, self.server.request("POST", "/v1/completions", body)[0])
+        # A chat that names no length ends where its figures do.
+        reply = self.server.post("/v1/chat/completions", {
+            "messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "logprobs": True,
+            "top_logprobs": 4})
+        self.assertEqual(("length", 48), (reply["choices"][0]["finish_reason"],
+                                          reply["usage"]["completion_tokens"]))
 
 
 class Defaults(unittest.TestCase):
