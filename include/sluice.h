@@ -355,6 +355,9 @@ typedef struct sluice_stats {
     /* Steps of at most 1, 8, 16, 32, ... 16384 tokens, the larger ones last; all their tokens. */
     int64_t n_steps_by_tokens[SLUICE_STEP_SIZES], n_step_tokens;
     int64_t n_kv_events, n_kv_events_lost; /* lost: overwritten before anybody read them */
+    /* Of step_us_total: from when the accelerator had a step's work until it was done. The rest is
+     * the host's, and the device's waiting. */
+    int64_t device_us_total;
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);

@@ -1,5 +1,6 @@
 #include "app/bench_batch.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 struct BenchBatch {
@@ -11,6 +12,7 @@ struct BenchBatch {
     Device *device;
     SampleSpec *spec; /* [n_seqs] on an accelerator, which picks tokens as it does for the engine */
     SampleResult *answer;
+    int64_t device_us; /* that it took for all steps */
 };
 
 /* Sequence s has blocks s * n_blocks and on, in all groups. */
@@ -106,7 +108,13 @@ static Status bench_batch_run(BenchBatch *b, Err *err) {
         return forward_run(b->forward, b->store, &b->batch, &logits, err);
     TRY(forward_queue(b->forward, b->store, &b->batch, err));
     forward_sample(b->forward, &(SampleArgs){.n = b->n_seqs, .spec = b->spec, .out = b->answer});
-    return b->device->vtable->sync(b->device, err);
+    const Status status = b->device->vtable->sync(b->device, err);
+    b->device_us += clock_us() - forward_begin_us(b->forward);
+    return status;
+}
+
+int64_t bench_batch_device_us(const BenchBatch *b) {
+    return b->device_us;
 }
 
 Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t pos, Err *err) {

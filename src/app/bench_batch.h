@@ -13,3 +13,5 @@ void bench_batch_close(BenchBatch *batch);
  * accelerator also picks the largest. The cache of positions that were skipped holds anything. */
 MUST_USE Status bench_batch_step(BenchBatch *batch, const int32_t *token, int32_t n, int32_t pos,
                                  Err *err);
+/* Of all steps so far: the time from when an accelerator had the work until it was done. */
+int64_t bench_batch_device_us(const BenchBatch *batch);

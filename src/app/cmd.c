@@ -23,7 +23,8 @@ static const Command CMD_TABLE[] = {
     {"bench-engine", CMD_BENCH_ENGINE, "[MODEL]", 0, 1,
      "measure what batching, pacing and the prefix cache gain",
      "Decodes side by side, a mixed load batched in three ways, a long prompt that arrives among "
-     "decodes, and a shared beginning, cold and warm.",
+     "decodes, and a shared beginning, cold and warm. With --requests: that load instead, straight "
+     "to the engine, and the host's share of a step on an accelerator.",
      cmd_bench_engine},
     {"inspect", CMD_INSPECT, "[MODEL]", 0, 1, "show what a model file holds",
      "Dimensions, number formats, tokenizer and chat template of a Hugging Face directory, a "

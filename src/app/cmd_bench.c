@@ -19,8 +19,10 @@ typedef struct BenchRow {
     double mean, deviation; /* tokens/s */
     double bytes_per_s;     /* weights and KV read */
     double flops_per_s;
-    MachineLimits limits; /* as measured before and after the test */
-    double predicted;     /* tokens/s that they allow; 0: not known */
+    MachineLimits limits;    /* as measured before and after the test */
+    double predicted;        /* tokens/s that they allow; 0: not known */
+    double step_us, host_us; /* of a decode step on an accelerator, and the part before it has
+                                the step's work; 0: not known */
 } BenchRow;
 
 typedef struct Bench {
@@ -75,15 +77,29 @@ static ModelCost cmd_bench_cost(const Bench *bench, const BenchTest *test) {
     return cost;
 }
 
+static int64_t cmd_bench_device_us(const BenchTest *test) {
+    return test->n_seqs > 0 ? bench_batch_device_us(test->batch) : 0;
+}
+
 static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTest *test,
-                              double *rate, Err *err) {
+                              BenchRow *row, double *rate, Err *err) {
     double n = (double)test->n * MAX(test->n_seqs, 1);
+    int64_t all_us = 0, device_us = 0;
     for (int32_t r = -1; r < bench->config->repeat; r++) { /* one to warm up */
+        if (r == 0) device_us = -cmd_bench_device_us(test);
         int64_t start_us = clock_us();
         TRY(test->n_seqs > 0 ? cmd_bench_decode(token, test, err)
                              : cmd_bench_prefill(bench, token, test->n, err));
-        if (r >= 0) rate[r] = n / ((double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6);
+        const int64_t us = MAX(clock_us() - start_us, (int64_t)1);
+        if (r < 0) continue;
+        rate[r] = n / ((double)us * 1e-6);
+        all_us += us;
     }
+    device_us += cmd_bench_device_us(test);
+    if (device_us <= 0) return OK;
+    const double n_steps = (double)test->n * (double)bench->config->repeat;
+    row->step_us = (double)all_us / n_steps;
+    row->host_us = (double)(all_us - device_us) / n_steps;
     return OK;
 }
 
@@ -91,11 +107,12 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest
     double rate[CMD_BENCH_REPEAT_MAX], sum = 0, sum_sq = 0;
     int32_t repeat = (int32_t)bench->config->repeat;
     MachineLimits before = machine_of(&bench->compute);
-    TRY(cmd_bench_times(bench, token, test, rate, err));
+    BenchRow *row = &bench->row[bench->n_rows];
+    TRY(cmd_bench_times(bench, token, test, row, rate, err));
+    bench->n_rows++;
     for (int32_t r = 0; r < repeat; r++) sum += rate[r];
     double mean = sum / repeat, n = (double)test->n * MAX(test->n_seqs, 1);
     for (int32_t r = 0; r < repeat; r++) sum_sq += (rate[r] - mean) * (rate[r] - mean);
-    BenchRow *row = &bench->row[bench->n_rows++];
     int len =
         snprintf(row->test, sizeof row->test, "%s%d", test->n_seqs > 0 ? "tg" : "pp", test->n);
     if (test->n_seqs > 1)
@@ -167,6 +184,19 @@ static const char *cmd_bench_dtype(const Bench *bench) {
     return dtype_info(model_config(bench->compute.model)->weight_dtype)->name;
 }
 
+static void cmd_bench_print_host(const Bench *bench) {
+    bool some = false;
+    for (int32_t i = 0; i < bench->n_rows; i++) {
+        const BenchRow *row = &bench->row[i];
+        if (row->step_us <= 0) continue;
+        if (!some)
+            printf("\n| test | step us | host us | %% of step |\n| --- | ---: | ---: | ---: |\n");
+        some = true;
+        printf("| %s | %.1f | %.1f | %.1f |\n", row->test, row->step_us, row->host_us,
+               cmd_bench_share(row->host_us, row->step_us));
+    }
+}
+
 static void cmd_bench_print_md(const Bench *bench, const char *name) {
     int32_t threads = pool_threads(bench->compute.pool);
     printf(
@@ -188,6 +218,7 @@ static void cmd_bench_print_md(const Bench *bench, const char *name) {
             row->bytes_per_s / 1e9, cmd_bench_share(row->bytes_per_s, limits->read_bytes_per_s),
             row->flops_per_s / 1e9, cmd_bench_share(row->flops_per_s, limits->matrix_flops_per_s));
     }
+    cmd_bench_print_host(bench);
     if (bench->n_rows == 0) return;
     const MachineLimits *limits = &bench->row[bench->n_rows - 1].limits;
     printf(
@@ -201,16 +232,16 @@ static void cmd_bench_print_csv(const Bench *bench, const char *name) {
     printf(
         "model,dtype,bytes,params,level,threads,test,tokens_per_s,deviation,gb_per_s,"
         "read_limit_gb_per_s,gflop_per_s,f32_limit_gflop_per_s,products_limit_gflop_per_s,"
-        "predicted_tokens_per_s\n");
+        "predicted_tokens_per_s,step_us,host_us\n");
     for (int32_t i = 0; i < bench->n_rows; i++) {
         const BenchRow *row = &bench->row[i];
-        printf("%s,%s,%lld,%lld,%s,%d,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f\n", name,
+        printf("%s,%s,%lld,%lld,%s,%d,%s,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.2f,%.1f,%.1f\n", name,
                cmd_bench_dtype(bench), (long long)bench->bytes.stored,
                (long long)bench->bytes.n_params, bench->compute.ops->level,
                pool_threads(bench->compute.pool), row->test, row->mean, row->deviation,
                row->bytes_per_s / 1e9, row->limits.read_bytes_per_s / 1e9, row->flops_per_s / 1e9,
                row->limits.f32_flops_per_s / 1e9, row->limits.matrix_flops_per_s / 1e9,
-               row->predicted);
+               row->predicted, row->step_us, row->host_us);
     }
 }
 
@@ -222,10 +253,11 @@ static void cmd_bench_print_json(const Bench *bench, const char *name) {
         limits = row->limits;
         json_array_append_new(
             rows,
-            json_pack("{s:s,s:f,s:f,s:f,s:f,s:f,s:f}", "test", row->test, "tokens_per_s", row->mean,
-                      "deviation", row->deviation, "bytes_per_s", row->bytes_per_s, "flops_per_s",
-                      row->flops_per_s, "read_limit_bytes_per_s", row->limits.read_bytes_per_s,
-                      "predicted_tokens_per_s", row->predicted));
+            json_pack("{s:s,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "test", row->test, "tokens_per_s",
+                      row->mean, "deviation", row->deviation, "bytes_per_s", row->bytes_per_s,
+                      "flops_per_s", row->flops_per_s, "read_limit_bytes_per_s",
+                      row->limits.read_bytes_per_s, "predicted_tokens_per_s", row->predicted,
+                      "step_us", row->step_us, "host_us", row->host_us));
     }
     json_t *report = json_pack(
         "{s:s,s:s,s:I,s:I,s:I,s:s,s:i,s:f,s:f,s:f,s:f,s:o}", "model", name, "dtype",

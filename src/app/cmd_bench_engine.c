@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "app/bench_load.h"
 #include "app/cmd.h"
 #include "app/session.h"
 #include "base/clock.h"
@@ -318,6 +319,16 @@ static Status bench_engine_prefix(BenchEngine *b, Err *err) {
     return OK;
 }
 
+/* The load of the options instead of the benchmark's own. */
+static Status bench_engine_load(const BenchEngine *b, Err *err) {
+    sluice_model_options unused;
+    sluice_engine_options options;
+    session_options(b->config, &unused, &options);
+    options.max_seqs = (int32_t)b->config->max_seqs;
+    options.kv_bytes = b->config->kv_mb << 20;
+    return bench_load_run(b->config, b->model, &options, err);
+}
+
 static Status bench_engine_run(BenchEngine *b, const char *path, Err *err) {
     sluice_model_options options;
     sluice_engine_options unused;
@@ -325,6 +336,7 @@ static Status bench_engine_run(BenchEngine *b, const char *path, Err *err) {
     sluice_error failure = {0};
     if (sluice_model_open(&b->model, path, &options, &failure) != SLUICE_OK)
         return session_error(&failure, err);
+    if (config_given(b->config, CONFIG_requests)) return bench_engine_load(b, err);
     b->info.size = sizeof b->info;
     sluice_model_get_info(b->model, &b->info);
     if (b->config->context > 0) b->info.context = MIN(b->info.context, (int32_t)b->config->context);

@@ -30,7 +30,9 @@ typedef enum CommandBit {
 /* Commands that compute with a model. */
 #define CMD_COMPUTE (CMD_RUN | CMD_SERVE | CMD_EVAL | CMD_BENCH | CMD_BENCH_ENGINE | CMD_REPLAY)
 /* Commands that play a load. */
-#define CMD_LOAD   (CMD_BENCH_SERVE | CMD_SIMULATE)
+#define CMD_LOAD (CMD_BENCH_SERVE | CMD_SIMULATE)
+/* Those, and one that may. */
+#define CMD_PLAY   (CMD_LOAD | CMD_BENCH_ENGINE)
 #define CMD_TOKENS (CMD_TOKENIZE | CMD_DETOKENIZE)
 
 /* field, type, name, letter (0: none), argument's name, default, min, max, commands, help.
@@ -58,7 +60,7 @@ typedef enum CommandBit {
       "subtract from the logits of tokens written before")                                         \
     X(frequency_penalty, NUMBER, "frequency-penalty", 0, "X", "0", -2, 2, CMD_RUN,                 \
       "subtract once for each time a token was written")                                           \
-    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN | CMD_LOAD,                           \
+    X(seed, INT, "seed", 's', "N", "", 0, INT64_MAX, CMD_RUN | CMD_PLAY,                           \
       "the same seed gives the same tokens; default: drawn and shown with --verbose")              \
     X(stop, TEXTS, "stop", 0, "TEXT", "", 0, 0, CMD_RUN,                                           \
       "stop before this text is written; may be given up to 16 times")                             \
@@ -104,8 +106,8 @@ typedef enum CommandBit {
       "port to listen at; 0: any free one")                                                        \
     X(model_name, TEXT, "model-name", 0, "NAME", "", 0, 0, CMD_SERVE | CMD_BENCH_SERVE,            \
       "name that clients ask for; default: the last part of MODEL, or what the server has")        \
-    X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096, CMD_SERVE | CMD_SIMULATE,                   \
-      "sequences that run at once; 0: 64")                                                         \
+    X(max_seqs, INT, "max-seqs", 0, "N", "0", 0, 4096,                                             \
+      CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE, "sequences that run at once; 0: 64")            \
     X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
       "requests that wait at most; 0: four times as many")                                         \
     X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE,  \
@@ -179,15 +181,15 @@ typedef enum CommandBit {
     X(endpoint, TEXT, "endpoint", 0, "PATH", "/v1/completions", 0, 0, CMD_BENCH_SERVE,             \
       "/v1/completions (prompts of token ids) or /v1/chat/completions (of words)")                 \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
-    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_LOAD, "to send, at most")         \
+    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_PLAY, "to send, at most")         \
     X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_LOAD,                                         \
       "requests a second, at random (Poisson); 0: all at once")                                    \
     X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_LOAD, "arrive in groups of N")             \
     X(concurrency, INT, "concurrency", 0, "N", "0", 0, 100000, CMD_BENCH_SERVE,                    \
       "run at most N at once (closed loop); 0: no bound")                                          \
-    X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_LOAD, "prompt tokens")           \
-    X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_LOAD, "tokens to generate")     \
-    X(shared_prefix, INT, "shared-prefix", 0, "N", "0", 0, 1 << 24, CMD_LOAD,                      \
+    X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_PLAY, "prompt tokens")           \
+    X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_PLAY, "tokens to generate")     \
+    X(shared_prefix, INT, "shared-prefix", 0, "N", "0", 0, 1 << 24, CMD_PLAY,                      \
       "of the prompt's tokens, the same in every request")                                         \
     X(prompts, TEXT, "prompts", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "real prompts, one a line")  \
     X(trace, TEXT, "trace", 0, "FILE", "", 0, 0, CMD_LOAD,                                         \
@@ -196,9 +198,9 @@ typedef enum CommandBit {
       "play the trace X times faster")                                                             \
     X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6,                         \
       CMD_SERVE | CMD_BENCH_SERVE, "give a request up after S seconds")                            \
-    X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \
+    X(slo_ttft, NUMBER, "slo-ttft", 0, "MS", "0", 0, 1e9, CMD_PLAY,                                \
       "bound on the time to the first token, for the goodput")                                     \
-    X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_LOAD,                                \
+    X(slo_tpot, NUMBER, "slo-tpot", 0, "MS", "0", 0, 1e9, CMD_PLAY,                                \
       "bound on the time per output token, for the goodput")                                       \
     X(save_result, TEXT, "save-result", 0, "FILE", "", 0, 0, CMD_LOAD,                             \
       "write the figures and every request as JSON")                                               \

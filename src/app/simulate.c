@@ -293,11 +293,12 @@ static Status simulate_open(Sim *sim, Err *err) {
         SimReplica *replica = &sim->replica[i];
         replica->cost = &options->cost;
         replica->sim = sim;
-        EngineConfig config = {.limits = limits,
-                               .policy = options->policy,
-                               .runner = {replica, simulate_step, simulate_close_runner},
-                               .now_us = simulate_now,
-                               .clock = replica};
+        EngineConfig config = {
+            .limits = limits,
+            .policy = options->policy,
+            .runner = {.self = replica, .run = simulate_step, .close = simulate_close_runner},
+            .now_us = simulate_now,
+            .clock = replica};
         TRY(engine_open(&replica->engine, &config, err));
     }
     return OK;

@@ -13,6 +13,9 @@ int64_t engine_now(const Engine *e) {
 
 /* ---- opening ----------------------------------------------------------------------------- */
 
+/* Of the news of one step, beside the longest: more of it goes out in parts. */
+enum { ENGINE_TEXT_BYTES = 1 << 16 };
+
 /* Requests that exist at once: waiting, running, and finished but not fetched. */
 static int32_t engine_requests_max(const EngineLimits *limits) {
     return limits->max_queue + limits->max_seqs;
@@ -42,7 +45,7 @@ int64_t engine_bytes(const EngineConfig *config) {
     return (int64_t)sizeof(Engine) + kv_cache_bytes(&config->limits.kv) + sched_bytes(&sched) +
            step_plan_bytes(&config->limits) + mailbox_bytes(&mail) +
            sched.n_requests_max * (int64_t)sizeof(Request *) +
-           config->limits.max_seqs * (int64_t)sizeof(KvSeq *);
+           config->limits.max_seqs * (int64_t)(sizeof(KvSeq *) + sizeof(EngineSaid));
 }
 
 /* The longest text that one token can stand for. */
@@ -62,13 +65,19 @@ static size_t engine_payload_bytes(const EngineLimits *limits) {
     return (size_t)(limits->block_bytes[0] + limits->block_bytes[1]);
 }
 
+/* Makes the plan's moves. */
+static Status engine_move(Engine *e, Err *err) {
+    const Runner *runner = &e->config.runner;
+    if (runner->queue != NULL) TRY(runner->queue(runner->self, &e->plan, &e->result, err));
+    return runner->run(runner->self, &e->plan, &e->result, err);
+}
+
 /* Takes in the records of the disk, some at a time: payload has room for KV_DISK_BUFFERS of
  * payload_bytes, node for each record. */
 static Status engine_restore_into(Engine *e, char *payload, int32_t *node, int32_t *n_nodes,
                                   Err *err) {
     int32_t token[KV_BLOCK_TOKENS_MAX], n_records, *number;
     KvDiskEntry *entry;
-    const Runner *runner = &e->config.runner;
     const size_t payload_bytes = engine_payload_bytes(&e->config.limits);
     TRY(kv_disk_scan(e->config.disk, &entry, &number, &n_records, err));
     step_plan_reset(&e->plan, 0, false);
@@ -81,11 +90,10 @@ static Status engine_restore_into(Engine *e, char *payload, int32_t *node, int32
         if (made < 0) continue;
         node[(*n_nodes)++] = made;
         if (++n_read < KV_DISK_BUFFERS) continue;
-        TRY(runner->run(runner->self, &e->plan, &e->result, err));
+        TRY(engine_move(e, err));
         e->plan.moves.n = n_read = 0;
     }
-    if (n_read == 0) return OK;
-    return runner->run(runner->self, &e->plan, &e->result, err);
+    return n_read > 0 ? engine_move(e, err) : OK;
 }
 
 static Status engine_restore(Engine *e, Err *err) {
@@ -117,8 +125,10 @@ static Status engine_init(Engine *e, Err *err) {
     e->live = mem_try_alloc((size_t)e->n_requests_max, sizeof *e->live);
     e->kv_seqs = mem_try_alloc((size_t)limits->max_seqs, sizeof *e->kv_seqs);
     e->piece_bytes_max = engine_piece_bytes(e->config.tokenizer);
-    const size_t text_bytes = 4 * (size_t)(e->piece_bytes_max + DETOK_STOP_BYTES_MAX) + 1024;
-    if (e->live == NULL || e->kv_seqs == NULL || !buf_reserve(&e->text, text_bytes)) {
+    e->said = mem_try_alloc((size_t)limits->max_seqs, sizeof *e->said);
+    const size_t text_bytes = engine_say_text_bytes(e) + ENGINE_TEXT_BYTES;
+    if (e->live == NULL || e->kv_seqs == NULL || e->said == NULL ||
+        !buf_reserve(&e->text, text_bytes)) {
         FAIL(err, ERR_NOMEM, "no memory for a table of %d requests", e->n_requests_max);
     }
     if (e->config.disk == NULL) return OK;
@@ -136,6 +146,7 @@ static void engine_free(Engine *e) {
     buf_free(&e->text);
     mem_free(e->live);
     mem_free(e->kv_seqs);
+    mem_free(e->said);
     e->config.runner.close(e->config.runner.self);
     mem_free(e);
 }
@@ -306,13 +317,23 @@ static int32_t engine_step_size(int32_t n) {
     return size;
 }
 
+/* Computes the plan. While an accelerator does, the last step's news are given out. */
+static Status engine_compute(Engine *e, Err *err) {
+    const Runner *runner = &e->config.runner;
+    e->result.n_moved = 0;
+    e->result.move_us = e->result.device_us = 0;
+    if (runner->queue != NULL) {
+        const Status status = runner->queue(runner->self, &e->plan, &e->result, err);
+        engine_say_all(e);
+        TRY(status);
+    }
+    return runner->run(runner->self, &e->plan, &e->result, err);
+}
+
 /* Runs the plan: its moves, and its pass if it has one. */
 static void engine_run(Engine *e, int64_t start_us) {
     Err err = {0};
-    const Runner *runner = &e->config.runner;
-    e->result.n_moved = 0;
-    e->result.move_us = 0;
-    if (runner->run(runner->self, &e->plan, &e->result, &err) == OK) {
+    if (engine_compute(e, &err) == OK) {
         for (int32_t i = 0; i < e->result.n_moved; i++) {
             kv_cache_land(&e->cache, &e->result.moved[i]);
         }
@@ -324,10 +345,12 @@ static void engine_run(Engine *e, int64_t start_us) {
         kv_cache_exported(&e->cache, false);
         engine_commit_failure(e, &e->plan, &err);
     }
+    if (e->config.runner.queue == NULL) engine_say_all(e);
     sched_settle(&e->sched);
     const int64_t took = engine_now(e) - start_us;
     sched_step_took(&e->sched, &e->plan, took, e->result.move_us);
     e->stats.step_us_total += took;
+    e->stats.device_us_total += e->result.device_us;
     if (e->plan.batch.n_tokens == 0) return;
     e->stats.n_steps++;
     e->stats.n_steps_by_tokens[engine_step_size(e->plan.batch.n_tokens)]++;
@@ -342,6 +365,7 @@ bool engine_step(Engine *e) {
     const bool some =
         e->plan.batch.n_tokens > 0 || e->plan.moves.n > 0 || e->cache.tier.n_flights > 0;
     if (some) engine_run(e, start);
+    if (!some) engine_say_all(e);
     engine_publish(e, start);
     return some;
 }
@@ -372,6 +396,7 @@ void engine_close(Engine *e) {
     while (e->n_live > 0) {
         engine_commit_end(e, e->live[e->n_live - 1], SLUICE_FINISH_CANCELLED, OK, NULL);
     }
+    engine_say_all(e);
     engine_free(e);
 }
 

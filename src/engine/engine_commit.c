@@ -5,9 +5,6 @@
 #include "engine/beam.h"
 #include "engine/engine_priv.h"
 
-static const char ENGINE_SLOW_CLIENT[] =
-    "the client did not fetch its output: too much of it is waiting";
-
 /* Everything of a finished request that others look at goes before its last event: from then on it
  * belongs to the client. */
 static void engine_commit_forget_request(Engine *e, Request *r, sluice_finish finish) {
@@ -19,57 +16,6 @@ static void engine_commit_forget_request(Engine *e, Request *r, sluice_finish fi
     e->stats.n_finished += finish == SLUICE_FINISH_STOP || finish == SLUICE_FINISH_LENGTH;
     e->stats.n_cancelled += finish == SLUICE_FINISH_CANCELLED;
     e->stats.n_failed += finish == SLUICE_FINISH_ERROR || finish == SLUICE_FINISH_DEADLINE;
-}
-
-static void engine_commit_note_logprobs(SeqOutput *out, int32_t at, int32_t n_top,
-                                        const SamplerResult *sample) {
-    if (out->chosen != NULL) out->chosen[at] = (sluice_logprob){sample->token, sample->logprob};
-    for (int32_t i = 0; out->top != NULL && i < n_top; i++) {
-        /* A vocabulary smaller than n_top repeats its last. */
-        const TokenLogprob *top = &sample->top[MIN(i, sample->n_top - 1)];
-        out->top[(size_t)at * (size_t)n_top + (size_t)i] =
-            (sluice_logprob){top->token, top->logprob};
-    }
-}
-
-/* Adds the news to what the sequence has to say. */
-static void engine_commit_note(Seq *seq, const EngineNews *news) {
-    SeqOutput *out = &seq->out;
-    if (news->sample != NULL) {
-        engine_commit_note_logprobs(out, out->n_ready, seq->request->n_top, news->sample);
-    }
-    out->n_ready += news->n_tokens;
-    if (news->text.len > 0) buf_append_str(&out->text, news->text);
-    out->overflowed = out->text.failed;
-    if (news->finish == SLUICE_FINISH_NONE) return;
-    out->finish = news->finish;
-    out->stop_index = news->stop_index;
-    out->stop_id = news->stop_id;
-    out->status = (sluice_status)news->status;
-    out->error = news->error;
-    if (!out->overflowed) return;
-    out->finish = SLUICE_FINISH_ERROR;
-    out->status = SLUICE_ERR_LIMIT;
-    out->error = ENGINE_SLOW_CLIENT;
-}
-
-/* Gives the news out, by callback or to whoever polls. After the last event of a request it is
- * gone. */
-static void engine_commit_say(Engine *e, Seq *seq, const EngineNews *news) {
-    Request *r = seq->request;
-    const bool done = news->finish != SLUICE_FINISH_NONE && r->n_done == r->n_return;
-    const bool polled = r->on_event == NULL;
-    mailbox_lock(&e->mail);
-    engine_commit_note(seq, news);
-    if (done) mailbox_finish(&e->mail, r);
-    if (polled) mailbox_tell(&e->mail, seq);
-    mailbox_unlock(&e->mail);
-    if (polled) return; /* when done, the request may be freed by now */
-    sluice_event event;
-    request_take_event(seq, &event);
-    r->on_event(r->user, &event);
-    buf_clear(&seq->out.text);
-    if (done) mailbox_retire(&e->mail, r);
 }
 
 static void engine_commit_fill_usage(Engine *e, Seq *seq, const EngineNews *news) {
@@ -90,18 +36,19 @@ void engine_commit_end_seq(Engine *e, Seq *seq, const EngineNews *news) {
     engine_commit_fill_usage(e, seq, news);
     r->n_done++;
     if (r->n_done == r->n_return) engine_commit_forget_request(e, r, news->finish);
-    engine_commit_say(e, seq, news);
+    engine_say(e, seq, news);
 }
 
 /* The text that was held back. */
 static Str engine_commit_last_text(Engine *e, Seq *seq) {
-    buf_clear(&e->text);
+    const size_t from = engine_say_begin(e);
     if (seq->detok.tokenizer != NULL) detok_finish(&seq->detok, &e->text);
-    return buf_str(&e->text);
+    return engine_say_text(e, from);
 }
 
 void engine_commit_end(Engine *e, Request *r, sluice_finish finish, Status status,
                        const char *error) {
+    engine_say_all(e); /* of each sequence one thing at a time */
     if (error != NULL && error != r->error) snprintf(r->error, sizeof r->error, "%s", error);
     /* Beams that are not reported first: with the last of the others the request is gone. */
     for (int32_t i = r->n_seqs - 1; i >= r->n_return; i--) sched_remove(&e->sched, &r->seq[i]);
@@ -120,6 +67,7 @@ void engine_commit_end(Engine *e, Request *r, sluice_finish finish, Status statu
                            .error = error == NULL ? NULL : r->error};
         engine_commit_end_seq(e, seq, &news);
     }
+    engine_say_all(e);
 }
 
 /* Appends the picked token and finds out whether the sequence ends with it. */
@@ -132,7 +80,7 @@ static void engine_commit_append(Engine *e, Seq *seq, const SamplerResult *sampl
     const bool may_stop = n_output > r->n_output_min;
     e->stats.n_output_tokens++;
     if (r->usage.first_token_us == 0) r->usage.first_token_us = engine_now(e) - r->submit_us;
-    buf_clear(&e->text);
+    const size_t from = engine_say_begin(e);
     if (may_stop && request_is_stop_id(r, sample->token)) {
         news.finish = SLUICE_FINISH_STOP;
         news.stop_id = sample->token;
@@ -147,11 +95,11 @@ static void engine_commit_append(Engine *e, Seq *seq, const SamplerResult *sampl
     if (news.finish != SLUICE_FINISH_NONE && news.stop_index < 0 && seq->detok.tokenizer != NULL) {
         detok_finish(&seq->detok, &e->text);
     }
-    news.text = buf_str(&e->text);
-    /* What overflowed is lost: this cannot go on (see engine_commit_note). */
+    news.text = engine_say_text(e, from);
+    /* What overflowed is lost: this cannot go on (see engine_say.c). */
     if (seq->out.overflowed) news.finish = SLUICE_FINISH_ERROR;
     if (news.finish == SLUICE_FINISH_NONE) {
-        engine_commit_say(e, seq, &news);
+        engine_say(e, seq, &news);
     } else {
         engine_commit_end_seq(e, seq, &news);
     }

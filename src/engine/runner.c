@@ -135,23 +135,51 @@ static void runner_sample_one(void *context, int64_t task, int32_t thread) {
     s->result->status[i] = sampler_pick(sampler, &job->params, &input, out, NULL);
 }
 
+/* What the host has to pick or score of the step's jobs. */
+static Status runner_sample(RunnerModel *r, const StepPlan *plan, StepResult *result,
+                            RunnerJobs jobs, Err *err) {
+    RunnerSampling sampling = {.runner = r,
+                               .plan = plan,
+                               .result = result,
+                               .vocab = model_config(r->model)->vocab,
+                               .job = jobs.job};
+    if (jobs.n == 0) return OK;
+    TRY(forward_fetch(r->forward, &sampling.logits, err));
+    pool_run(r->pool, jobs.n, runner_sample_one, &sampling);
+    return OK;
+}
+
+static Status runner_hidden(RunnerModel *r, const StepPlan *plan, StepResult *result, Err *err) {
+    return forward_hidden(r->forward, r->store, &plan->batch, &result->hidden, err);
+}
+
 static Status runner_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
     RunnerModel *r = self;
     TRY(runner_move(r, plan, result, err));
     if (plan->batch.n_tokens == 0) return OK;
-    if (plan->hidden) {
-        return forward_hidden(r->forward, r->store, &plan->batch, &result->hidden, err);
-    }
-    RunnerSampling sampling = {
-        .runner = r, .plan = plan, .result = result, .vocab = model_config(r->model)->vocab};
-    int32_t n_jobs = plan->n_jobs;
+    if (plan->hidden) return runner_hidden(r, plan, result, err);
     TRY(forward_queue(r->forward, r->store, &plan->batch, err));
-    if (r->picks != NULL)
-        TRY(runner_device_pick(r->picks, r->forward, plan, result, &sampling.job, &n_jobs, err));
-    if (n_jobs == 0) return OK;
-    TRY(forward_fetch(r->forward, &sampling.logits, err));
-    pool_run(r->pool, n_jobs, runner_sample_one, &sampling);
-    return OK;
+    return runner_sample(r, plan, result, (RunnerJobs){.n = plan->n_jobs}, err);
+}
+
+/* ---- an accelerator ----------------------------------------------------------------------- */
+
+static Status runner_queue(void *self, const StepPlan *plan, StepResult *result, Err *err) {
+    RunnerModel *r = self;
+    TRY(runner_move(r, plan, result, err));
+    if (plan->batch.n_tokens == 0 || plan->hidden) return OK;
+    TRY(forward_queue(r->forward, r->store, &plan->batch, err));
+    return runner_device_queue(r->picks, r->forward, plan, err);
+}
+
+static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, Err *err) {
+    RunnerModel *r = self;
+    RunnerJobs left = {0};
+    if (plan->batch.n_tokens == 0) return OK;
+    if (plan->hidden) return runner_hidden(r, plan, result, err);
+    TRY(runner_device_take(r->picks, result, &left, err));
+    result->device_us = clock_us() - forward_begin_us(r->forward);
+    return runner_sample(r, plan, result, left, err);
 }
 
 static Status runner_open_host(RunnerModel *r, const RunnerOptions *options, Err *err) {
@@ -204,6 +232,10 @@ Status runner_open(Runner *out, const RunnerOptions *options, Err *err) {
         runner_close(r);
         return status;
     }
-    *out = (Runner){.self = r, .run = runner_run, .close = runner_close};
+    const bool queues = options->device->id != DEVICE_HOST;
+    *out = (Runner){.self = r,
+                    .run = queues ? runner_wait : runner_run,
+                    .queue = queues ? runner_queue : NULL,
+                    .close = runner_close};
     return OK;
 }

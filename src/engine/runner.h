@@ -14,6 +14,9 @@ typedef struct Runner {
      * has its own status, and a move to or from the host too; the call fails when the whole step
      * did. */
     Status (*run)(void *self, const StepPlan *plan, StepResult *result, Err *err);
+    /* Of an accelerator's runner: makes the moves and gives it the work; run then waits for the
+     * rest. NULL: run does all. */
+    Status (*queue)(void *self, const StepPlan *plan, StepResult *result, Err *err);
     void (*close)(void *self);
 } Runner;
 

@@ -140,19 +140,20 @@ static Status runner_device_ask(RunnerDevice *d, Forward *forward, Err *err) {
     return v->receive(d->device, d->answer, d->device_answer, n * sizeof *d->answer, err);
 }
 
-Status runner_device_pick(RunnerDevice *d, Forward *forward, const StepPlan *plan,
-                          StepResult *result, const int32_t **host_job, int32_t *n_host, Err *err) {
+Status runner_device_queue(RunnerDevice *d, Forward *forward, const StepPlan *plan, Err *err) {
     d->n = d->n_changes = d->n_host = 0;
     for (int32_t i = 0; i < plan->n_jobs; i++)
         if (!runner_device_add(d, plan, i)) d->host_job[d->n_host++] = i;
-    if (d->n > 0) TRY(runner_device_ask(d, forward, err));
+    return d->n > 0 ? runner_device_ask(d, forward, err) : OK;
+}
+
+Status runner_device_take(RunnerDevice *d, StepResult *result, RunnerJobs *left, Err *err) {
     TRY(d->device->vtable->sync(d->device, err));
     for (int32_t i = 0; i < d->n; i++) {
         const int32_t job = d->job[i];
         result->sample[job] = (SamplerResult){.token = d->answer[i].token};
         result->status[job] = (Status)d->answer[i].status;
     }
-    *host_job = d->host_job;
-    *n_host = d->n_host;
+    *left = (RunnerJobs){d->host_job, d->n_host};
     return OK;
 }

@@ -16,8 +16,15 @@ MUST_USE Status runner_device_open(RunnerDevice **out, Device *device, const Eng
                                    Err *err);
 void runner_device_close(RunnerDevice *device);
 
-/* Picks from the logits of the last step and waits for the answer. *host_job lists the *n_host jobs
- * that are left, ascending; it is borrowed until the next call. */
-MUST_USE Status runner_device_pick(RunnerDevice *device, Forward *forward, const StepPlan *plan,
-                                   StepResult *result, const int32_t **host_job, int32_t *n_host,
+/* Jobs of a step, ascending; job NULL: the first n. */
+typedef struct RunnerJobs {
+    const int32_t *job;
+    int32_t n;
+} RunnerJobs;
+
+/* Queues the picks from the logits of the last step. */
+MUST_USE Status runner_device_queue(RunnerDevice *device, Forward *forward, const StepPlan *plan,
+                                    Err *err);
+/* Waits for them. *left: the host's, borrowed until the next step. */
+MUST_USE Status runner_device_take(RunnerDevice *device, StepResult *result, RunnerJobs *left,
                                    Err *err);

@@ -44,6 +44,7 @@ typedef struct StepResult {
     KvMoved *moved;        /* [n_moved_max] moves to and from the host that are over */
     int32_t n_moved, n_moved_max;
     int64_t move_us;     /* that this step's moves took */
+    int64_t device_us;   /* from when an accelerator had work until it was done; 0 on the host */
     const float *hidden; /* [n_logits, dim] of an embedding step; the runner's */
 } StepResult;
 

@@ -1,5 +1,6 @@
 #include "model/forward.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "model/forward_priv.h"
 #include "tensor/half.h"
@@ -200,9 +201,18 @@ Status forward_queue(Forward *f, KvStore *store, const Batch *batch, Err *err) {
     }
     const ForwardGraph *graph = forward_find_graph(f, store, batch, shape.all_rows);
     TRY(forward_batch_send(f, batch, graph != NULL ? graph->n_seqs : 0, err));
-    if (graph != NULL) return f->ctx.device->vtable->graph_run(f->ctx.device, graph->graph, err);
-    (void)forward_pass(f, store, &f->sent.batch, shape, true);
+    f->begin_us = clock_us();
+    if (graph == NULL) {
+        (void)forward_pass(f, store, &f->sent.batch, shape, true);
+        return OK;
+    }
+    TRY(f->ctx.device->vtable->graph_run(f->ctx.device, graph->graph, err));
+    f->begin_us = clock_us();
     return OK;
+}
+
+int64_t forward_begin_us(const Forward *f) {
+    return f->begin_us;
 }
 
 Tensor forward_logits(const Forward *f) {

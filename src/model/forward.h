@@ -32,6 +32,8 @@ MUST_USE Status forward_record(Forward *forward, KvStore *store, Err *err);
 /* Queues one step: K and V of every token go to the store; the logits of logits_row are left where
  * forward_logits says. On the host it is done when the call returns. */
 MUST_USE Status forward_queue(Forward *forward, KvStore *store, const Batch *batch, Err *err);
+/* When an accelerator got the last step's work (CLOCK_MONOTONIC us). */
+int64_t forward_begin_us(const Forward *forward);
 /* The logits of the last step, [n_logits, vocab] f32 in the device's memory. */
 Tensor forward_logits(const Forward *forward);
 /* Picks from them (args->logits is filled in) on a device that samples; queued. */

@@ -28,6 +28,7 @@ struct Forward {
     ForwardLimits limits;
     Scratch scratch;
     int32_t n_logits; /* of the last step */
+    int64_t begin_us; /* of it, on an accelerator */
 
     /* Only where the device's memory is not the host's. */
     float *host_logits; /* [n_logits, vocab] */

@@ -30,6 +30,16 @@ static inline Status sim_model_run(void *self, const StepPlan *plan, StepResult 
     return fake_run(&w->model, plan, result, err);
 }
 
+/* In a third of the worlds the runner is an accelerator's: the news of a step come while the next
+ * one is computed. */
+static inline Status sim_model_queue(void *self, const StepPlan *plan, StepResult *result,
+                                     Err *err) {
+    const SimWorld *w = self;
+    (void)plan, (void)result, (void)err;
+    SIM_CHECK("S3 no news wait for the next step", w->engine->n_said <= w->plan->limits.max_seqs);
+    return OK;
+}
+
 static inline void sim_model_close(void *self) {
     SimWorld *w = self;
     fake_close(&w->model);
@@ -199,7 +209,10 @@ static inline void sim_open(SimWorld *w, const SimPlan *plan) {
     w->model.us_per_move = plan->us_per_move;
     w->model.move_faults = plan->move_faults;
     w->model.fault_seed = plan->seed;
-    config.runner = (Runner){.self = w, .run = sim_model_run, .close = sim_model_close};
+    config.runner = (Runner){.self = w,
+                             .run = sim_model_run,
+                             .queue = plan->seed % 3 == 0 ? sim_model_queue : NULL,
+                             .close = sim_model_close};
     for (int32_t g = 0; g < plan->limits.kv.n_groups; g++) {
         w->block_salt[g] = calloc((size_t)plan->limits.kv.n_blocks[g], sizeof(int32_t));
         w->host_salt[g] = calloc((size_t)plan->limits.kv.n_host[g] + 1, sizeof(int32_t));
@@ -271,7 +284,8 @@ static inline void sim_run(const SimPlan *plan) {
     const int64_t bound = sim_bound(plan);
     int32_t last = 0;
     for (int32_t i = 0; i < plan->n_items; i++) last = MAX(last, plan->item[i].at);
-    for (w->turn = 0; w->turn <= last || w->engine->n_live > 0; w->turn++) {
+    const Engine *e = w->engine;
+    for (w->turn = 0; w->turn <= last || e->n_live > 0 || e->n_said > 0; w->turn++) {
         sim_turn(w);
         if (w->closing) {
             sim_count(w);
