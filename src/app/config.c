@@ -37,11 +37,16 @@ static Status config_bad(const ConfigInfo *info, const char *text, const char *w
     FAIL(err, ERR_ARG, "--%s: got '%s', wanted %s", info->name, text, wanted);
 }
 
+/* The largest bound is written as a double, which rounds it up to one more than there is. */
+static int64_t config_bound(double bound) {
+    return bound >= (double)INT64_MAX ? INT64_MAX : (int64_t)bound;
+}
+
 static Status config_int(const ConfigInfo *info, Str text, int64_t *out, Err *err) {
     int64_t value;
     if (!str_to_i64(text, &value) || (double)value < info->min || (double)value > info->max)
-        FAIL(err, ERR_ARG, "--%s: got '%.*s', wanted a whole number from %.0f to %.0f", info->name,
-             STR_ARG(text), info->min, info->max);
+        FAIL(err, ERR_ARG, "--%s: got '%.*s', wanted a whole number from %lld to %lld", info->name,
+             STR_ARG(text), (long long)config_bound(info->min), (long long)config_bound(info->max));
     *out = value;
     return OK;
 }
