@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "engine/sluice_priv.h"
@@ -177,6 +178,9 @@ uint64_t sluice_model_hash(const sluice_model *m) {
         hash = hash_bytes(name.ptr, name.len, hash_mix(hash) ^ (uint64_t)tensor.dtype);
         hash = hash_bytes(tensor.shape, (size_t)tensor.n_dims * sizeof *tensor.shape, hash);
         hash = hash_bytes(tensor.data, len, hash);
+        /* Most matrices of such a format are packed copies: the file's pages would stay for
+         * nothing. */
+        if (dtype_is_grouped(tensor.dtype)) file_map_forget(tensor.data, len);
     }
     return hash;
 }
