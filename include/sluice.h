@@ -162,11 +162,13 @@ typedef struct sluice_engine_options {
     bool populate;      /* take all memory from the system now: a server starts a little later and
                            cannot be out of memory afterwards */
     int32_t max_kv_events; /* events of the prefix cache that are kept for readers; 0: none */
+    int64_t kv_dir_bytes;  /* of kv_dir, which has a file for each model, number format and build;
+                              the least recently used leave; 0: four times this one's */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }
 
-/* What the options come to, before anything is allocated. */
+/* What the options come to, before anything is allocated; also whether kv_dir could be used. */
 typedef struct sluice_engine_plan {
     size_t size;
     /* other: tables of the engine, samplers, and an estimate of the tokenizer and the program. */
@@ -176,6 +178,7 @@ typedef struct sluice_engine_plan {
     int32_t max_seqs, max_step_tokens, max_context, max_queue;
     const char *kv_dtype;
     int64_t host_kv_bytes; /* of the host-memory tier */
+    int64_t kv_dir_bytes;  /* that this engine's file in kv_dir takes at most; 0: none */
 } sluice_engine_plan;
 SLUICE_API sluice_status sluice_engine_dry_run(const sluice_model *model,
                                                const sluice_engine_options *options,
@@ -358,6 +361,9 @@ typedef struct sluice_stats {
     /* Of step_us_total: from when the accelerator had a step's work until it was done. The rest is
      * the host's, and the device's waiting. */
     int64_t device_us_total;
+    /* Records of the file in kv_dir: blocks taken in at the start and written since, writes that
+     * failed, and records that were not whole. */
+    int64_t n_disk_restored, n_disk_written, n_disk_failed, n_disk_damaged;
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);
@@ -387,7 +393,8 @@ SLUICE_API sluice_status sluice_engine_get_blocks(sluice_engine *engine, int64_t
                                                   sluice_kv_block *blocks, size_t capacity,
                                                   size_t *n, sluice_error *err);
 
-/* Forgets every cached block that no running request holds, between two steps. */
+/* Forgets every cached block that no running request holds, between two steps, and empties the file
+ * in kv_dir. SLUICE_ERR_IO: the file could not be emptied. */
 SLUICE_API sluice_status sluice_engine_clear_cache(sluice_engine *engine, sluice_error *err);
 
 enum { SLUICE_BLOCK_TOKENS_MAX = 256 };

@@ -52,6 +52,7 @@ static Status cmd_serve_options(const Config *config, sluice_model_options *mode
     engine->kv_bytes = config->kv_mb << 20;
     engine->host_kv_bytes = config->host_kv << 20;
     engine->kv_dir = config->kv_dir;
+    engine->kv_dir_bytes = config->kv_dir_mb << 20;
     engine->populate = true;
     if (config->kv_events != NULL) engine->max_kv_events = KV_PUBLISHER_RING;
     return cmd_serve_preempt(config->preempt, &engine->preempt, err);

@@ -120,6 +120,8 @@ typedef enum CommandBit {
       "host memory for cached and swapped KV blocks that leave the KV cache; 0: none")             \
     X(kv_dir, TEXT, "kv-dir", 0, "DIR", "", 0, 0, CMD_SERVE,                                       \
       "keep the prefix cache in DIR, so that it is warm after a restart")                          \
+    X(kv_dir_mb, INT, "kv-dir-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE,                            \
+      "of DIR, with a file for each model and build; 0: four times what this one can fill")        \
     X(preempt, TEXT, "preempt", 0, "HOW", "auto", 0, 0, CMD_SERVE,                                 \
       "when blocks run out: recompute, swap (to --host-kv), or auto: the cheaper one")             \
     X(api_key_file, TEXT, "api-key-file", 0, "FILE", "", 0, 0, CMD_SERVE,                          \

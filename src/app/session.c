@@ -46,6 +46,7 @@ Status session_dry_run(const char *path, const sluice_model_options *model_optio
     session_print_bytes("activations", plan.activation_bytes);
     session_print_bytes("other", plan.other_bytes);
     session_print_bytes("total", plan.total_bytes);
+    if (plan.kv_dir_bytes > 0) session_print_bytes("kv dir", plan.kv_dir_bytes);
     printf("%-14s %12lld  tokens in %d blocks of %d, %s\n", "kv capacity",
            (long long)plan.kv_tokens, plan.n_blocks, plan.block_tokens, plan.kv_dtype);
     return OK;

@@ -61,10 +61,6 @@ static int32_t engine_piece_bytes(const Tokenizer *tokenizer) {
     return (int32_t)MIN(most, (size_t)ENGINE_TEXT_PENDING_MAX);
 }
 
-static size_t engine_payload_bytes(const EngineLimits *limits) {
-    return (size_t)(limits->block_bytes[0] + limits->block_bytes[1]);
-}
-
 /* Makes the plan's moves. */
 static Status engine_move(Engine *e, Err *err) {
     const Runner *runner = &e->config.runner;
@@ -72,44 +68,48 @@ static Status engine_move(Engine *e, Err *err) {
     return runner->run(runner->self, &e->plan, &e->result, err);
 }
 
-/* Takes in the records of the disk, some at a time: payload has room for KV_DISK_BUFFERS of
- * payload_bytes, node for each record. */
-static Status engine_restore_into(Engine *e, char *payload, int32_t *node, int32_t *n_nodes,
-                                  Err *err) {
-    int32_t token[KV_BLOCK_TOKENS_MAX], n_records, *number;
-    KvDiskEntry *entry;
-    const size_t payload_bytes = engine_payload_bytes(&e->config.limits);
-    TRY(kv_disk_scan(e->config.disk, &entry, &number, &n_records, err));
+/* Takes in the records of the disk, as many at a time as it has buffers; *n_made of them came to
+ * the nodes node[]. */
+static Status engine_restore_into(Engine *e, const KvDiskFound *found, int32_t n_found,
+                                  int32_t *node, int32_t *n_made, Err *err) {
     step_plan_reset(&e->plan, 0, false);
-    int32_t n_read = 0;
-    for (int32_t i = 0; i < n_records; i++) {
-        char *at = payload + (size_t)n_read * payload_bytes;
-        if (!kv_disk_read(e->config.disk, number[i], token, at)) continue;
-        const int32_t made =
-            kv_cache_restore(&e->cache, &entry[i], number[i], token, at, &e->plan.moves);
+    int32_t buffer = 0;
+    for (int32_t i = 0; i < n_found; i++) {
+        void *payload;
+        const int32_t *token = kv_disk_read(e->config.disk, found[i].number, buffer, &payload);
+        if (token == NULL) continue;
+        const int32_t made = kv_cache_restore(&e->cache, &found[i].entry, found[i].number, token,
+                                              payload, &e->plan.moves);
         if (made < 0) continue;
-        node[(*n_nodes)++] = made;
-        if (++n_read < KV_DISK_BUFFERS) continue;
+        node[(*n_made)++] = made;
+        if (++buffer < KV_DISK_BUFFERS) continue;
         TRY(engine_move(e, err));
-        e->plan.moves.n = n_read = 0;
+        e->plan.moves.n = buffer = 0;
     }
-    return n_read > 0 ? engine_move(e, err) : OK;
+    return buffer > 0 ? engine_move(e, err) : OK;
 }
 
 static Status engine_restore(Engine *e, Err *err) {
-    const KvCacheConfig *kv = &e->config.limits.kv;
-    char *payload = mem_try_alloc(KV_DISK_BUFFERS, engine_payload_bytes(&e->config.limits));
-    int32_t *node = mem_try_alloc((size_t)e->cache.radix.n_nodes_max, sizeof *node), n = 0;
+    KvDiskFound *found;
+    int32_t n_found, n_made = 0;
+    TRY(kv_disk_scan(e->config.disk, &found, &n_found, err));
+    int32_t *node = mem_try_alloc((size_t)n_found, sizeof *node);
     Status status = OK;
-    if (payload == NULL || node == NULL) {
-        status = err_set(err, ERR_NOMEM, "no memory to restore %d KV blocks", kv->n_blocks[0]);
+    if (node == NULL) {
+        status = err_set(err, ERR_NOMEM, "no memory to restore %d KV blocks", n_found);
     } else {
-        status = engine_restore_into(e, payload, node, &n, err);
+        status = engine_restore_into(e, found, n_found, node, &n_made, err);
     }
-    for (int32_t i = n - 1; i >= 0; i--) kv_cache_restored(&e->cache, node[i]);
-    if (n > 0) log_line(LOG_INFO, "kv", "blocks=%d restored=true", n);
-    mem_free(payload);
+    for (int32_t i = n_made - 1; i >= 0; i--) kv_cache_restored(&e->cache, node[i]);
+    const int64_t n_damaged = kv_disk_counts(e->config.disk)->n_damaged;
+    if (n_found > 0 || n_damaged > 0) {
+        log_line(n_damaged > 0 ? LOG_WARN : LOG_INFO, "kv",
+                 "restored=%d records=%d damaged=%lld: what is damaged is not used", n_made,
+                 n_found, (long long)n_damaged);
+    }
+    e->stats.n_disk_restored = n_made;
     mem_free(node);
+    mem_free(found);
     return status;
 }
 
@@ -133,8 +133,7 @@ static Status engine_init(Engine *e, Err *err) {
     }
     if (e->config.disk == NULL) return OK;
     kv_cache_set_disk(&e->cache, e->config.disk, limits->block_bytes);
-    TRY(engine_restore(e, err));
-    return kv_disk_start(e->config.disk, err);
+    return engine_restore(e, err);
 }
 
 static void engine_free(Engine *e) {
@@ -240,18 +239,19 @@ static void engine_fill_blocks(Engine *e) {
 /* What callers asked for between two steps. */
 static void engine_answer(Engine *e, const MailboxTaken *taken) {
     Mailbox *m = &e->mail;
-    /* Only this thread writes n_answered. */
-    if (taken->n_asked[MAILBOX_CLEAR] > m->n_answered[MAILBOX_CLEAR]) kv_cache_clear(&e->cache);
-    Err err = {0};
-    const bool audits = taken->n_asked[MAILBOX_AUDIT] > m->n_answered[MAILBOX_AUDIT];
-    const Status status = audits ? engine_audit_now(e, &err) : OK;
-    mailbox_lock(m);
-    if (audits) {
-        m->audit_status = status;
-        m->audit_err = err;
+    bool asked[MAILBOX_ASKS];
+    Err err[MAILBOX_ASKS] = {0};
+    for (MailboxAsk ask = 0; ask < MAILBOX_ASKS; ask++) {
+        asked[ask] = taken->n_asked[ask] > m->n_answered[ask]; /* which only this thread writes */
     }
-    if (taken->n_asked[MAILBOX_BLOCKS] > m->n_answered[MAILBOX_BLOCKS]) engine_fill_blocks(e);
-    for (MailboxAsk ask = 0; ask < MAILBOX_ASKS; ask++) mailbox_answer(m, ask, taken->n_asked[ask]);
+    /* What fails has a sentence. */
+    if (asked[MAILBOX_CLEAR]) (void)!kv_cache_clear(&e->cache, &err[MAILBOX_CLEAR]);
+    if (asked[MAILBOX_AUDIT]) (void)!engine_audit_now(e, &err[MAILBOX_AUDIT]);
+    mailbox_lock(m);
+    if (asked[MAILBOX_BLOCKS]) engine_fill_blocks(e);
+    for (MailboxAsk ask = 0; ask < MAILBOX_ASKS; ask++) {
+        if (asked[ask]) mailbox_answer(m, ask, taken->n_asked[ask], &err[ask]);
+    }
     mailbox_unlock(m);
 }
 
@@ -302,6 +302,12 @@ static void engine_publish(Engine *e, int64_t now_us) {
     stats->n_swapped = s->n_swapped;
     stats->n_checksum_errors = e->cache.tier.n_checksum_errors;
     stats->host_kv_bytes_used = engine_host_bytes(e);
+    if (e->config.disk != NULL) {
+        const KvDiskCounts *disk = kv_disk_counts(e->config.disk);
+        stats->n_disk_written = disk->n_written;
+        stats->n_disk_failed = disk->n_failed;
+        stats->n_disk_damaged = disk->n_damaged;
+    }
     kv_event_count(&e->cache.events, &stats->n_kv_events, &stats->n_kv_events_lost);
     const int64_t n_left = s->counts.n_started - e->n_started_published + e->n_ended_unstarted;
     e->n_started_published = s->counts.n_started;
@@ -381,6 +387,7 @@ static void *engine_main(void *arg) {
 }
 
 Status engine_start(Engine *e, Err *err) {
+    if (e->config.disk != NULL) TRY(kv_disk_start(e->config.disk, err));
     if (pthread_create(&e->thread, NULL, engine_main, e) != 0) {
         FAIL(err, ERR_NOMEM, "no thread for the engine");
     }
@@ -436,14 +443,12 @@ void engine_get_stats(const Engine *e, sluice_stats *stats) {
 
 Status engine_audit(Engine *e, Err *err) {
     if (!e->has_thread) return engine_audit_now(e, err);
-    TRY(mailbox_ask(&e->mail, MAILBOX_AUDIT, -1, err));
-    return mailbox_get_audit(&e->mail, err);
+    return mailbox_ask(&e->mail, MAILBOX_AUDIT, -1, err);
 }
 
 Status engine_clear_cache(Engine *e, Err *err) {
     if (e->has_thread) return mailbox_ask(&e->mail, MAILBOX_CLEAR, -1, err);
-    kv_cache_clear(&e->cache);
-    return OK;
+    return kv_cache_clear(&e->cache, err);
 }
 
 Status engine_get_blocks(Engine *e, int64_t timeout_us, sluice_kv_block *blocks, int32_t capacity,

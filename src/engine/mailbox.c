@@ -208,19 +208,12 @@ Status mailbox_ask(Mailbox *m, MailboxAsk ask, int64_t timeout_us, Err *err) {
         if (!mailbox_wait_until(m, &m->news, until)) break;
     }
     const bool done = m->n_answered[ask] >= want, stop = m->stop;
+    const Err answer = m->answer[ask];
     mailbox_unlock(m);
+    if (done && answer.status != OK) FAIL(err, answer.status, "%s", answer.text);
     if (done) return OK;
     if (stop) FAIL(err, ERR_CANCELLED, "the engine is closing");
     FAIL(err, ERR_LIMIT, "the engine's step takes longer than %lld us", (long long)timeout_us);
-}
-
-Status mailbox_get_audit(Mailbox *m, Err *err) {
-    mailbox_lock(m);
-    const Status status = m->audit_status;
-    const Err found = m->audit_err;
-    mailbox_unlock(m);
-    if (status != OK) FAIL(err, status, "%s", found.text);
-    return OK;
 }
 
 int32_t mailbox_get_blocks(Mailbox *m, sluice_kv_block *blocks, int32_t capacity) {
@@ -306,7 +299,8 @@ void mailbox_publish(Mailbox *m, const sluice_stats *stats, int32_t n_left_queue
     mailbox_unlock(m);
 }
 
-void mailbox_answer(Mailbox *m, MailboxAsk ask, int64_t n) {
+void mailbox_answer(Mailbox *m, MailboxAsk ask, int64_t n, const Err *answer) {
     m->n_answered[ask] = n;
+    m->answer[ask] = *answer;
     CHECK(pthread_cond_broadcast(&m->news) == 0);
 }

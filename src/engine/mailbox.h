@@ -34,9 +34,8 @@ typedef struct Mailbox {
     Buf poll_text;
     bool stop;
     int64_t n_asked[MAILBOX_ASKS], n_answered[MAILBOX_ASKS];
-    Status audit_status;
-    Err audit_err;
-    sluice_kv_block *blocks; /* [n_blocks] as they stood when they were last asked for */
+    Err answer[MAILBOX_ASKS]; /* status OK: it went well */
+    sluice_kv_block *blocks;  /* [n_blocks] as they stood when they were last asked for */
     int32_t n_blocks;
     sluice_stats stats;
 } Mailbox;
@@ -57,11 +56,9 @@ MUST_USE Status mailbox_submit(Mailbox *mailbox, Request *request, uint64_t *id,
 void mailbox_cancel(Mailbox *mailbox, uint64_t id);
 /* As sluice_poll. */
 bool mailbox_poll(Mailbox *mailbox, int64_t timeout_us, sluice_event *event);
-/* Asks and waits for the answer, timeout_us at most (-1: without end). ERR_LIMIT: the engine's
- * thread did not come to it in time; ERR_CANCELLED: it is closing. */
+/* Asks and waits for the answer, timeout_us at most (-1: without end); returns it. ERR_LIMIT: the
+ * engine's thread did not come to it in time; ERR_CANCELLED: it is closing. */
 MUST_USE Status mailbox_ask(Mailbox *mailbox, MailboxAsk ask, int64_t timeout_us, Err *err);
-/* What the last audit found. */
-MUST_USE Status mailbox_get_audit(Mailbox *mailbox, Err *err);
 /* The blocks as last filled, into blocks[0..capacity); returns how many there are. */
 int32_t mailbox_get_blocks(Mailbox *mailbox, sluice_kv_block *blocks, int32_t capacity);
 void mailbox_get_stats(Mailbox *mailbox, sluice_stats *stats);
@@ -89,5 +86,5 @@ void mailbox_finish(Mailbox *mailbox, Request *request);
 void mailbox_retire(Mailbox *mailbox, Request *request);
 /* Publishes the step's figures; n_left_queue requests do not wait any more. */
 void mailbox_publish(Mailbox *mailbox, const sluice_stats *stats, int32_t n_left_queue);
-/* What was asked for the n-th time is done. Under the lock. */
-void mailbox_answer(Mailbox *mailbox, MailboxAsk ask, int64_t n);
+/* What was asked for the n-th time is done, or failed with answer. Under the lock. */
+void mailbox_answer(Mailbox *mailbox, MailboxAsk ask, int64_t n, const Err *answer);

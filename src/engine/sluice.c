@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "engine/sluice_build.h"
 #include "engine/sluice_plan.h"
+#include "kv/kv_disk_dir.h"
 
 const char *sluice_strerror(sluice_status status) {
     return status >= 0 && status < (sluice_status)STATUS_COUNT ? status_text((Status)status)
@@ -163,7 +164,8 @@ sluice_status sluice_engine_dry_run(const sluice_model *model, const sluice_engi
     const sluice_engine_options own = sluice_own_options(options);
     EnginePlan made;
     Err failure = {0};
-    const Status status = sluice_plan_make(&made, model, &own, &failure);
+    Status status = sluice_plan_make(&made, model, &own, &failure);
+    if (status == OK && own.kv_dir != NULL) status = kv_disk_dir_check(own.kv_dir, &failure);
     if (status == OK) {
         const size_t size = plan->size;
         memcpy(plan, &made.sum, MIN(size, sizeof made.sum));

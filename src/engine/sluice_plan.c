@@ -14,6 +14,7 @@ enum {
      * vocabularies of 8,192 to 151,936 tokens (300 to 330 bytes). */
     PLAN_PROGRAM_BYTES = 14500000,
     PLAN_TOKEN_BYTES = 320,
+    PLAN_DISK_FILES = 4, /* of this size that kv_dir holds if not told otherwise */
     PLAN_HOST_BLOCKS_MAX = 1 << 28,
     PLAN_FLIGHTS_MAX = 1 << 16,
     PLAN_LOGITS = 64 /* rows for prompt logprobs and mean pooling, when few sequences run */
@@ -159,6 +160,34 @@ static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
     if (o->kv_dir != NULL && o->no_prefix_cache) {
         FAIL(err, ERR_ARG, "kv_dir keeps the prefix cache, which is off");
     }
+    TRY(sluice_plan_range("kv_dir_bytes", o->kv_dir_bytes, 0, INT64_MAX / 4, err));
+    if (o->kv_dir == NULL && o->kv_dir_bytes > 0) {
+        FAIL(err, ERR_ARG, "kv_dir_bytes is %lld, but there is no kv_dir",
+             (long long)o->kv_dir_bytes);
+    }
+    return OK;
+}
+
+/* A record for each block, or as many as kv_dir may hold. */
+static Status sluice_plan_disk(KvDiskOptions *disk, const EngineLimits *limits,
+                               const sluice_engine_options *o, Err *err) {
+    if (o->kv_dir == NULL) return OK;
+    *disk = (KvDiskOptions){.dir = o->kv_dir,
+                            .dir_bytes_max = o->kv_dir_bytes,
+                            .block_tokens = limits->kv.block_tokens,
+                            .payload_bytes = limits->block_bytes[0] + limits->block_bytes[1],
+                            .n_records = limits->kv.n_blocks[0]};
+    const int64_t bytes = kv_disk_file_bytes(disk, disk->n_records);
+    if (o->kv_dir_bytes == 0) {
+        disk->dir_bytes_max = PLAN_DISK_FILES * bytes;
+    } else if (o->kv_dir_bytes < bytes) {
+        const int64_t none = kv_disk_file_bytes(disk, 0), one = kv_disk_file_bytes(disk, 1) - none;
+        if (o->kv_dir_bytes < none + one) {
+            FAIL(err, ERR_ARG, "kv_dir_bytes is %lld, expected room for a block: %lld or more",
+                 (long long)o->kv_dir_bytes, (long long)(none + one));
+        }
+        disk->n_records = (int32_t)((o->kv_dir_bytes - none) / one);
+    }
     return OK;
 }
 
@@ -189,6 +218,9 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .max_queue = limits->max_queue,
         .kv_dtype = dtype_info(plan->runner.kv_dtype)->name,
     };
+    if (plan->disk.dir != NULL) {
+        plan->sum.kv_dir_bytes = kv_disk_file_bytes(&plan->disk, plan->disk.n_records);
+    }
     plan->sum.total_bytes = plan->sum.weight_bytes + plan->sum.kv_bytes + plan->sum.host_kv_bytes +
                             plan->sum.activation_bytes + plan->sum.other_bytes;
 }
@@ -217,10 +249,7 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
     if (config->n_eos == 0 && model->tokenizer != NULL && tokenizer_eos(model->tokenizer) >= 0) {
         made.engine.eos_id[made.engine.n_eos++] = tokenizer_eos(model->tokenizer);
     }
-    made.disk = (KvDiskOptions){.dir = o->kv_dir,
-                                .block_tokens = limits->kv.block_tokens,
-                                .payload_bytes = limits->block_bytes[0] + limits->block_bytes[1],
-                                .n_records = limits->kv.n_blocks[0]};
+    TRY(sluice_plan_disk(&made.disk, limits, o, err));
     sluice_plan_sum(&made, model);
     *plan = made;
     return OK;

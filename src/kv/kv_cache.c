@@ -571,6 +571,8 @@ static bool kv_cache_export_path(KvCache *cache, const KvPath *path, KvMoves *mo
 
 void kv_cache_export(KvCache *cache, KvMoves *moves) {
     int32_t n = 0;
+    if (cache->disk == NULL) return;
+    kv_disk_settle(cache->disk);
     while (n < cache->n_paths && kv_cache_export_path(cache, &cache->path[n], moves)) n++;
     cache->n_paths -= n;
     memmove(cache->path, cache->path + n, (size_t)cache->n_paths * sizeof *cache->path);
@@ -581,20 +583,34 @@ void kv_cache_exported(KvCache *cache, bool ok) {
     cache->n_reading = 0;
 }
 
+/* The groups whose block is to be taken over from a record for the node (-1: there is none yet).
+ * False: some of them have no room, or a block that the node needs is not in the record. */
+static bool kv_cache_plan_restore(const KvCache *cache, const KvDiskEntry *entry, int32_t node,
+                                  uint32_t *groups) {
+    *groups = 0;
+    for (int32_t g = 0; g < cache->config.n_groups; g++) {
+        if (node >= 0 && cache->radix.node[node].block[g] >= 0) continue;
+        const bool has = (entry->groups >> g & 1) != 0;
+        if (has ? cache->pool[g].n_free == 0 : cache->config.window[g] == 0) return false;
+        *groups |= (uint32_t)has << g;
+    }
+    return true;
+}
+
 int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t number,
                          const int32_t *token, void *payload, KvMoves *moves) {
     KvRadix *radix = &cache->radix;
+    uint32_t groups;
     int32_t parent = -1;
     if (entry->parent != 0) {
         parent = kv_radix_find_prefix(radix, entry->salt, entry->parent);
         if (parent < 0) return -1;
     }
-    for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        const bool has = (entry->groups >> g & 1) != 0;
-        if (has ? cache->pool[g].n_free == 0 : cache->config.window[g] == 0) return -1;
-    }
-    if (kv_radix_find(radix, entry->salt, parent, token) >= 0) return -1; /* written twice */
-    const int32_t node = kv_radix_insert(radix, entry->salt, parent, token);
+    /* What was written twice may have different groups' blocks each time. */
+    int32_t node = kv_radix_find(radix, entry->salt, parent, token);
+    if (!kv_cache_plan_restore(cache, entry, node, &groups) || (node >= 0 && groups == 0))
+        return -1;
+    if (node < 0) node = kv_radix_insert(radix, entry->salt, parent, token);
     if (node < 0) return -1;
     if (radix->node[node].prefix != entry->prefix) {
         kv_radix_remove(radix, node, false);
@@ -602,7 +618,7 @@ int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t numbe
     }
     radix->node[node].disk = number;
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
-        if ((entry->groups >> g & 1) == 0) continue;
+        if ((groups >> g & 1) == 0) continue;
         const int32_t block = kv_pool_take(&cache->pool[g]);
         kv_pool_set_node(&cache->pool[g], block, node);
         radix->node[node].block[g] = block;
@@ -620,7 +636,7 @@ void kv_cache_restored(KvCache *cache, int32_t node) {
     if (cache->radix.node[node].parent == KV_NODE_FREE) return; /* it went with its last child */
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         const int32_t block = cache->radix.node[node].block[g];
-        if (block >= 0) kv_pool_unref(&cache->pool[g], block);
+        if (block >= 0 && cache->pool[g].ref[block] > 0) kv_pool_unref(&cache->pool[g], block);
     }
     /* A windowed path whose blocks are gone and that leads nowhere. */
     kv_cache_prune(cache, node, false);
@@ -664,19 +680,22 @@ void kv_cache_forget(KvCache *cache, KvSeq *seq) {
             kv_cache_uncache(cache, g, node);
             kv_cache_unhost(cache, g, node);
         }
+        if (cache->disk != NULL) kv_disk_erase(cache->disk, cache->radix.node[node].prefix);
         kv_radix_remove(&cache->radix, node, false);
     }
     seq->keep_out = true;
 }
 
-void kv_cache_clear(KvCache *cache) {
+Status kv_cache_clear(KvCache *cache, Err *err) {
     for (int32_t g = 0; g < cache->config.n_groups; g++) {
         while (kv_tier_oldest(&cache->tier, g) >= 0) kv_cache_evict_host(cache, g);
         while (kv_pool_oldest(&cache->pool[g]) >= 0) kv_cache_evict(cache, g, NULL);
     }
-    if (cache->radix.n_nodes > 0) return; /* sequences that run hold the rest */
-    const KvEvent cleared = {.kind = KV_EVENT_CLEARED};
-    kv_event_push(&cache->events, &cleared, NULL);
+    if (cache->radix.n_nodes == 0) { /* else sequences that run hold the rest */
+        const KvEvent cleared = {.kind = KV_EVENT_CLEARED};
+        kv_event_push(&cache->events, &cleared, NULL);
+    }
+    return cache->disk == NULL ? OK : kv_disk_clear(cache->disk, err);
 }
 
 int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs) {

@@ -115,22 +115,23 @@ void kv_cache_set_disk(KvCache *cache, KvDisk *disk, const int64_t block_bytes[K
 void kv_cache_export(KvCache *cache, KvMoves *moves);
 /* The step's moves were made, or (ok false) failed. */
 void kv_cache_exported(KvCache *cache, bool ok);
-/* Puts a record's block into the tree; its blocks are held until kv_cache_restored. Parents come
- * first. Returns the node; -1: no room, no parent, or not what its hash says. */
+/* Puts a record's blocks into the tree; they are held until kv_cache_restored. Parents come first.
+ * Returns the node; -1: no room, no parent, nothing new, or not what its hash says. */
 int32_t kv_cache_restore(KvCache *cache, const KvDiskEntry *entry, int32_t number,
                          const int32_t *token, void *payload, KvMoves *moves);
-/* The bytes are there. Children before parents; a path that leads to no block is removed. */
+/* The bytes are there. Children before parents, any of them several times; a path that leads to no
+ * block is removed. */
 void kv_cache_restored(KvCache *cache, int32_t node);
 
 /* A move to or from the host is over. */
 void kv_cache_land(KvCache *cache, const KvMoved *moved);
 /* Gives up what has been on its way for too long at now_us (INT64_MAX: everything). */
 void kv_cache_give_up(KvCache *cache, int64_t now_us);
-/* Takes the sequence's blocks out of the tree as far as no other sequence holds them: their content
- * is not to be trusted. Call before kv_cache_end. */
+/* Takes the sequence's blocks out of the tree, and off the disk, as far as no other sequence holds
+ * them: their content is not to be trusted. Call before kv_cache_end. */
 void kv_cache_forget(KvCache *cache, KvSeq *seq);
-/* Drops all idle blocks and what the host tier holds. */
-void kv_cache_clear(KvCache *cache);
+/* Drops all idle blocks, what the host tier holds and what is on disk. */
+MUST_USE Status kv_cache_clear(KvCache *cache, Err *err);
 
 /* Slots of used blocks that hold no token, summed over the sequences' last blocks. */
 int64_t kv_cache_slots_wasted(const KvCache *cache, KvSeq *const *seqs, int32_t n_seqs);

@@ -133,6 +133,14 @@ static void server_metrics_engine(const sluice_stats *s, const char *labels, Buf
          (double)s->n_nonfinite},
         {"sluice_checksum_errors_total", "counter", "Blocks that came back changed; 0 in health.",
          (double)s->n_checksum_errors},
+        {"sluice_disk_blocks_restored_total", "counter", "Blocks taken from --kv-dir at the start.",
+         (double)s->n_disk_restored},
+        {"sluice_disk_blocks_written_total", "counter", "Blocks written to --kv-dir.",
+         (double)s->n_disk_written},
+        {"sluice_disk_write_failures_total", "counter", "Of them that failed; 0 in health.",
+         (double)s->n_disk_failed},
+        {"sluice_disk_damaged_total", "counter", "Records of --kv-dir that were not whole.",
+         (double)s->n_disk_damaged},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         server_metrics_one(out, rows[i].name, rows[i].type, rows[i].help, labels, rows[i].value);

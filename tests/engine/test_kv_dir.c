@@ -4,11 +4,12 @@
  * parent kills them with SIGKILL at random moments (SLUICE_KV_KILLS times, 10 if not set); whoever
  * comes after must give bitwise the answers of a child without a cache, and after a quiet end
  * every prompt must be warm.
- * Then the file is spoiled, cut, and opened by what does not fit it. A model whose layers all have
- * windows does the same with so few blocks that parts of its prompts leave. The parent has no
- * threads, so that it may fork. */
+ * Then the file is spoiled, cut and cleared, and another configuration uses the folder. A model
+ * whose layers all have windows has so few blocks that parts of its prompts leave. The parent has
+ * no threads, so that it may fork. */
 #include "../testing.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -35,6 +36,7 @@ typedef struct ChildOptions {
     int32_t n_asked; /* -1: for ever */
     int32_t block_tokens;
     uint64_t seed; /* of prompts at random; 0: prompts 0, 1, ... in turn */
+    bool clear;    /* the cache, in the end */
 } ChildOptions;
 
 static int32_t prompt_len(int32_t which) {
@@ -105,6 +107,8 @@ NORETURN static void child_main(const ChildOptions *o, int answers) {
         child_ask(engine, which, info.vocab, &answer);
         if (write(answers, &answer, sizeof answer) != sizeof answer) _exit(5);
     }
+    if (o->clear && sluice_engine_clear_cache(engine, NULL) != SLUICE_OK) _exit(6);
+    if (o->clear) _exit(0); /* at once, as if killed */
     sluice_engine_close(engine);
     sluice_model_close(model);
     _exit(0);
@@ -232,6 +236,21 @@ static void exact_after_kills(void **state) {
     mem_free(dir);
 }
 
+/* The only file in the folder. */
+static char *only_file(const char *dir) {
+    char *path = NULL;
+    DIR *folder = opendir(dir);
+    assert_non_null(folder);
+    for (const struct dirent *d; (d = readdir(folder)) != NULL;) {
+        if (strncmp(d->d_name, "prefix-", 7) != 0) continue;
+        assert_null(path);
+        path = file_join(dir, d->d_name);
+    }
+    closedir(folder);
+    assert_non_null(path);
+    return path;
+}
+
 static int64_t file_size(const char *path) {
     struct stat st;
     assert_int_equal(stat(path, &st), 0);
@@ -240,7 +259,7 @@ static int64_t file_size(const char *path) {
 
 /* Bytes of the file are changed, or it ends early: what they belong to is a miss. */
 static void spoiled_records_are_misses(void **state) {
-    char *path = file_join(*state, "prefix.kv");
+    char *path = only_file(*state);
     const int64_t size = file_size(path);
     FILE *file = fopen(path, "r+b");
     assert_non_null(file);
@@ -262,11 +281,23 @@ static void spoiled_records_are_misses(void **state) {
     mem_free(path);
 }
 
-/* Another block size is another file: refused, and the cache begins cold. */
-static void what_does_not_fit_is_cold(void **state) {
+/* Another block size is another file: both are warm. */
+static void configurations_stay_apart(void **state) {
     int32_t n_cached[N_PROMPTS];
     (void)serve_all(*state, 8, n_cached);
     assert_int_equal(n_cached[0], 0);
+    assert_all_warm(*state);
+    (void)serve_all(*state, 8, n_cached);
+    assert_int_equal(n_cached[0], (prompt_len(0) - 1) / 8 * 8);
+}
+
+/* What was cleared does not come back, however the process ends. */
+static void cleared_is_cold(void **state) {
+    int32_t n_cached[N_PROMPTS];
+    assert_all_warm(*state);
+    const ChildOptions o = {.dir = *state, .block_tokens = BLOCK, .clear = true};
+    const Child child = child_start(&o);
+    assert_int_equal(child_end(&child), 0);
     assert_int_equal(serve_all(*state, BLOCK, n_cached), serve_cold());
     assert_all_warm(*state);
 }
@@ -334,9 +365,13 @@ static void windowed_paths_come_back(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(warm_after_a_quiet_end),     cmocka_unit_test(exact_after_kills),
-        cmocka_unit_test(spoiled_records_are_misses), cmocka_unit_test(what_does_not_fit_is_cold),
-        cmocka_unit_test(two_do_not_share),           cmocka_unit_test(windowed_paths_come_back),
+        cmocka_unit_test(warm_after_a_quiet_end),
+        cmocka_unit_test(exact_after_kills),
+        cmocka_unit_test(spoiled_records_are_misses),
+        cmocka_unit_test(configurations_stay_apart),
+        cmocka_unit_test(cleared_is_cold),
+        cmocka_unit_test(two_do_not_share),
+        cmocka_unit_test(windowed_paths_come_back),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -82,7 +82,7 @@ static void world_close(World *w) {
         w->toy[i].live = false;
     }
     kv_cache_give_up(&w->cache, INT64_MAX);
-    kv_cache_clear(&w->cache);
+    assert_int_equal(kv_cache_clear(&w->cache, NULL), OK);
     assert_int_equal(kv_cache_audit(&w->cache, seqs, 0, NULL), OK);
     assert_int_equal(w->cache.radix.n_nodes, 0);
     for (int32_t g = 0; g < w->config.n_groups; g++) {

@@ -1,6 +1,7 @@
 """A server's memory is what --dry-run said, from before its first request."""
 import re
 import subprocess
+import tempfile
 import unittest
 
 from serving import SLUICE, Server
@@ -13,7 +14,16 @@ def resident(process):
 
 class Memory(unittest.TestCase):
     def test_dry_run(self):
-        options = ["--kv-mb", "200", "--max-seqs", "32", "--threads", "2"]
+        self.compare()
+
+    def test_with_a_file(self):
+        """The second server restores what the first one wrote."""
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):
+                self.compare("--kv-dir", folder)
+
+    def compare(self, *more):
+        options = ["--kv-mb", "200", "--max-seqs", "32", "--threads", "2", *more]
         plan = subprocess.run([SLUICE, "serve", "--dry-run", "-q", *options], check=True,
                               capture_output=True, text=True).stdout
         said = int(re.search(r"total +(\d+)", plan).group(1))

@@ -389,7 +389,7 @@ static inline void sim_check_end(SimWorld *w) {
     }
     SIM_CHECK("K7 swapped", w->stats.n_swapped == 0);
     kv_cache_give_up(&e->cache, INT64_MAX);
-    kv_cache_clear(&e->cache);
+    SIM_CHECK("K7 clearing", kv_cache_clear(&e->cache, NULL) == OK);
     for (int32_t g = 0; g < w->plan->limits.kv.n_groups; g++) {
         const KvPool *pool = &e->cache.pool[g];
         const KvTierGroup *tier = &e->cache.tier.group[g];
