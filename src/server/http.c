@@ -325,7 +325,12 @@ static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *con
     pthread_mutex_unlock(&server->lock);
     if (unsound == NULL) unsound = http_check_header(&server->check, connection, &line, &code);
     if (unsound != NULL) return http_refuse(exchange, code, unsound);
-    if (http_check_is_chunked(connection)) http_reply_header(exchange, "connection", "close");
+    if (http_check_is_chunked(connection)) {
+        const union MHD_ConnectionInfo *size =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+        exchange->chunks_from = method + size->header_size;
+        http_reply_header(exchange, "connection", "close");
+    }
     const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "content-length");
     int64_t bytes = 0;
     if (length == NULL || !str_to_i64(str_from(length), &bytes)) bytes = 0;
@@ -341,6 +346,8 @@ static enum MHD_Result http_begin(HttpServer *server, struct MHD_Connection *con
 static enum MHD_Result http_take_body(HttpServer *server, HttpExchange *exchange, const char *data,
                                       size_t *len) {
     buf_append(&exchange->body, data, *len);
+    if (exchange->chunks_from != NULL && exchange->chunks_fault == NULL)
+        exchange->chunks_fault = http_check_chunk(exchange->chunks_from, data);
     pthread_mutex_lock(&server->lock);
     server->conn[exchange->fd].body_bytes += (int64_t)*len;
     pthread_mutex_unlock(&server->lock);
@@ -362,6 +369,7 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
     }
     if (*len > 0) return http_take_body(server, exchange, data, len);
     if (exchange->body.failed) return http_refuse(exchange, 413, HTTP_TOO_LARGE);
+    if (exchange->chunks_fault != NULL) return http_refuse(exchange, 400, exchange->chunks_fault);
     bool first = false, ready = false, whole = false, gone;
     pthread_mutex_lock(&exchange->lock);
     gone = exchange->client_gone;

@@ -120,6 +120,21 @@ bool http_check_is_chunked(struct MHD_Connection *connection) {
            MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "transfer-encoding") != NULL;
 }
 
+const char *http_check_chunk(const char *head_end, const char *piece) {
+    /* A line in front of the piece has been read in this turn, or nothing was. */
+    if (piece <= head_end || piece[-1] != '\n') return NULL;
+    const char *end = piece - 1, *line = end;
+    while (line > head_end && line[-1] != '\n') line--;
+    const bool bare = end == line || end[-1] != '\r' ||
+                      (line - head_end >= 2 && line[-2] != '\r') || line - head_end == 1;
+    if (bare) return "a line of a chunk does not end in CR LF";
+    const size_t digits = strspn(line, "0123456789abcdefABCDEF");
+    if (digits == 0 || (line[digits] != ';' && line + digits != end - 1) ||
+        memchr(line, '\r', (size_t)(end - line)) != end - 1)
+        return "a chunk's size is not a number";
+    return NULL;
+}
+
 const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
                               const HttpLine *line, int32_t *code) {
     HttpSeen seen = {.end = line->version + strlen(line->version)};

@@ -3,8 +3,9 @@
  * It sees what libmicrohttpd shows. Before its version 1.0 that says nothing of a line that ends in
  * a bare LF, of more than one space in the request line, of a header without a name or of bytes
  * after a NUL; but the texts that it shows lie where they came in, so what is between them can be
- * told from their addresses. What cannot be seen is a chunk's size line: after a chunked body the
- * connection closes, so that nothing that follows is ever read as a request. */
+ * told from their addresses. A chunk's size line lies before the chunk, if both came at once; what
+ * else frames a chunked body cannot be seen. So the connection closes after it, and nothing that
+ * follows is ever read as a request. */
 #pragma once
 
 #include <microhttpd.h>
@@ -32,6 +33,9 @@ typedef struct HttpLine {
 
 /* Whether the body comes in chunks whose size lines nobody has checked. */
 bool http_check_is_chunked(struct MHD_Connection *connection);
+/* What is wrong with the size line before a piece of such a body, or NULL; it may lie between
+ * head_end, where the head ended in libmicrohttpd's buffer, and the piece. */
+const char *http_check_chunk(const char *head_end, const char *piece);
 /* What is wrong with the request line and headers, or NULL. *code becomes 400, 431 or 505. */
 const char *http_check_header(const HttpCheck *check, struct MHD_Connection *connection,
                               const HttpLine *line, int32_t *code);

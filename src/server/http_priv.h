@@ -50,7 +50,9 @@ struct HttpExchange {
     char peer[HTTP_PEER_BYTES], tenant[HTTP_TENANT_BYTES], id[HTTP_ID_BYTES];
     Buf fields; /* headers and arguments: kind, name, NUL, value, NUL, and so on */
     Buf body;
-    HttpExchange *next; /* in the workers' queue */
+    const char *chunks_from;  /* of a chunked body: where the head ended */
+    const char *chunks_fault; /* what is wrong with it, or NULL */
+    HttpExchange *next;       /* in the workers' queue */
 
     pthread_mutex_t lock; /* guards what follows */
     bool suspended, detached, client_gone;
