@@ -91,16 +91,20 @@ static const char *route_stem(const char *path) {
 }
 
 int32_t route_find(const char *method, const char *path) {
+    /* libmicrohttpd leaves the body out of the reply to HEAD. */
+    if (strcmp(method, "HEAD") == 0) method = "GET";
     for (size_t i = 0; i < ARRAY_LEN(ROUTES); i++)
         if (strcmp(ROUTES[i].path, route_stem(path)) == 0 && strcmp(ROUTES[i].method, method) == 0)
             return (int32_t)i;
     return ROUTE_MAX;
 }
 
-static bool route_has_path(const char *path) {
+/* What a path takes, for the header "allow"; NULL: there is no such path. */
+static const char *route_methods(const char *path) {
     for (size_t i = 0; i < ARRAY_LEN(ROUTES); i++)
-        if (strcmp(ROUTES[i].path, route_stem(path)) == 0) return true;
-    return false;
+        if (strcmp(ROUTES[i].path, route_stem(path)) == 0)
+            return strcmp(ROUTES[i].method, "GET") == 0 ? "GET, HEAD" : ROUTES[i].method;
+    return NULL;
 }
 
 const char *route_path(int32_t route) {
@@ -115,17 +119,26 @@ bool route_is_probe(int32_t route) {
     return route != ROUTE_MAX && (ROUTES[route].flags & ROUTE_PROBE) != 0;
 }
 
-void route_handle(void *context, HttpExchange *exchange) {
-    Server *server = context;
+/* The client's own name of the request, if it can stand in a header and in a line of the log. */
+static void route_set_id(Server *server, HttpExchange *exchange) {
     char id[API_ID_BYTES];
     const char *given = http_header(exchange, "x-request-id");
-    if (given == NULL || strlen(given) >= sizeof id || given[0] == '\0') {
+    size_t n = 0;
+    while (given != NULL && given[n] > ' ' && given[n] < 0x7f && strchr("\"\\", given[n]) == NULL)
+        n++;
+    if (n == 0 || n >= sizeof id || given[n] != '\0') {
         server_new_id(server, "req-", id, sizeof id);
     } else {
         snprintf(id, sizeof id, "%s", given);
     }
     http_set_id(exchange, id);
     http_reply_header(exchange, "x-request-id", id);
+}
+
+void route_handle(void *context, HttpExchange *exchange) {
+    Server *server = context;
+    route_set_id(server, exchange);
+    const char *methods = route_methods(http_path(exchange));
     int32_t row = route_find(http_method(exchange), http_path(exchange));
     const Route *route = row == ROUTE_MAX ? NULL : &ROUTES[row];
     if ((route == NULL || (route->flags & ROUTE_OPEN) == 0) && !route_allowed(server, exchange)) {
@@ -133,7 +146,8 @@ void route_handle(void *context, HttpExchange *exchange) {
         api_error_reply(exchange, 401, "the API key is missing or not known here", NULL);
     } else if (route != NULL) {
         route->handle(server, exchange);
-    } else if (route_has_path(http_path(exchange))) {
+    } else if (methods != NULL) {
+        http_reply_header(exchange, "allow", methods);
         api_error_reply(exchange, 405, "this path does not take this method", NULL);
     } else {
         api_error_reply(exchange, 404, "there is nothing at this path", NULL);

@@ -14,7 +14,7 @@
 #include "server/route.h"
 #include "server/server_priv.h"
 
-enum { SERVER_POLL_US = 100000, SERVER_RETRY_SECONDS_MAX = 60 };
+enum { SERVER_POLL_US = 100000, SERVER_RETRY_SECONDS_MAX = 60, SERVER_PATH_LOGGED = 200 };
 
 void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes) {
     uint64_t n = atomic_fetch_add(&server->n_ids, 1);
@@ -67,14 +67,26 @@ static const char *server_error_body(void *context, int32_t code, const char *te
     return "application/json";
 }
 
+/* A path between quotes. */
+static void server_quote_path(const char *path, char out[2 * SERVER_PATH_LOGGED + 1]) {
+    size_t n = 0;
+    for (size_t i = 0; i < SERVER_PATH_LOGGED && path[i] != '\0'; i++) {
+        if (path[i] == '"' || path[i] == '\\') out[n++] = '\\';
+        out[n++] = path[i];
+    }
+    out[n] = '\0';
+}
+
 /* Counts a request that is over, and tells the log of those that people ask. */
 static void server_http_done(void *context, const HttpExchange *exchange, int32_t code) {
     Server *server = context;
     const char *method = http_method(exchange), *path = http_path(exchange);
+    char quoted[2 * SERVER_PATH_LOGGED + 1];
     int32_t route = route_find(method, path);
+    server_quote_path(path, quoted);
     server_metrics_http_done(&server->metrics, route, code);
     log_line(route_is_probe(route) ? LOG_DEBUG : LOG_INFO, "http",
-             "%s \"%s %.200s\" %d peer=%s ms=%.1f", http_id(exchange), method, path, code,
+             "%s \"%s %s\" %d peer=%s ms=%.1f", http_id(exchange), method, quoted, code,
              http_peer(exchange), (double)(clock_us() - http_start_us(exchange)) * 1e-3);
 }
 
