@@ -36,6 +36,7 @@ Status kv_cache_init(KvCache *cache, const KvCacheConfig *config, Err *err) {
     CHECK(config->block_tokens >= 1 && config->block_tokens <= KV_BLOCK_TOKENS_MAX);
     *cache = (KvCache){.config = *config};
     Status status = kv_radix_init(&cache->radix, kv_cache_nodes(config), config->block_tokens, err);
+    cache->radix.hash_mask = ~config->hash_ignored;
     if (status == OK) {
         status = kv_event_init(&cache->events, config->n_events, config->block_tokens, err);
     }

@@ -26,6 +26,7 @@ typedef struct KvCacheConfig {
     int32_t n_host[KV_GROUPS_MAX]; /* slots of the host tier */
     int32_t n_flights;             /* blocks on their way to and from it at once */
     int32_t n_events;              /* of the tree that are kept for readers; 0: none */
+    uint64_t hash_ignored;         /* bits of a prefix hash that a lookup ignores; tests set some */
 } KvCacheConfig;
 
 enum { KV_CACHE_PATHS_MAX = 256 };

@@ -40,7 +40,7 @@ typedef struct KvRadix {
     int32_t *bucket;    /* [n_buckets] first node, -1 */
     uint64_t *evicted;  /* [n_buckets] prefix hashes that left lately; direct-mapped */
     int32_t *root_node; /* [n_buckets] a node by the saltless hash of its first block, -1 */
-    uint64_t hash_mask; /* bits compared: all ones; a test narrows it to force collisions */
+    uint64_t hash_mask; /* bits compared: all ones; fewer force collisions */
 } KvRadix;
 
 int64_t kv_radix_bytes(int32_t n_nodes_max, int32_t block_tokens);

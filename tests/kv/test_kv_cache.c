@@ -53,8 +53,8 @@ static void world_open(World *w, const KvCacheConfig *config, uint64_t seed, uin
     memset(w, 0, sizeof *w);
     w->config = *config;
     w->seed = seed;
-    assert_int_equal(kv_cache_init(&w->cache, config, NULL), OK);
-    w->cache.radix.hash_mask = hash_mask;
+    w->config.hash_ignored = ~hash_mask;
+    assert_int_equal(kv_cache_init(&w->cache, &w->config, NULL), OK);
     w->moves = (KvMoves){.move = w->move, .n_max = MOVES_MAX};
     const size_t ints = kv_cache_seq_ints(config, LEN_MAX);
     w->memory = calloc(N_SEQS * ints, sizeof *w->memory);

@@ -52,13 +52,31 @@ static inline void sim_check_position(const StepPlan *plan, const PlanSeq *p) {
               a->next_pos[i] <= a->n_prompt + MAX(a->ask->n_max - 1, 0));
 }
 
+/* Where a block for the disk tells its group and whose it is. */
+static inline void *sim_whose(const SimWorld *w, const KvMove *move) {
+    return (char *)move->bytes + w->plan->limits.block_bytes[move->group] - sizeof(int32_t);
+}
+
+static inline void sim_mark_block(SimWorld *w, const KvMove *move) {
+    const int32_t whose = w->block_salt[move->group][move->src] + SIM_SALTS_ALL * move->group;
+    memcpy(sim_whose(w, move), &whose, sizeof whose);
+    w->file.n_handed++;
+}
+
+static inline void sim_take_mark(SimWorld *w, const KvMove *move) {
+    int32_t whose;
+    memcpy(&whose, sim_whose(w, move), sizeof whose);
+    SIM_CHECK("K8 a block of another group", whose / SIM_SALTS_ALL == move->group);
+    w->block_salt[move->group][move->dst] = whose % SIM_SALTS_ALL;
+}
+
 static inline void sim_check_move(SimWorld *w, const KvMove *move) {
     int32_t *block = w->block_salt[move->group], *host = w->host_salt[move->group];
     switch (move->kind) {
         case KV_MOVE_COPY: block[move->dst] = block[move->src]; break;
         case KV_MOVE_SAVE: host[move->dst] = block[move->src]; return;
         case KV_MOVE_LOAD: block[move->dst] = host[move->src]; break;
-        case KV_MOVE_READ:
+        case KV_MOVE_READ: sim_mark_block(w, move); return;
         case KV_MOVE_WRITE: return;
     }
     SIM_CHECK("K4 a copy goes to a shared block",
@@ -293,6 +311,8 @@ static inline void sim_check_stats(SimWorld *w) {
     SIM_CHECK("S8 swapped", now.n_swapped == w->n_swapped);
     SIM_CHECK("S8 no counter of the tier falls",
               now.n_checksum_errors >= was->n_checksum_errors && now.host_kv_bytes_used >= 0);
+    SIM_CHECK("S8 no counter of the disk falls",
+              now.n_disk_written >= was->n_disk_written && now.n_disk_failed >= was->n_disk_failed);
     SIM_CHECK("K1 blocks",
               now.n_blocks_free + now.n_blocks_cached + now.n_blocks_used == now.n_blocks);
     w->stats = now;
@@ -317,9 +337,13 @@ static inline void sim_apply_event(SimWorld *w, const sluice_kv_event *event) {
     int32_t at = *link;
     if (event->kind == SLUICE_KV_STORED) {
         SIM_CHECK("K9 a block is stored twice", at == 0);
-        at = w->cached_free != 0 ? w->cached_free : ++w->n_cached_ever;
+        at = w->cached_free != 0 ? w->cached_free : w->n_cached_ever + 1;
         SIM_CHECK("K9 more blocks than there are", at < SIM_CACHED_MAX);
-        w->cached_free = w->cached[at].next;
+        if (at > w->n_cached_ever) {
+            w->n_cached_ever = at;
+        } else {
+            w->cached_free = w->cached[at].next;
+        }
         w->cached[at] = (SimCached){event->block_hash, event->group, medium, 0};
         *link = at;
         w->n_cached++;

@@ -14,7 +14,8 @@ enum {
     SIM_STOPS_MAX = 2,
     SIM_TENANTS = 3,
     SIM_EVENTS = 16384, /* that the ring keeps: more than one turn brings */
-    SIM_SALTS = 2
+    SIM_SALTS = 2,
+    SIM_SALTS_ALL = SIM_TENANTS * SIM_SALTS + 1 /* of all tenants; 0: nobody's */
 };
 
 typedef enum SimKind {
@@ -28,8 +29,20 @@ typedef enum SimKind {
     SIM_PAUSE,     /* nobody fetches events for `n` turns */
     SIM_NOMEM,     /* the next submission finds no memory */
     SIM_AUDIT,     /* the engine audits itself at a step */
-    SIM_CLOSE      /* the engine closes */
+    SIM_CLOSE,     /* the engine closes */
+    SIM_RESTART,   /* the process ends as `which` says, and another goes on with its file */
+    SIM_FULL,      /* the disk is full for `n` turns */
+    SIM_CLEAR      /* the cache is cleared */
 } SimKind;
+
+/* How a process ends. */
+typedef enum SimEnd {
+    SIM_END_QUIET,   /* nothing is lost */
+    SIM_END_TORN,    /* the end of the file is missing */
+    SIM_END_LOST,    /* some of what was written in the last `n` turns is missing */
+    SIM_END_FLIPPED, /* bits of the file are changed */
+    SIM_ENDS
+} SimEnd;
 
 typedef struct SimAsk {
     int32_t n_prompt, n_shared, base; /* the first n_shared tokens are those of the base */
@@ -58,9 +71,9 @@ typedef struct SimPlan {
     EngineLimits limits;
     sluice_policy policy;
     sluice_preempt preempt;
-    uint64_t hash_mask;
     int64_t us_per_step, us_per_token, us_per_move;
     int32_t move_faults; /* one in so many moves to and from the host */
+    int32_t n_records;   /* of the file that keeps the cache; 0: none */
     int32_t n_turns, n_items;
     SimItem item[SIM_ITEMS_MAX];
 } SimPlan;
@@ -184,6 +197,28 @@ static inline void sim_plan_fault(SimPlan *p, int32_t turn) {
                    : (int64_t)sim_draw(p, 60000) * 1000;
 }
 
+/* A file that keeps the cache, and processes that end. */
+static inline void sim_plan_disk(SimPlan *p) {
+    KvCacheConfig *kv = &p->limits.kv;
+    p->n_records = 0;
+    if (sim_one_in(p, 6)) (void)sim_plan_add(p, SIM_CLEAR, sim_draw(p, p->n_turns + 10));
+    if (!kv->prefix || !sim_one_in(p, 3)) return;
+    p->n_records = sim_one_in(p, 3) ? 1 + sim_draw(p, kv->n_blocks[0]) : kv->n_blocks[0];
+    for (int32_t g = 0; g < kv->n_groups; g++) { /* the last bytes tell whose block it is */
+        p->limits.block_bytes[g] =
+            kv->block_tokens * (int64_t)sizeof(FakeSlot) + (int64_t)sizeof(int32_t);
+    }
+    for (int32_t n = 1 + sim_draw(p, 3); n > 0; n--) {
+        SimItem *item = sim_plan_add(p, SIM_RESTART, 1 + sim_draw(p, p->n_turns + 10));
+        if (item == NULL) return;
+        item->which = sim_one_in(p, 2) ? SIM_END_QUIET : sim_draw(p, SIM_ENDS);
+        item->n = 1 + sim_draw(p, 30);
+        item->us = sim_draw(p, 1 << 30);
+    }
+    SimItem *item = sim_one_in(p, 3) ? sim_plan_add(p, SIM_FULL, sim_draw(p, p->n_turns)) : NULL;
+    if (item != NULL) item->n = 1 + sim_draw(p, 30), item->us = sim_draw(p, 1 << 30);
+}
+
 /* The world of a seed. n_turns: over which requests and faults come; 0: drawn. */
 static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
     p->seed = seed;
@@ -192,10 +227,11 @@ static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
     p->n_turns = n_turns > 0 ? n_turns : SIM_PICK(p, 3, 10, 40, 80, 150);
     p->policy = (sluice_policy)sim_draw(p, 5);
     p->preempt = (sluice_preempt)sim_draw(p, 3);
-    p->hash_mask = sim_one_in(p, 3) ? (uint64_t)SIM_PICK(p, 0, 3, 0xff) : UINT64_MAX;
+    const uint64_t hash_mask = sim_one_in(p, 3) ? (uint64_t)SIM_PICK(p, 0, 3, 0xff) : UINT64_MAX;
     p->us_per_step = SIM_PICK(p, 100, 1000, 1000, 30000);
     p->us_per_token = SIM_PICK(p, 1, 50, 50, 500);
     sim_plan_limits(p);
+    p->limits.kv.hash_ignored = ~hash_mask;
     sim_plan_tier(p);
     const int32_t often = SIM_PICK(p, 1, 2, 4), faults = SIM_PICK(p, 6, 20, 1000000);
     for (int32_t turn = 0; turn < p->n_turns; turn++) {
@@ -218,6 +254,7 @@ static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
         if (item != NULL) item->which = which, item->n = sim_draw(p, 10);
     }
     if (sim_one_in(p, 10)) (void)sim_plan_add(p, SIM_CLOSE, sim_draw(p, p->n_turns + 20));
+    sim_plan_disk(p);
 }
 
 static inline void sim_plan_halve(SimItem *item) {
@@ -234,8 +271,9 @@ static inline void sim_plan_halve(SimItem *item) {
 
 static inline const char *sim_plan_name(SimKind kind) {
     static const char *const names[] = {
-        "request",   "cancel", "cancel of strangers", "failed step", "nan",  "clock",
-        "slow step", "pause",  "no memory",           "audit",       "close"};
+        "request",   "cancel", "cancel of strangers", "failed step", "nan",   "clock",
+        "slow step", "pause",  "no memory",           "audit",       "close", "restart",
+        "full disk", "clear"};
     return names[kind];
 }
 
@@ -247,9 +285,10 @@ static inline void sim_plan_print(const SimPlan *p) {
     for (int32_t g = 0; g < l->kv.n_groups; g++) {
         printf(" %d (window %d, host %d)", l->kv.n_blocks[g], l->kv.window[g], l->kv.n_host[g]);
     }
-    printf(", flights %d, faults %d, prefix %d, policy %d, preempt %d, hash mask %llx\n",
-           l->kv.n_flights, p->move_faults, l->kv.prefix, (int)p->policy, (int)p->preempt,
-           (unsigned long long)p->hash_mask);
+    printf(
+        ", flights %d, faults %d, prefix %d, records %d, policy %d, preempt %d, hash mask %llx\n",
+        l->kv.n_flights, p->move_faults, l->kv.prefix, p->n_records, (int)p->policy,
+        (int)p->preempt, (unsigned long long)~l->kv.hash_ignored);
     for (int32_t i = 0; i < p->n_items; i++) {
         const SimItem *item = &p->item[i];
         const SimAsk *a = &item->ask;

@@ -2,7 +2,7 @@
  * checks, and somebody who fetches the events. */
 #pragma once
 
-#include "sim_check.h"
+#include "sim_disk.h"
 
 static SimWorld sim_world;
 
@@ -10,6 +10,10 @@ static SimWorld sim_world;
 
 static inline Status sim_model_run(void *self, const StepPlan *plan, StepResult *result, Err *err) {
     SimWorld *w = self;
+    if (w->engine == NULL) { /* it opens, and takes in its file */
+        for (int32_t i = 0; i < plan->moves.n; i++) sim_take_mark(w, &plan->moves.move[i]);
+        return fake_run(&w->model, plan, result, err);
+    }
     sim_check_step(w, plan);
     for (int32_t i = 0; i < w->engine->n_live; i++) {
         const Request *r = w->engine->live[i];
@@ -36,7 +40,8 @@ static inline Status sim_model_queue(void *self, const StepPlan *plan, StepResul
                                      Err *err) {
     const SimWorld *w = self;
     (void)plan, (void)result, (void)err;
-    SIM_CHECK("S3 no news wait for the next step", w->engine->n_said <= w->plan->limits.max_seqs);
+    SIM_CHECK("S3 no news wait for the next step",
+              w->engine == NULL || w->engine->n_said <= w->plan->limits.max_seqs);
     return OK;
 }
 
@@ -171,6 +176,9 @@ static inline void sim_do_item(SimWorld *w, const SimItem *item, int32_t i) {
         case SIM_PAUSE: w->paused_until = w->turn + item->n; break;
         case SIM_NOMEM: w->fails_memory = sim_heap_works; break;
         case SIM_CLOSE: w->closing = true; break;
+        case SIM_RESTART: w->restart = w->plan->n_records > 0 ? item : NULL; break;
+        case SIM_FULL: sim_disk_full(w, item); break;
+        case SIM_CLEAR: sim_disk_clear(w); break;
         case SIM_AUDIT:
         case SIM_NAN: break;
     }
@@ -191,10 +199,11 @@ static inline void sim_arm_nan(SimWorld *w, const SimItem *item) {
     w->has_nan = true;
 }
 
-static inline void sim_open(SimWorld *w, const SimPlan *plan) {
-    SimAsked *asked = w->asked;
-    *w = (SimWorld){.plan = plan, .asked = asked};
-    for (int32_t i = 0; i < plan->n_items; i++) asked[i].id = 0;
+/* An engine without any requests, in this turn of the world. */
+static inline void sim_open(SimWorld *w) {
+    const SimPlan *plan = w->plan;
+    const int64_t now_us = w->model.now_us;
+    for (int32_t i = 0; i < plan->n_items; i++) w->asked[i].id = 0;
     EngineConfig config = {.limits = plan->limits,
                            .policy = plan->policy,
                            .preempt = plan->preempt,
@@ -204,6 +213,7 @@ static inline void sim_open(SimWorld *w, const SimPlan *plan) {
                            .now_us = fake_now,
                            .clock = &w->model};
     (void)fake_open(&w->model, &plan->limits);
+    w->model.now_us = MAX(w->model.now_us, now_us);
     w->model.us_per_step = plan->us_per_step;
     w->model.us_per_token = plan->us_per_token;
     w->model.us_per_move = plan->us_per_move;
@@ -221,21 +231,27 @@ static inline void sim_open(SimWorld *w, const SimPlan *plan) {
         const SimItem *item = &plan->item[i];
         if (item->kind == SIM_NAN && !item->left_out) sim_arm_nan(w, item);
     }
+    sim_disk_open(w, &config);
     Err err = {0};
-    if (engine_open(&w->engine, &config, &err) != OK) sim_failed("open", 0, err.text);
-    w->engine->cache.radix.hash_mask = plan->hash_mask;
+    Engine *engine;
+    if (engine_open(&engine, &config, &err) != OK) sim_failed("open", 0, err.text);
+    w->engine = engine;
 }
 
 static inline void sim_turn(SimWorld *w) {
     sim_told->turn = w->turn;
     for (int32_t i = 0; i < w->plan->n_items; i++) {
         const SimItem *item = &w->plan->item[i];
-        if (item->at == w->turn && !item->left_out) sim_do_item(w, item, i);
+        if (item->left_out) continue;
+        if (item->kind == SIM_RESTART) sim_disk_remember(w, item);
+        if (item->at == w->turn) sim_do_item(w, item, i);
     }
     const int64_t now_us = w->model.now_us;
     sim_heap.n_calls = 0;
     sim_heap.watching = true;
+    sim_disk_limit(w, true);
     const bool some = engine_step(w->engine);
+    sim_disk_limit(w, false);
     sim_heap.watching = false;
     SIM_CHECK("S9 the heap is used in a step", sim_heap.n_calls == 0);
     SIM_CHECK("S3 nothing is computed", some || w->engine->n_live == 0);
@@ -278,20 +294,45 @@ static inline void sim_close_early(SimWorld *w) {
     }
 }
 
+/* The process ends, whatever its requests are at, and another goes on with its file. */
+static inline void sim_restart(SimWorld *w) {
+    const SimItem *item = w->restart;
+    const bool clock_jumped = w->clock_jumped;
+    sim_disk_note_warm(w);
+    sim_count(w);
+    w->closing = true;
+    sim_close_early(w);
+    sim_disk_spoil(w, item);
+    w->file.n_restarts++;
+    w->file.may_be_damaged = w->file.may_be_damaged || item->which != SIM_END_QUIET;
+    *w = (SimWorld){.plan = w->plan,
+                    .asked = w->asked,
+                    .turn = w->turn,
+                    .clock_jumped = clock_jumped,
+                    .model = {.now_us = w->model.now_us},
+                    .file = w->file};
+    sim_open(w);
+    sim_disk_check_restored(w, (SimEnd)item->which);
+}
+
 static inline void sim_run(const SimPlan *plan) {
     SimWorld *w = &sim_world;
-    sim_open(w, plan);
+    buf_free(&w->file.old);
+    sim_disk_begin();
+    *w = (SimWorld){.plan = plan, .asked = w->asked};
+    sim_open(w);
     const int64_t bound = sim_bound(plan);
     int32_t last = 0;
     for (int32_t i = 0; i < plan->n_items; i++) last = MAX(last, plan->item[i].at);
-    const Engine *e = w->engine;
-    for (w->turn = 0; w->turn <= last || e->n_live > 0 || e->n_said > 0; w->turn++) {
+    for (w->turn = 0; w->turn <= last || w->engine->n_live > 0 || w->engine->n_said > 0;
+         w->turn++) {
         sim_turn(w);
         if (w->closing) {
             sim_count(w);
             sim_close_early(w);
             return;
         }
+        if (w->restart != NULL) sim_restart(w);
         SIM_CHECK("S3 it never ends", w->turn < last + bound);
     }
     while (sim_poll(w)) continue;

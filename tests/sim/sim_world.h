@@ -33,6 +33,18 @@ typedef struct SimCached {
     int32_t next; /* in its bucket, or in the list of free ones; 0: none */
 } SimCached;
 
+/* What is known of the file that keeps the cache; it outlives the engine. */
+typedef struct SimFile {
+    Buf old;             /* its bytes some turns ago */
+    uint64_t n_drawn;    /* random numbers, for what is lost */
+    int32_t n_handed;    /* blocks that were handed to it since it was empty */
+    bool may_be_damaged; /* something has gone wrong with it */
+    int32_t full_until;  /* the turn */
+    int64_t full_bytes;  /* it cannot grow beyond */
+    int32_t n_restarts, n_warm;
+    uint64_t warm[SIM_CACHED_MAX]; /* prefixes that must come back */
+} SimFile;
+
 typedef struct SimWorld {
     const SimPlan *plan;
     FakeModel model;
@@ -46,12 +58,14 @@ typedef struct SimWorld {
     bool last_polled;         /* the next poll gives a request's slot back */
     int32_t n_unstarted_told; /* that the mailbox counts as waiting */
     bool fail_step, fails_memory, closing, has_nan, clock_jumped;
+    const SimItem *restart; /* now */
     int64_t slow_us, n_output;
     int32_t paused_until;
     sluice_stats stats;
     uint64_t n_events;                /* of the prefix cache, read so far */
     SimCached cached[SIM_CACHED_MAX]; /* the events, replayed; the first is not used */
     int32_t cached_bucket[SIM_CACHED_BUCKETS], cached_free, n_cached, n_cached_ever;
+    SimFile file;
 } SimWorld;
 
 /* Told to whoever runs the simulator from outside. */
@@ -60,6 +74,7 @@ typedef struct SimTold {
     int32_t turn;
     int64_t n_steps, n_requests, n_preempted, n_cancelled, n_hit_tokens, n_refused, n_errors;
     int64_t n_saved, n_loaded, n_checksum_errors, n_swaps;
+    int64_t n_restarts, n_restored, n_damaged;
 } SimTold;
 
 static SimTold *sim_told;
