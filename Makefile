@@ -210,6 +210,10 @@ fuzz: ## fuzz each target for seconds=N (10), starting from its corpus (only=NAM
 	@$(MAKE) --no-print-directory -j$$(nproc) config=fuzz tests
 	@tests/fuzz/run_fuzz build/fuzz $(or $(seconds),10) $(only)
 
+.PHONY: same-bits
+same-bits: $(BUILD)/tests/engine/test_same_bits ## requests=N (200) in every setting of the engine against each alone (minutes)
+	SLUICE_SAME_BITS=$(or $(requests),200) $(BUILD)/tests/engine/test_same_bits
+
 .PHONY: sim
 sim: $(BUILD)/tests/sim/sim ## simulate seeds=N new worlds (20000) and add them to tests/sim/totals.csv
 	@tests/sim/run_sim $(BUILD) $(or $(seeds),20000)

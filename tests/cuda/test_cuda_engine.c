@@ -4,7 +4,7 @@
 #include "cuda/cuda_shapes.h"
 #include "engine/same_bits.h"
 
-enum { PROMPT = 200, VOCAB = 1000 };
+enum { PROMPT = 200, VOCAB = 1000, N_REQUESTS = 12 };
 
 static void same_bits_on_the_gpu(void **state) {
     (void)state;
@@ -16,7 +16,7 @@ static void same_bits_on_the_gpu(void **state) {
             ints_push(&g.prompt, (int32_t)(rng_bits(3, i, (uint64_t)k) % VOCAB));
         open_shape(&m, &shapes[i], GOLDEN_CUDA);
         print_message("%s\n", shapes[i].name);
-        same_bits_of(&m, &g, DTYPE_BF16);
+        same_bits_of(&(Subject){&m, &g.prompt, DTYPE_BF16, N_REQUESTS}, NULL);
         golden_close_model(&m);
         golden_free(&g);
     }
@@ -50,19 +50,21 @@ static void takes_no_memory_when_ready(void **state) {
         static Answer answer[N_REQUESTS];
         GoldenModel m;
         Golden g = {.vocab = VOCAB};
-        const Setting setting = {8, 100, 16, 460, 1, true, 1, true, SLUICE_PREEMPT_SWAP, 4096};
+        const Setting setting = {8,    100,  16, 460, 1, true, 1, true, SLUICE_PREEMPT_SWAP,
+                                 4096, false};
+        const Subject subject = {&m, &g.prompt, DTYPE_BF16, N_REQUESTS};
         for (int32_t k = 0; k < PROMPT; k++) ints_push(&g.prompt, k);
         open_shape(&m, &shapes[i], GOLDEN_CUDA);
         counted = (Counted){*m.ctx.device->vtable, m.ctx.device->vtable};
         counted.vtable.alloc = count_alloc;
         counted.vtable.host_alloc = count_host_alloc;
         m.ctx.device->vtable = &counted.vtable;
-        Engine *engine = open_engine(&m, &setting, DTYPE_BF16);
+        Engine *engine = open_engine(&subject, &setting, NULL);
         assert_true(n_taken > 0);
         n_taken = 0;
         int64_t total, before, after;
         counted.real->memory(m.ctx.device, &total, &before);
-        for (int32_t k = 0; k < N_REQUESTS; k++) submit(engine, &g, k, &answer[k]);
+        for (int32_t k = 0; k < N_REQUESTS; k++) submit(engine, &subject, k, &answer[k]);
         run_all(engine);
         counted.real->memory(m.ctx.device, &total, &after);
         assert_int_equal(n_taken, 0);
