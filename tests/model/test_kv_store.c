@@ -1,5 +1,5 @@
-/* test_kv_store: the bytes of known models' caches, the layout that ops see, blocks copied and
- * moved. */
+/* test_kv_store: groups of layers, the layout that ops see, blocks copied and moved. The bytes of
+ * known models are in engine/test_kv_bytes. */
 #include "testing.h"
 
 #include "model/kv_store.h"
@@ -9,37 +9,6 @@ static void kv_config(ModelConfig *c, int32_t n_layers, int32_t n_kv_heads, int3
     c->n_layers = n_layers;
     c->n_kv_heads = n_kv_heads;
     c->head_dim = head_dim;
-}
-
-/* Bytes per token in bf16, the published figures. */
-static void kv_store_known_models(void **state) {
-    (void)state;
-    static const struct {
-        int32_t n_layers, n_kv_heads, head_dim;
-        int64_t bytes;
-    } models[] = {
-        {32, 32, 128, 524288},  /* Llama-2-7B, multi-head */
-        {80, 64, 128, 2621440}, /* 70B as if multi-head */
-        {80, 8, 128, 327680},   /* Llama-2/3-70B, grouped */
-        {80, 1, 128, 40960},    /* 70B as if multi-query */
-        {32, 8, 128, 131072},   /* Llama-3-8B, Mistral-7B, Mixtral */
-        {32, 1, 64, 8192},      /* Falcon-7B, multi-query */
-    };
-    for (size_t i = 0; i < ARRAY_LEN(models); i++) {
-        ModelConfig c;
-        kv_config(&c, models[i].n_layers, models[i].n_kv_heads, models[i].head_dim);
-        assert_int_equal(kv_store_groups(&c), 1);
-        for (int32_t block_tokens = 1; block_tokens <= 256; block_tokens *= 4) {
-            assert_int_equal(kv_store_block_bytes(&c, 0, block_tokens, DTYPE_BF16),
-                             models[i].bytes * block_tokens);
-            assert_int_equal(kv_store_block_bytes(&c, 0, block_tokens, DTYPE_F32),
-                             2 * models[i].bytes * block_tokens);
-        }
-    }
-    /* Llama-3-70B over 8 ranks, one head each: 40 KiB per token and device, 5 GiB for 128 k. */
-    ModelConfig c;
-    kv_config(&c, 80, 1, 128);
-    assert_int_equal(kv_store_block_bytes(&c, 0, 1, DTYPE_BF16) * 131072, (int64_t)5 << 30);
 }
 
 static void kv_store_window_groups(void **state) {
@@ -126,7 +95,6 @@ static void kv_store_refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kv_store_known_models),
         cmocka_unit_test(kv_store_window_groups),
         cmocka_unit_test(kv_store_moves_blocks),
         cmocka_unit_test(kv_store_refuses),
