@@ -11,6 +11,7 @@ Status cmd_bench_serve(const Config *config, Err *err) {
     LoadGaps gaps = {0};
     int64_t total_us = 0;
     LoadTarget target = {.url = config->url,
+                         .ca = config->tls_ca,
                          .path = config->endpoint,
                          .model = config->model_name,
                          .api_key = config->api_key,

@@ -180,6 +180,8 @@ typedef enum CommandBit {
     X(queue_timeout, NUMBER, "queue-timeout", 0, "S", "30", 0.01, 86400, CMD_SERVE,                \
       "seconds that a request may wait for its turn")                                              \
     X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
+    X(tls_ca, TEXT, "tls-ca", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                                \
+      "certificates to trust for https, PEM; default: the system's")                               \
     X(endpoint, TEXT, "endpoint", 0, "PATH", "/v1/completions", 0, 0, CMD_BENCH_SERVE,             \
       "/v1/completions (prompts of token ids) or /v1/chat/completions (of words)")                 \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \

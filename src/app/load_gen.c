@@ -1,25 +1,22 @@
 #include "app/load_gen.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "app/load_link.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "base/progress.h"
 
-enum { LOAD_EVENTS = 256, LOAD_READ_BYTES = 65536, LOAD_HOST_BYTES = 256, LOAD_ASK_SECONDS = 10 };
+enum { LOAD_EVENTS = 256, LOAD_READ_BYTES = 65536, LOAD_ASK_SECONDS = 10 };
 
 /* One request under way. */
 typedef struct LoadConn {
-    int fd;
+    LoadLink link;
     LoadRequest *request;
     Buf out; /* the request's bytes */
     size_t out_at;
@@ -33,8 +30,7 @@ typedef struct LoadGen {
     LoadPlan *plan;
     const LoadTarget *target;
     LoadGaps *gaps;
-    struct addrinfo *address;
-    char host[LOAD_HOST_BYTES];
+    LoadHost host;
     char *model;
     int epoll_fd;
     int64_t start_us, end_us;
@@ -43,25 +39,6 @@ typedef struct LoadGen {
     Progress *progress;
 } LoadGen;
 
-static Status load_gen_address(LoadGen *gen, Err *err) {
-    Str url = str_from(gen->target->url);
-    if (!str_starts_with(url, "http://"))
-        FAIL(err, ERR_ARG, "'%s' does not begin with http://", gen->target->url);
-    Str host = str_slice(url, 7, url.len);
-    while (host.len > 0 && host.ptr[host.len - 1] == '/') host.len--;
-    if (host.len == 0 || host.len >= LOAD_HOST_BYTES)
-        FAIL(err, ERR_ARG, "'%s' names no host", gen->target->url);
-    memcpy(gen->host, host.ptr, host.len);
-    char name[LOAD_HOST_BYTES], *port;
-    memcpy(name, gen->host, sizeof name);
-    port = strrchr(name, ':');
-    if (port != NULL) *port++ = '\0';
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    int failed = getaddrinfo(name, port != NULL ? port : "80", &hints, &gen->address);
-    if (failed != 0) FAIL(err, ERR_IO, "cannot find '%s': %s", gen->host, gai_strerror(failed));
-    return OK;
-}
-
 /* ---- one connection ---- */
 
 /* Keeps what the first request that failed was told. */
@@ -69,7 +46,8 @@ static void load_gen_note(LoadPlan *plan, const LoadConn *conn) {
     if (conn->request->good || plan->failure[0] != '\0') return;
     const Str said = buf_str(&conn->line);
     if (conn->request->http_code == 0) {
-        snprintf(plan->failure, sizeof plan->failure, "no answer");
+        snprintf(plan->failure, sizeof plan->failure, "%s",
+                 conn->link.failure != NULL ? conn->link.failure : "no answer");
     } else {
         snprintf(plan->failure, sizeof plan->failure, "HTTP %d%s %.*s", conn->request->http_code,
                  conn->request->http_code == 200 ? ", then the stream broke off" : "",
@@ -78,8 +56,8 @@ static void load_gen_note(LoadPlan *plan, const LoadConn *conn) {
 }
 
 static void load_gen_finish(LoadGen *gen, LoadConn *conn) {
-    close(conn->fd);
     load_gen_note(gen->plan, conn);
+    load_link_close(&conn->link);
     buf_free(&conn->out);
     buf_free(&conn->in);
     buf_free(&conn->line);
@@ -92,9 +70,7 @@ static void load_gen_finish(LoadGen *gen, LoadConn *conn) {
 }
 
 static void load_gen_send(LoadGen *gen, LoadRequest *request) {
-    int fd = socket(gen->address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1;
     LoadConn *conn = mem_alloc(sizeof *conn);
-    conn->fd = fd;
     conn->request = request;
     conn->chunk_left = -1;
     gen->running[request - gen->plan->request] = conn;
@@ -102,26 +78,24 @@ static void load_gen_send(LoadGen *gen, LoadRequest *request) {
     gen->n_sent++;
     request->sent_us = clock_us() - gen->start_us;
     request->n_prompt_seen = request->n_cached = -1;
-    if (fd < 0 || (connect(fd, gen->address->ai_addr, gen->address->ai_addrlen) != 0 &&
-                   errno != EINPROGRESS)) {
+    if (!load_link_open(&conn->link, &gen->host, 0)) {
         load_gen_finish(gen, conn);
         return;
     }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     Buf body = {0};
     load_plan_body(gen->plan, request, gen->model, strstr(gen->target->path, "chat") != NULL,
                    &body);
     buf_append_format(&conn->out,
                       "POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
                       "connection: close\r\ncontent-length: %zu\r\n",
-                      gen->target->path, gen->host, body.len);
+                      gen->target->path, gen->host.host, body.len);
     if (gen->target->api_key != NULL)
         buf_append_format(&conn->out, "authorization: Bearer %s\r\n", gen->target->api_key);
     buf_append_text(&conn->out, "\r\n");
     buf_append_str(&conn->out, buf_str(&body));
     buf_free(&body);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT, .data.ptr = conn};
-    epoll_ctl(gen->epoll_fd, EPOLL_CTL_ADD, fd, &event);
+    epoll_ctl(gen->epoll_fd, EPOLL_CTL_ADD, conn->link.fd, &event);
 }
 
 void load_gen_gap(LoadGaps *gaps, int64_t us) {
@@ -232,7 +206,7 @@ static size_t load_gen_parse(LoadGen *gen, LoadConn *conn) {
 static void load_gen_read(LoadGen *gen, LoadConn *conn) {
     for (;;) {
         if (!buf_reserve(&conn->in, LOAD_READ_BYTES)) break;
-        ssize_t n = recv(conn->fd, conn->in.data + conn->in.len, LOAD_READ_BYTES, 0);
+        ssize_t n = load_link_read(&conn->link, conn->in.data + conn->in.len, LOAD_READ_BYTES);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
         if (n <= 0) break;
         conn->in.len += (size_t)n;
@@ -245,42 +219,51 @@ static void load_gen_read(LoadGen *gen, LoadConn *conn) {
     load_gen_finish(gen, conn);
 }
 
+/* False: the handshake is not over, or failed. */
+static bool load_gen_shake(LoadGen *gen, LoadConn *conn) {
+    if (conn->link.shaken) return true;
+    const int over = load_link_shake(&conn->link);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
+    if (over > 0 || load_link_wants_write(&conn->link)) event.events |= EPOLLOUT;
+    epoll_ctl(gen->epoll_fd, EPOLL_CTL_MOD, conn->link.fd, &event);
+    if (over < 0) load_gen_finish(gen, conn);
+    return over > 0;
+}
+
 static void load_gen_write(LoadGen *gen, LoadConn *conn) {
     while (conn->out_at < conn->out.len) {
-        ssize_t n = send(conn->fd, conn->out.data + conn->out_at, conn->out.len - conn->out_at,
-                         MSG_NOSIGNAL);
+        ssize_t n = load_link_write(&conn->link, conn->out.data + conn->out_at,
+                                    conn->out.len - conn->out_at);
         if (n < 0) return; /* an error shows when reading */
         conn->out_at += (size_t)n;
     }
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = conn};
-    epoll_ctl(gen->epoll_fd, EPOLL_CTL_MOD, conn->fd, &event);
+    epoll_ctl(gen->epoll_fd, EPOLL_CTL_MOD, conn->link.fd, &event);
 }
 
 /* ---- which model ---- */
 
 /* The whole reply of GET /v1/models, in out. */
 static Status load_gen_ask_models(const LoadGen *gen, Buf *out, Err *err) {
-    const int fd = socket(gen->address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const struct timeval most = {.tv_sec = LOAD_ASK_SECONDS};
+    LoadLink link;
     Buf request = {0};
     buf_append_format(&request, "GET /v1/models HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n",
-                      gen->host);
+                      gen->host.host);
     if (gen->target->api_key != NULL)
         buf_append_format(&request, "authorization: Bearer %s\r\n", gen->target->api_key);
     buf_append_text(&request, "\r\n");
-    bool good = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
-                connect(fd, gen->address->ai_addr, gen->address->ai_addrlen) == 0 &&
-                send(fd, request.data, request.len, MSG_NOSIGNAL) == (ssize_t)request.len;
+    bool good = load_link_open(&link, &gen->host, LOAD_ASK_SECONDS) && load_link_shake(&link) > 0 &&
+                load_link_write(&link, request.data, request.len) == (ssize_t)request.len;
     for (ssize_t n = 1; good && n > 0;) {
         if (!buf_reserve(out, LOAD_READ_BYTES)) break;
-        n = recv(fd, out->data + out->len, LOAD_READ_BYTES, 0);
+        n = load_link_read(&link, out->data + out->len, LOAD_READ_BYTES);
         good = n >= 0;
         out->len += (size_t)MAX(n, (ssize_t)0);
     }
     const int error = errno;
-    if (fd >= 0) close(fd);
+    load_link_close(&link);
     buf_free(&request);
-    if (!good) FAIL(err, ERR_IO, "cannot reach '%s': %s", gen->host, strerror(error));
+    if (!good) FAIL(err, ERR_IO, "cannot reach '%s': %s", gen->host.host, strerror(error));
     return OK;
 }
 
@@ -342,6 +325,7 @@ static void load_gen_loop(LoadGen *gen) {
         int n = epoll_wait(gen->epoll_fd, event, LOAD_EVENTS, wait_ms < 0 ? 1000 : wait_ms);
         for (int i = 0; i < n; i++) {
             LoadConn *conn = event[i].data.ptr;
+            if (!load_gen_shake(gen, conn)) continue;
             if (event[i].events & EPOLLOUT) load_gen_write(gen, conn);
             if (event[i].events & ~(uint32_t)EPOLLOUT) load_gen_read(gen, conn);
         }
@@ -352,30 +336,27 @@ static void load_gen_loop(LoadGen *gen) {
     }
 }
 
+static void load_gen_play(LoadGen *gen, int64_t *total_us) {
+    gen->running = mem_alloc((size_t)gen->plan->n_requests * sizeof(LoadConn *));
+    gen->progress = progress_open("requests", gen->plan->n_requests, "answered");
+    gen->start_us = gen->end_us = clock_us();
+    load_gen_loop(gen);
+    progress_close(gen->progress);
+    *total_us = gen->end_us - gen->start_us;
+    mem_free(gen->running);
+}
+
 Status load_gen_run(LoadPlan *plan, const LoadTarget *target, LoadGaps *gaps, int64_t *total_us,
                     Err *err) {
     LoadGen gen = {.plan = plan, .target = target, .gaps = gaps};
-    TRY(load_gen_address(&gen, err));
-    const Status named = load_gen_model(&gen, err);
-    if (named != OK) {
-        freeaddrinfo(gen.address);
-        return named;
-    }
+    TRY(load_host_open(&gen.host, target->url, target->ca, err));
+    Status status = load_gen_model(&gen, err);
     gen.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (gen.epoll_fd < 0) {
-        freeaddrinfo(gen.address);
-        mem_free(gen.model);
-        FAIL(err, ERR_IO, "cannot make an epoll descriptor: %s", strerror(errno));
-    }
-    gen.running = mem_alloc((size_t)plan->n_requests * sizeof(LoadConn *));
-    gen.progress = progress_open("requests", plan->n_requests, "answered");
-    gen.start_us = gen.end_us = clock_us();
-    load_gen_loop(&gen);
-    progress_close(gen.progress);
-    *total_us = gen.end_us - gen.start_us;
-    close(gen.epoll_fd);
-    freeaddrinfo(gen.address);
-    mem_free(gen.running);
+    if (status == OK && gen.epoll_fd < 0)
+        status = err_set(err, ERR_IO, "cannot make an epoll descriptor: %s", strerror(errno));
+    if (status == OK) load_gen_play(&gen, total_us);
+    if (gen.epoll_fd >= 0) close(gen.epoll_fd);
+    load_host_close(&gen.host);
     mem_free(gen.model);
-    return OK;
+    return status;
 }

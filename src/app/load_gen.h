@@ -7,7 +7,8 @@
 #include "app/load_plan.h"
 
 typedef struct LoadTarget {
-    const char *url;       /* http://HOST:PORT */
+    const char *url;       /* http://HOST:PORT or https://HOST:PORT */
+    const char *ca;        /* file of certificates to trust; NULL: the system's */
     const char *path;      /* /v1/completions */
     const char *model;     /* name to ask for; NULL: the first that the server has */
     const char *api_key;   /* or NULL */

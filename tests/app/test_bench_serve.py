@@ -4,6 +4,8 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
+import ssl
 import statistics
 import subprocess
 import tempfile
@@ -208,6 +210,53 @@ class BenchServe(unittest.TestCase):
         self.assertEqual(result["completed"], 0)
         self.assertIn("broke off", errors)
         self.assertIn("no request got its whole answer", errors)
+
+    def certificate(self, *names):
+        cert, key = (os.path.join(self.folder.name, n) for n in ("cert.pem", "key.pem"))
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                        "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-keyout", key,
+                        "-out", cert, "-subj", "/CN=load", "-addext",
+                        "subjectAltName=" + ",".join(names)], check=True, capture_output=True)
+        return cert, key
+
+    def serve_tls(self, *names):
+        """The server speaks TLS from now on; returns its certificate."""
+        cert, key = self.certificate(*names)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        # Each connection shakes hands in its own thread.
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True,
+                                                 do_handshake_on_connect=False)
+        return cert
+
+    @unittest.skipUnless(shutil.which("openssl"), "needs openssl")
+    def test_https(self):
+        cert = self.serve_tls("DNS:localhost", "IP:127.0.0.1")
+        for host in ("localhost", "127.0.0.1"):
+            url = f"https://{host}:{self.server.server_port}/"
+            _, result, _ = self.run_load("--url", url, "--tls-ca", cert, "--requests", "12",
+                                         "--input-len", "60000", "--rate", "100")
+            self.assertEqual((result["completed"], result["total_output_tokens"]), (12, 60))
+        self.assertEqual({len(b["prompt"]) for b in self.server.bodies}, {60000})
+
+    @unittest.skipUnless(shutil.which("openssl"), "needs openssl")
+    def test_https_that_is_not_to_trust(self):
+        cert = self.serve_tls("DNS:other.example")
+        url = f"https://127.0.0.1:{self.server.server_port}"
+        for more in ([], ["--tls-ca", cert]):  # by nobody known; of another name
+            _, _, errors = self.run_load("--url", url, "--model-name", "m", *more, code=1)
+            self.assertIn("its certificate is not one to trust", errors)
+        _, _, errors = self.run_load("--url", url, "--tls-ca", "/nonexistent", code=1)
+        self.assertIn("cannot read certificates from '/nonexistent'", errors)
+        self.assertEqual([], self.server.bodies)
+
+    def test_urls(self):
+        """Any of a name's addresses; what is no URL of a server is told."""
+        self.run_load("--url", f"http://localhost:{self.server.server_port}", "--requests", "1")
+        for url, word in (("ftp://x", "http:// or https://"), ("http://", "HOST"),
+                          ("http://[::1:80", "']'"), ("http://x/v1", "HOST")):
+            _, _, errors = self.run_load("--url", url, code=2)
+            self.assertIn(word, errors)
 
     def test_nobody_there(self):
         done = subprocess.run([SLUICE, "bench-serve", "--url", "http://127.0.0.1:1"], text=True,
