@@ -219,7 +219,10 @@ async function showModel() {
     $("model").textContent = `${model.id} · ${model.max_model_len.toLocaleString()} tokens of context`;
   } catch (error) {
     $("model").textContent = error.message;
-    if (error.status === 401) openPanel(true);
+    if (error.status === 401) {
+      openPanel(true);
+      $("key").focus();
+    }
   }
 }
 

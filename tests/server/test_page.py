@@ -335,6 +335,8 @@ class Page(unittest.TestCase):
             page.reload()
             expect(page.locator("#panel")).to_be_visible()  # it asks for the key by itself
             expect(page.locator("#model")).to_contain_text("API key")
+            expect(page.locator("#key")).to_be_focused()
+            expect(page.locator("#key")).to_be_in_viewport()
         finally:
             self.assertEqual(server.stop(), 0)
         self.assertNotIn("sesame-open", "".join(server.log))
