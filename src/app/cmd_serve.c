@@ -96,6 +96,7 @@ static ServerLimits cmd_serve_limits(const Config *config) {
     limits.logprobs_max = config->max_logprobs;
     limits.queue_us_max = cmd_serve_us(config->queue_timeout);
     limits.request_us_max = cmd_serve_us(config->request_timeout);
+    limits.ping_us = cmd_serve_us(config->ping_interval);
     return limits;
 }
 

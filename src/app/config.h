@@ -179,6 +179,8 @@ typedef enum CommandBit {
       "seconds in which a client may read nothing of its reply")                                   \
     X(queue_timeout, NUMBER, "queue-timeout", 0, "S", "30", 0.01, 86400, CMD_SERVE,                \
       "seconds that a request may wait for its turn")                                              \
+    X(ping_interval, NUMBER, "ping-interval", 0, "S", "15", 0, 86400, CMD_SERVE,                   \
+      "seconds of silence after which a stream gets a comment; 0: never")                          \
     X(url, TEXT, "url", 0, "URL", "http://127.0.0.1:8000", 0, 0, CMD_BENCH_SERVE, "of the server") \
     X(tls_ca, TEXT, "tls-ca", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE,                                \
       "certificates to trust for https, PEM; default: the system's")                               \

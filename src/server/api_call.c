@@ -271,6 +271,7 @@ void api_call_send(ApiCall *call, Str json) {
 void api_call_send_named(ApiCall *call, const char *name, Str json) {
     api_call_begin_stream(call);
     call->n_sent++;
+    call->sent_us = clock_us();
     Buf frame = {0};
     if (name != NULL) buf_append_format(&frame, "event: %s\n", name);
     buf_append_text(&frame, "data: ");
@@ -278,6 +279,18 @@ void api_call_send_named(ApiCall *call, const char *name, Str json) {
     buf_append_text(&frame, "\n\n");
     http_stream_write(call->exchange, buf_str(&frame));
     buf_free(&frame);
+}
+
+void api_call_ping(ApiCall *call, int64_t now_us) {
+    const ServerLimits *limits = &call->server->options.limits;
+    /* Until a request has left the queue, the status may still be that of a refusal. */
+    const int64_t first_us = MAX(limits->ping_us, limits->queue_us_max);
+    if (!call->params.stream || call->n_open == 0) return;
+    if (call->sent_us != 0 && now_us - call->sent_us < limits->ping_us) return;
+    if (call->sent_us == 0 && now_us - http_start_us(call->exchange) < first_us) return;
+    api_call_begin_stream(call);
+    call->sent_us = now_us;
+    http_stream_write(call->exchange, STR_LIT(": keep-alive\n\n"));
 }
 
 const char *api_call_miss_text(sluice_miss miss) {

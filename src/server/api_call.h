@@ -108,6 +108,7 @@ struct ApiCall {
     int32_t n_open; /* engine requests without their last event */
     bool stream_begun;
     int64_t n_sent;       /* frames of the stream */
+    int64_t sent_us;      /* when the last of them was written; 0: none */
     sluice_error failure; /* of any sequence */
     int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens, n_reasoning_tokens;
     int64_t queue_us; /* the longest of its requests */
@@ -131,6 +132,10 @@ void api_call_event(ApiCall *call, const sluice_event *event);
 void api_call_send(ApiCall *call, Str json);
 /* The same with an event's name (Anthropic, Responses). */
 void api_call_send_named(ApiCall *call, const char *name, Str json);
+
+/* The event thread's: a stream that has been silent for the server's ping_us gets a comment, which
+ * clients skip, so that nobody between takes the connection for dead. */
+void api_call_ping(ApiCall *call, int64_t now_us);
 
 /* Why the cache gave fewer tokens, in a word. */
 const char *api_call_miss_text(sluice_miss miss);

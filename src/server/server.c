@@ -47,11 +47,26 @@ void server_submit_unlock(Server *server) {
     pthread_mutex_unlock(&server->submit_lock);
 }
 
+/* A call in the list has been submitted, and stays as long as the lock is held. */
+static void server_ping(Server *server, int64_t now_us) {
+    pthread_mutex_lock(&server->calls_lock);
+    for (ApiCall *call = server->calls; call != NULL; call = call->next)
+        api_call_ping(call, now_us);
+    pthread_mutex_unlock(&server->calls_lock);
+}
+
 /* Turns the engine's events into replies. */
 static void *server_events_main(void *context) {
     Server *server = context;
+    const int64_t ping_us = server->options.limits.ping_us;
+    int64_t pinged_us = clock_us();
     while (!atomic_load(&server->stop_events)) {
         sluice_event event;
+        const int64_t now_us = clock_us();
+        if (ping_us > 0 && now_us - pinged_us > ping_us / 4) {
+            pinged_us = now_us;
+            server_ping(server, now_us);
+        }
         if (!sluice_poll(server->engine, SERVER_POLL_US, &event)) continue;
         server_submit_lock(server);
         server_submit_unlock(server);
@@ -120,7 +135,8 @@ ServerLimits server_limits_default(void) {
                           .parts_max = 8192,
                           .logprobs_max = 1 << 18,
                           .queue_us_max = 30 * 1000000,
-                          .request_us_max = 600 * 1000000LL};
+                          .request_us_max = 600 * 1000000LL,
+                          .ping_us = 15 * 1000000};
 }
 
 static Status server_start(Server *server, Err *err) {

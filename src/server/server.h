@@ -19,6 +19,7 @@ typedef struct ServerLimits {
     int64_t logprobs_max;            /* figures of one request: see api_logprobs_check */
     int64_t queue_us_max;            /* until the engine begins with a request */
     int64_t request_us_max;          /* until its last token */
+    int64_t ping_us;                 /* of silence, then a stream gets a comment; 0: never */
 } ServerLimits;
 
 /* What may change while the server runs. */

@@ -207,6 +207,30 @@ class Times(unittest.TestCase):
         finally:
             self.assertEqual(0, server.stop())
 
+    def test_silence(self):
+        """A stream that is silent while its prompt is read gets comments, which are no events; none
+        before the queue's time is over, when its status may still be a refusal."""
+        body = {"prompt": [7] * 1000, "max_tokens": 3, "temperature": 0, "stream": True}
+        replies = []
+        for arguments in (("--ping-interval", "0.01", "--queue-timeout", "0.01"),
+                          ("--ping-interval", "0.01"), ("--ping-interval", "0")):
+            server = Server("--chunk", "4", *arguments)  # a long prefill, and nobody else
+            try:
+                for path, more in (("/v1/completions", {}),
+                                   ("/v1/messages", {"messages": [{"role": "user", "content":
+                                                                   "word " * 400}]})):
+                    status, _, data = server.request("POST", path, {**body, **more})
+                    self.assertEqual(200, status, data)
+                    frames = data.decode().split("\n\n")
+                    silent = [i for i, frame in enumerate(frames) if frame == ": keep-alive"]
+                    self.assertEqual(len(arguments) == 4, silent[:1] == [0], (arguments, frames))
+                    said = "".join(re.findall(r'"text":"(.*?)"', data.decode()))
+                    replies.append((path, said, frames[-2].split("\n")[-1]))
+            finally:
+                self.assertEqual(0, server.stop())
+        self.assertEqual(replies[:2], replies[2:4])
+        self.assertEqual(replies[:2], replies[4:])
+
     def test_slow_clients(self):
         """Slow in the header, the body, between requests; a neighbour is answered all the time."""
         server = Server("--header-timeout", "1", "--idle-timeout", "2", "--body-rate", "1000")
