@@ -134,6 +134,7 @@ static Status cmd_serve_server(Serve *serve, const sluice_engine_plan *plan, Err
                              .secrets = secrets_view(&serve->secrets),
                              .stall_us_max = cmd_serve_us(config->watchdog),
                              .log_content = config->log_content,
+                             .reasoning_content = config->reasoning_content,
                              .plan = plan,
                              .limits = cmd_serve_limits(config)};
     if (config->receipts != NULL) TRY(cmd_serve_receipts(serve, plan, &options, err));

@@ -143,6 +143,8 @@ typedef enum CommandBit {
       "seconds between the lines on throughput while there is work")                               \
     X(log_content, FLAG, "log-content", 0, NULL, "", 0, 0, CMD_SERVE,                              \
       "what clients ask and get goes into the log too")                                            \
+    X(reasoning_content, FLAG, "reasoning-content", 0, NULL, "", 0, 0, CMD_SERVE,                  \
+      "tell the reasoning of chats also as reasoning_content, its older name")                     \
     X(watchdog, NUMBER, "watchdog", 0, "S", "300", 0, 1e6, CMD_SERVE,                              \
       "end when the engine stands still for S seconds; /ready fails after S/5; 0: never")          \
     X(drain_timeout, INT, "drain-timeout", 0, "S", "30", 0, 86400, CMD_SERVE,                      \

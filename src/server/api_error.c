@@ -52,7 +52,8 @@ void api_error_body(Buf *out, ApiDialect dialect, int32_t code, const char *text
         buf_append_text(out, ",\"param\":");
         api_error_write_or_null(out, param);
         buf_append_text(out, ",\"code\":");
-        api_error_write_or_null(out, row->openai_code);
+        const bool of_model = code == 404 && param != NULL && strcmp(param, "model") == 0;
+        api_error_write_or_null(out, of_model ? "model_not_found" : row->openai_code);
     }
     buf_append_text(out, "}}");
 }

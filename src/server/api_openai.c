@@ -115,6 +115,13 @@ static void api_openai_text_field(const char *name, Str text, Buf *out) {
     json_write_str(out, text);
 }
 
+/* Under its older name too, where that is wanted. */
+static void api_openai_reasoning(const ApiCall *call, Str text, Buf *out) {
+    api_openai_text_field("reasoning", text, out);
+    if (call->server->options.reasoning_content)
+        api_openai_text_field("reasoning_content", text, out);
+}
+
 /* A call's beginning (id, type, name) and its next arguments; or only these. */
 static void api_openai_chat_call(const ApiItem *item, int32_t index, Str arguments, Buf *out) {
     buf_append_byte(out, '{');
@@ -176,8 +183,7 @@ static void api_openai_chat_chunk(ApiCall *call, int32_t index, ApiChoice *choic
     choice->started = true;
     if (delta->content.len > 0 || delta->reasoning.len + delta->calls.len == 0)
         api_openai_text_field("content", buf_str(&delta->content), &chunk);
-    if (delta->reasoning.len > 0)
-        api_openai_text_field("reasoning", buf_str(&delta->reasoning), &chunk);
+    if (delta->reasoning.len > 0) api_openai_reasoning(call, buf_str(&delta->reasoning), &chunk);
     if (delta->calls.len > 0) {
         if (chunk.data[chunk.len - 1] != '{') buf_append_byte(&chunk, ',');
         buf_append_text(&chunk, "\"tool_calls\":[");
@@ -209,7 +215,7 @@ static void api_openai_chat_event(ApiCall *call, const sluice_event *event) {
     buf_free(&delta.calls);
 }
 
-static void api_openai_chat_message(const ApiChoice *choice, Buf *out) {
+static void api_openai_chat_message(const ApiCall *call, const ApiChoice *choice, Buf *out) {
     Buf content = {0}, reasoning = {0};
     int32_t n_calls = api_answer_n_calls(choice), n = 0;
     buf_append_text(out, "{\"role\":\"assistant\"");
@@ -220,7 +226,7 @@ static void api_openai_chat_message(const ApiChoice *choice, Buf *out) {
     }
     buf_append_text(out, ",\"refusal\":null");
     if (api_answer_text(choice, CHAT_REASONING, &reasoning))
-        api_openai_text_field("reasoning", buf_str(&reasoning), out);
+        api_openai_reasoning(call, buf_str(&reasoning), out);
     for (int32_t i = 0; i < choice->n_items; i++) {
         if (choice->item[i].kind != CHAT_CALL) continue;
         buf_append_text(out, n++ == 0 ? ",\"tool_calls\":[" : ",");
@@ -234,7 +240,7 @@ static void api_openai_chat_message(const ApiChoice *choice, Buf *out) {
 static void api_openai_chat_choice(const ApiCall *call, int32_t index, Buf *out) {
     const ApiChoice *choice = &call->choice[index];
     buf_append_format(out, "{\"index\":%d,\"message\":", index);
-    api_openai_chat_message(choice, out);
+    api_openai_chat_message(call, choice, out);
     buf_append_byte(out, ',');
     api_openai_chat_logprobs_field(call, choice, out);
     buf_append_byte(out, ',');

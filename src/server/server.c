@@ -92,17 +92,27 @@ static void server_quote_path(const char *path, char out[2 * SERVER_PATH_LOGGED 
     out[n] = '\0';
 }
 
+/* Which further try it is, as OpenAI's and Anthropic's clients say; NULL: the first. */
+static const char *server_retry_count(const HttpExchange *exchange) {
+    const char *count = http_header(exchange, "x-stainless-retry-count");
+    const bool sound = count != NULL && count[0] != '\0' && strlen(count) < 4 &&
+                       strspn(count, "0123456789") == strlen(count);
+    return sound && strcmp(count, "0") != 0 ? count : NULL;
+}
+
 /* Counts a request that is over, and tells the log of those that people ask. */
 static void server_http_done(void *context, const HttpExchange *exchange, int32_t code) {
     Server *server = context;
     const char *method = http_method(exchange), *path = http_path(exchange);
     char quoted[2 * SERVER_PATH_LOGGED + 1];
+    const char *retry = server_retry_count(exchange);
     int32_t route = route_find(method, path);
     server_quote_path(path, quoted);
     server_metrics_http_done(&server->metrics, route, code);
     log_line(route_is_probe(route) ? LOG_DEBUG : LOG_INFO, "http",
-             "%s \"%s %s\" %d peer=%s ms=%.1f", http_id(exchange), method, quoted, code,
-             http_peer(exchange), (double)(clock_us() - http_start_us(exchange)) * 1e-3);
+             "%s \"%s %s\" %d peer=%s ms=%.1f%s%s", http_id(exchange), method, quoted, code,
+             http_peer(exchange), (double)(clock_us() - http_start_us(exchange)) * 1e-3,
+             retry != NULL ? " retry=" : "", retry != NULL ? retry : "");
 }
 
 /* The last part of the model's path, without its extension. */

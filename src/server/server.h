@@ -41,6 +41,7 @@ typedef struct ServerOptions {
      * for a thirtieth: /health says so, and the log. 0: never. */
     int64_t stall_us_max;
     bool log_content;         /* what clients ask and get goes into the log */
+    bool reasoning_content;   /* reasoning of chats is told under that name too */
     const char *receipts_dir; /* NULL: no receipts are written */
     int64_t receipts_max;     /* files in it at most */
     ReceiptBuild build;       /* that they name */

@@ -130,8 +130,9 @@ class OpenAi(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError) as caught:
             self.chat(temperature=3)
         self.assertEqual(caught.exception.param, "temperature")
-        with self.assertRaises(openai.NotFoundError):
+        with self.assertRaises(openai.NotFoundError) as caught:
             self.chat(model="other")
+        self.assertEqual(caught.exception.code, "model_not_found")
         with self.assertRaises(openai.NotFoundError):
             self.client.models.retrieve("other")
         with self.assertRaises(openai.AuthenticationError) as caught:

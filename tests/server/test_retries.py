@@ -53,7 +53,7 @@ class Retries(unittest.TestCase):
     def refusals(self, path):
         return sum(f'"POST {path}" 429' in line for line in list(self.server.log))
 
-    def check(self, path, ask):
+    def check(self, path, ask, counted=True):
         """ask() is refused at first, and has its answer after Retry-After."""
         before, stop = self.refusals(path), threading.Event()
         answers = []
@@ -76,6 +76,9 @@ class Retries(unittest.TestCase):
         self.assertTrue(answers[0])
         self.assertGreater(self.refusals(path), before)
         self.assertGreaterEqual(time.monotonic() - start, 0.9)  # what Retry-After says at least
+        if counted:  # the log has which try it was
+            self.assertTrue(any(f'"POST {path}" 200' in line and " retry=" in line
+                                for line in list(self.server.log)))
 
     @unittest.skipIf(openai is None, "the openai package is not installed")
     def test_openai(self):
@@ -92,7 +95,7 @@ class Retries(unittest.TestCase):
     def test_litellm(self):
         ask = {**ASK, "model": "openai/" + MODEL, "api_base": self.url + "/v1", "api_key": "x"}
         self.check("/v1/chat/completions", lambda: litellm.completion(
-            **ask, num_retries=3).choices[0].message.content)
+            **ask, num_retries=3).choices[0].message.content, counted=False)
 
     @unittest.skipIf(langchain_openai is None, "the langchain-openai package is not installed")
     def test_langchain(self):

@@ -194,6 +194,7 @@ class Chat(unittest.TestCase):
         message = joined(server.stream("/v1/chat/completions", body))
         self.assertEqual((message["reasoning"], message["content"]),
                          ("\nA question.\n", "It is sunny."))
+        self.assertNotIn("reasoning_content", reply["choices"][0]["message"])
         hidden = server.post("/v1/chat/completions", {**body, "include_reasoning": False})
         self.assertNotIn("reasoning", hidden["choices"][0]["message"])
         tokens = reply["usage"]["prompt_tokens"]
@@ -201,6 +202,19 @@ class Chat(unittest.TestCase):
                      {"chat_template_kwargs": {"enable_thinking": False}}):
             less = server.post("/v1/chat/completions", {**body, **more})
             self.assertEqual(less["usage"]["prompt_tokens"], tokens + 1)
+
+    def test_reasoning_content(self):
+        """The older name beside the newer, when the server is told so."""
+        server = Server(os.path.join(folder.name, "hermes"), "--reasoning-content")
+        self.addCleanup(lambda: self.assertEqual(0, server.stop()))
+        body = {"messages": ask("Hello 2")["messages"]}
+        message = server.post("/v1/chat/completions", body)["choices"][0]["message"]
+        self.assertEqual([message[k] for k in ("reasoning", "reasoning_content")],
+                         ["\nA question.\n"] * 2)
+        deltas = [c["choices"][0]["delta"] for c in server.stream("/v1/chat/completions", body)]
+        told = "".join(d.get("reasoning_content", "") for d in deltas)
+        self.assertEqual(told, "".join(d.get("reasoning", "") for d in deltas))
+        self.assertEqual(told, "\nA question.\n")
 
     def test_mistakes(self):
         server = servers["hermes"]
