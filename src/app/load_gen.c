@@ -349,14 +349,14 @@ static void load_gen_play(LoadGen *gen, int64_t *total_us) {
 Status load_gen_run(LoadPlan *plan, const LoadTarget *target, LoadGaps *gaps, int64_t *total_us,
                     Err *err) {
     LoadGen gen = {.plan = plan, .target = target, .gaps = gaps};
-    TRY(load_host_open(&gen.host, target->url, target->ca, err));
+    TRY(load_link_host_open(&gen.host, target->url, target->ca, err));
     Status status = load_gen_model(&gen, err);
     gen.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (status == OK && gen.epoll_fd < 0)
         status = err_set(err, ERR_IO, "cannot make an epoll descriptor: %s", strerror(errno));
     if (status == OK) load_gen_play(&gen, total_us);
     if (gen.epoll_fd >= 0) close(gen.epoll_fd);
-    load_host_close(&gen.host);
+    load_link_host_close(&gen.host);
     mem_free(gen.model);
     return status;
 }

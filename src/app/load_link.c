@@ -19,7 +19,7 @@ enum { LOAD_LINK_TRY_SECONDS = 10, LOAD_LINK_NOTES = 8 };
 /* ---- the host ---- */
 
 /* HOST, HOST:PORT or [ADDRESS]:PORT into name and port. */
-static Status load_host_split(LoadHost *host, Str text, char port[LOAD_HOST_BYTES], Err *err) {
+static Status load_link_host_split(LoadHost *host, Str text, char port[LOAD_HOST_BYTES], Err *err) {
     while (text.len > 0 && text.ptr[text.len - 1] == '/') text.len--;
     if (text.len == 0 || text.len >= LOAD_HOST_BYTES || memchr(text.ptr, '/', text.len) != NULL)
         FAIL(err, ERR_ARG, "'%.*s' is not HOST or HOST:PORT", STR_ARG(text));
@@ -36,7 +36,7 @@ static Status load_host_split(LoadHost *host, Str text, char port[LOAD_HOST_BYTE
     return OK;
 }
 
-static Status load_host_trust(LoadHost *host, const char *ca, Err *err) {
+static Status load_link_host_trust(LoadHost *host, const char *ca, Err *err) {
     if (gnutls_certificate_allocate_credentials(&host->trust) < 0)
         FAIL(err, ERR_NOMEM, "no memory for certificates");
     const int n =
@@ -48,7 +48,7 @@ static Status load_host_trust(LoadHost *host, const char *ca, Err *err) {
 }
 
 /* Finds the address that answers. */
-static Status load_host_try(LoadHost *host, Err *err) {
+static Status load_link_host_try(LoadHost *host, Err *err) {
     LoadLink link;
     int failed = 0;
     for (host->address = host->addresses; host->address != NULL;
@@ -66,7 +66,7 @@ static Status load_host_try(LoadHost *host, Err *err) {
     FAIL(err, ERR_IO, "cannot reach '%s': %s", host->host, strerror(failed));
 }
 
-Status load_host_open(LoadHost *host, const char *url, const char *ca, Err *err) {
+Status load_link_host_open(LoadHost *host, const char *url, const char *ca, Err *err) {
     *host = (LoadHost){0};
     Str text = str_from(url);
     host->tls = str_starts_with(text, "https://");
@@ -74,17 +74,17 @@ Status load_host_open(LoadHost *host, const char *url, const char *ca, Err *err)
         FAIL(err, ERR_ARG, "'%s' does not begin with http:// or https://", url);
     char port[LOAD_HOST_BYTES] = "";
     memcpy(port, host->tls ? "443" : "80", host->tls ? 4 : 3);
-    TRY(load_host_split(host, str_slice(text, host->tls ? 8 : 7, text.len), port, err));
+    TRY(load_link_host_split(host, str_slice(text, host->tls ? 8 : 7, text.len), port, err));
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     const int failed = getaddrinfo(host->name, port, &hints, &host->addresses);
     if (failed != 0) FAIL(err, ERR_IO, "cannot find '%s': %s", host->host, gai_strerror(failed));
-    Status status = host->tls ? load_host_trust(host, ca, err) : OK;
-    if (status == OK) status = load_host_try(host, err);
-    if (status != OK) load_host_close(host);
+    Status status = host->tls ? load_link_host_trust(host, ca, err) : OK;
+    if (status == OK) status = load_link_host_try(host, err);
+    if (status != OK) load_link_host_close(host);
     return status;
 }
 
-void load_host_close(LoadHost *host) {
+void load_link_host_close(LoadHost *host) {
     if (host->addresses != NULL) freeaddrinfo(host->addresses);
     if (host->trust != NULL) gnutls_certificate_free_credentials(host->trust);
     *host = (LoadHost){0};

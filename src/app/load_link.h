@@ -22,8 +22,8 @@ typedef struct LoadHost {
 
 /* url: http://HOST[:PORT] or https://. ca: a file of certificates (PEM) to trust, NULL: the
  * system's. Connects once, to see which address answers. */
-MUST_USE Status load_host_open(LoadHost *host, const char *url, const char *ca, Err *err);
-void load_host_close(LoadHost *host);
+MUST_USE Status load_link_host_open(LoadHost *host, const char *url, const char *ca, Err *err);
+void load_link_host_close(LoadHost *host);
 
 typedef struct LoadLink {
     int fd;                             /* -1: none */
