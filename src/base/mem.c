@@ -67,7 +67,7 @@ typedef struct ArenaChunk {
     /* data follows, 16-byte aligned */
 } ArenaChunk;
 
-enum { ARENA_CHUNK_BYTES = 64 * 1024, ARENA_ALIGN = 16 };
+enum { ARENA_CHUNK_MIN = 256, ARENA_CHUNK_MAX = 64 * 1024, ARENA_ALIGN = 16 };
 
 void *arena_alloc(Arena *arena, size_t bytes) {
     if (bytes > SIZE_MAX / 2) return NULL;
@@ -75,7 +75,9 @@ void *arena_alloc(Arena *arena, size_t bytes) {
     if (arena->bytes_max != 0 && bytes > arena->bytes_max - arena->used_bytes) return NULL;
     ArenaChunk *chunk = arena->chunk;
     if (chunk == NULL || chunk->size - chunk->used < bytes) {
-        size_t size = MAX(bytes, (size_t)ARENA_CHUNK_BYTES);
+        /* Twice what there is: many arenas stay small, as those of requests do. */
+        size_t size = MIN(MAX(arena->used_bytes, (size_t)ARENA_CHUNK_MIN), (size_t)ARENA_CHUNK_MAX);
+        size = MAX(size, bytes);
         chunk = mem_try_alloc(1, sizeof(ArenaChunk) + ARENA_ALIGN + size);
         if (chunk == NULL) return NULL;
         chunk->size = size;

@@ -169,12 +169,14 @@ static Status api_prompt(ApiCall *call, const json_t *value, const char *key, Ap
 Status api_prompts(ApiCall *call, const json_t *value, const char *key, int32_t n_max,
                    ApiFault *fault) {
     if (!json_is_array(value) || api_is_ids(value)) {
+        api_call_make_prompts(call, 1);
         TRY(api_prompt(call, value, key, fault));
     } else {
         size_t n = json_array_size(value);
         if (n == 0 || n > (size_t)n_max)
             return api_params_fault(fault, key, "'%s' has %zu entries, wanted 1 to %d", key, n,
                                     n_max);
+        api_call_make_prompts(call, (int32_t)n);
         for (size_t i = 0; i < n; i++) TRY(api_prompt(call, json_array_get(value, i), key, fault));
     }
     for (int32_t i = 0; i < call->n_prompts; i++)

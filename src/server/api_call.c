@@ -28,6 +28,10 @@ ApiCall *api_call_open(Server *server, HttpExchange *exchange, const ApiFormat *
     return call;
 }
 
+void api_call_make_prompts(ApiCall *call, int32_t n) {
+    call->prompt = mem_alloc((size_t)n * sizeof *call->prompt);
+}
+
 static void api_call_list(ApiCall *call) {
     Server *server = call->server;
     pthread_mutex_lock(&server->calls_lock);
@@ -64,6 +68,7 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].said);
         ints_free(&call->choice[i].tokens);
     }
+    mem_free(call->prompt);
     mem_free(call->choice);
     buf_free(&call->tools.forced);
     arena_free(&call->arena);

@@ -92,7 +92,7 @@ struct ApiCall {
     ApiTools tools;
 
     int32_t n_prompts;
-    ApiPrompt prompt[API_PROMPTS_MAX];
+    ApiPrompt *prompt;
     int32_t n_choices; /* n_prompts * n */
     ApiChoice *choice;
 
@@ -120,6 +120,8 @@ struct ApiCall {
 ApiCall *api_call_open(struct Server *server, HttpExchange *exchange, const ApiFormat *format,
                        const char *prefix);
 void api_call_unref(ApiCall *call);
+/* Room for that many prompts; once for each call, before the first of them. */
+void api_call_make_prompts(ApiCall *call, int32_t n);
 
 /* Submits every prompt; takes over the worker's part of the reply. When the first is refused, an
  * error reply is given; the call's events do the rest otherwise. */

@@ -235,6 +235,7 @@ Status api_chat_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
         status = err_set(&fault->err, ERR_NOMEM, "no memory for the messages");
     if (status == OK) {
         sluice_error failure = {0};
+        api_call_make_prompts(call, 1);
         ApiPrompt *prompt = &call->prompt[0];
         if (sluice_chat_tokenize(call->server->model, text, &prompt->ids, &prompt->n, &failure) ==
             SLUICE_OK) {

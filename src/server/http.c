@@ -14,8 +14,9 @@
 #include "server/http_priv.h"
 #include "server/http_tls.h"
 
-/* HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
-enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 4096, HTTP_DISCARD_BODIES = 4 };
+/* HTTP_STREAM_BLOCK: of each stream, though only clients of HTTP/1.0 are written to through it.
+ * HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
+enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 512, HTTP_DISCARD_BODIES = 4 };
 static const char HTTP_TOO_LARGE[] = "the body is too large";
 
 HttpOptions http_options_default(void) {
@@ -368,9 +369,8 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
         return http_begin(server, connection, exchange, method, version);
     }
     if (*len > 0) return http_take_body(server, exchange, data, len);
-    if (exchange->body.failed) return http_refuse(exchange, 413, HTTP_TOO_LARGE);
     if (exchange->chunks_fault != NULL) return http_refuse(exchange, 400, exchange->chunks_fault);
-    bool first = false, ready = false, whole = false, gone;
+    bool first = false, large = false, ready = false, whole = false, gone;
     pthread_mutex_lock(&exchange->lock);
     gone = exchange->client_gone;
     if (gone) {
@@ -380,11 +380,13 @@ static enum MHD_Result http_access(void *context, struct MHD_Connection *connect
         whole = exchange->reply == HTTP_REPLY_WHOLE;
         exchange->queued = true;
     } else if (!exchange->suspended) {
-        exchange->suspended = true;
-        MHD_suspend_connection(connection);
-        first = true;
+        large = exchange->body.failed;
+        first = !large;
+        exchange->suspended = first;
+        if (first) MHD_suspend_connection(connection);
     }
     pthread_mutex_unlock(&exchange->lock);
+    if (large) return http_refuse(exchange, 413, HTTP_TOO_LARGE);
     if (first) {
         http_keep_fields(exchange);
         http_watch(server, exchange);

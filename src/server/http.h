@@ -63,7 +63,7 @@ void http_cut(HttpServer *server);
 /* Ends every connection. All references to exchanges must be gone, except those of the server. */
 void http_close(HttpServer *server);
 
-/* ---- the request ---- */
+/* ---- the request; its body until the handler returns ---- */
 
 const char *http_method(const HttpExchange *exchange);
 const char *http_path(const HttpExchange *exchange); /* without the query */

@@ -187,6 +187,7 @@ static void *http_worker_main(void *context) {
         pthread_mutex_unlock(&server->lock);
         if (exchange == NULL) return NULL;
         server->options.handler(server->options.context, exchange);
+        buf_free(&exchange->body);
         http_unref(exchange);
     }
 }

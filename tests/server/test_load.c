@@ -5,6 +5,7 @@
  * minute with the bounds that two cores of today must keep. */
 #include <math.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -36,6 +37,7 @@ typedef struct Child {
 /* The server's process: serves until SIGTERM, then drains as `sluice serve` does. */
 static void child_main(int port_fd, int32_t max_seqs, int32_t max_queue, int32_t tick_us,
                        const sigset_t *signals) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     sluice_model model = {0};
     sluice_engine *engine = fake_open(max_seqs, max_queue, tick_us);
     sluice_engine_plan plan = {.size = sizeof plan, .block_tokens = 16};
@@ -207,7 +209,9 @@ static void load_drain(void **state) {
     load_close(&load);
 }
 
-int main(void) {
+/* The argument, if there is one, is a pattern of test names. */
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(load_streams),
         cmocka_unit_test(load_overload),
