@@ -114,7 +114,8 @@ void api_call_submit(ApiCall *call) {
     sluice_error failure = {0};
     int32_t i = 0;
     server_submit_lock(server);
-    for (; i < call->n_prompts && failure.status == SLUICE_OK; i++) {
+    const bool admitted = server_admit(server, &failure);
+    for (; i < call->n_prompts && admitted && failure.status == SLUICE_OK; i++) {
         sluice_request request = call->params.request;
         request.prompt = call->prompt[i].ids;
         request.n_prompt = call->prompt[i].n;
@@ -128,6 +129,7 @@ void api_call_submit(ApiCall *call) {
             break;
         atomic_store(&call->n_submitted, i + 1);
     }
+    admission_admit(&server->admission, i);
     /* Those not submitted have no events: they count as ended. */
     int32_t n_refused = call->n_prompts - i;
     if (n_refused > 0) {
@@ -233,7 +235,7 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
     if (event->finish != SLUICE_FINISH_NONE) choice->ended = event->finish;
     if (event->usage != NULL) {
         api_call_count(call, event, &call->prompt[prompt]);
-        server_note_service(call->server, event->usage->total_us - event->usage->queue_us);
+        server_note_service(call->server, event->usage);
     }
     bool failed = event->finish == SLUICE_FINISH_ERROR || event->finish == SLUICE_FINISH_DEADLINE;
     if (failed && call->failure.status == SLUICE_OK) {

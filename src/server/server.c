@@ -27,9 +27,24 @@ uint64_t server_new_seed(Server *server) {
     return rng_bits(server->id_seed, 2, atomic_fetch_add(&server->n_ids, 1));
 }
 
-void server_note_service(Server *server, int64_t us) {
-    int64_t mean = atomic_load(&server->service_us);
+void server_note_service(Server *server, const sluice_usage *usage) {
+    const int64_t us = usage->total_us - usage->queue_us, mean = atomic_load(&server->service_us);
     atomic_store(&server->service_us, mean == 0 ? us : mean + (us - mean) / 8);
+    if (usage->first_token_us == 0) return; /* it left before */
+    server_submit_lock(server);
+    admission_note_first(&server->admission, usage->first_token_us - usage->queue_us);
+    server_submit_unlock(server);
+}
+
+bool server_admit(Server *server, sluice_error *failure) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    if (admission_ask(&server->admission, stats.n_running, stats.n_waiting, clock_us()))
+        return true;
+    failure->status = SLUICE_ERR_LIMIT;
+    snprintf(failure->text, sizeof failure->text,
+             "the queue is full for so great a load: %d requests wait, try later", stats.n_waiting);
+    return false;
 }
 
 int32_t server_retry_seconds(const Server *server) {
@@ -230,6 +245,8 @@ Status server_open(Server **out, const sluice_model *model, sluice_engine *engin
                                                      : server_default_name(server->info.path);
     server->created = (int64_t)time(NULL);
     server->start_us = clock_us();
+    server->admission.places = options->plan->max_seqs;
+    server->admission.queue_max = options->plan->max_queue;
     pthread_rwlock_init(&server->keys_lock, NULL);
     server_set_keys(server, &options->secrets);
     pthread_mutex_init(&server->submit_lock, NULL);

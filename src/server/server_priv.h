@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "server/admission.h"
 #include "server/block_map.h"
 #include "server/http.h"
 #include "server/receipt_log.h"
@@ -30,6 +31,7 @@ struct Server {
     /* Held while a call is submitted, and while an event is handled: an event must not come before
      * the call knows the id of its request. */
     pthread_mutex_t submit_lock;
+    Admission admission; /* under submit_lock */
     ServerMetrics metrics;
     atomic_uint_fast64_t n_stalls; /* times that the engine stood still too long */
     bool stalled;                  /* the last of them is not over; server_watch's */
@@ -49,9 +51,11 @@ typedef struct Server Server;
 void server_new_id(Server *server, const char *prefix, char *out, size_t out_bytes);
 /* A seed for a request that gives none. */
 uint64_t server_new_seed(Server *server);
-/* A request has ended after running that long. The event thread's. */
-void server_note_service(Server *server, int64_t us);
+/* A request has ended, with this usage. The event thread's. */
+void server_note_service(Server *server, const sluice_usage *usage);
 /* In how many seconds those that wait now will have run, as far as one can tell: 1 to 60. */
 int32_t server_retry_seconds(const Server *server);
+/* Whether one more request may wait. Under the lock of submissions. */
+bool server_admit(Server *server, sluice_error *failure);
 void server_submit_lock(Server *server);
 void server_submit_unlock(Server *server);

@@ -25,8 +25,9 @@ typedef struct FakeRequest {
     int32_t name[2], phase, n_max, n_ready, n_taken;
     bool cancelled, listed, ended; /* ended: no token will come */
     sluice_finish finish;
-    int64_t submit_us, start_us, queue_until_us, made_us; /* made_us: of the oldest not taken */
-    struct FakeRequest *next_news, *next;                 /* next: in the queue */
+    int64_t submit_us, start_us, first_us, queue_until_us;
+    int64_t made_us;                      /* of the oldest not taken */
+    struct FakeRequest *next_news, *next; /* next: in the queue */
 } FakeRequest;
 
 struct sluice_model {
@@ -103,6 +104,7 @@ static inline void fake_tick(sluice_engine *e) {
         bool mine = r->phase == e->phase;
         if (!mine && !r->cancelled) continue;
         if (!r->cancelled) {
+            if (r->n_ready == 0) r->first_us = now_us;
             if (r->n_ready == r->n_taken) r->made_us = now_us;
             r->n_ready++;
             e->stats.n_output_tokens++;
@@ -235,6 +237,7 @@ static inline void fake_take(sluice_engine *e, FakeRequest *r, sluice_event *eve
             (sluice_usage){.n_prompt = 2,
                            .n_output = r->n_taken,
                            .queue_us = (r->start_us != 0 ? r->start_us : now_us) - r->submit_us,
+                           .first_token_us = r->first_us != 0 ? r->first_us - r->submit_us : 0,
                            .total_us = now_us - r->submit_us};
         event->finish = r->finish;
         event->last = true;

@@ -101,7 +101,8 @@ static inline void load_add(Load *load, int32_t n_tokens) {
                       .start_us = clock_us(),
                       .n_wanted = n_tokens};
     char body[128], request[512];
-    int n = snprintf(body, sizeof body, "{\"prompt\":[%d,%d],\"max_tokens\":%d,\"stream\":true,\"stop\":[\"\\n\\n\"]}",
+    int n = snprintf(body, sizeof body,
+                     "{\"prompt\":[%d,%d],\"max_tokens\":%d,\"stream\":true,\"stop\":[\"\\n\\n\"]}",
                      i / 65536, i % 65536, n_tokens);
     n = snprintf(request, sizeof request,
                  "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
