@@ -484,7 +484,7 @@ static Status http_listen(const HttpOptions *options, int *out, int32_t *port, E
 /* TLS 1.2 and 1.3. */
 static const char HTTP_TLS_PRIORITIES[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
 
-static Status http_start(HttpServer *server, int listen_fd, Err *err) {
+static Status http_start(HttpServer *server, Err *err) {
     const HttpOptions *options = &server->options;
     bool tls = server->tls != NULL;
     struct MHD_OptionItem tls_items[] = {
@@ -495,7 +495,7 @@ static Status http_start(HttpServer *server, int listen_fd, Err *err) {
     server->daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME |
             (tls ? MHD_USE_TLS : 0),
-        0, NULL, NULL, http_access, server, MHD_OPTION_LISTEN_SOCKET, listen_fd,
+        0, NULL, NULL, http_access, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, server, MHD_OPTION_NOTIFY_CONNECTION,
         http_connection, server, MHD_OPTION_URI_LOG_CALLBACK, http_request_line, server,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->limits.connections_max,
@@ -512,22 +512,20 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     HttpServer *server = mem_alloc(sizeof *server);
     server->options = *options;
     http_check_init(&server->check, &options->limits);
-    server->epoll_fd = server->stop_fd = -1;
+    server->epoll_fd = server->stop_fd = server->listen_fd = -1;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->work, NULL);
     struct rlimit files = {0};
     getrlimit(RLIMIT_NOFILE, &files);
     server->n_conns = (int32_t)MIN(MAX(files.rlim_cur, (rlim_t)1024), (rlim_t)1 << 20);
     server->conn = mem_alloc((size_t)server->n_conns * sizeof *server->conn);
-    int listen_fd = -1;
     Status status = OK;
     if (options->tls_cert != NULL)
         status = http_tls_open(&server->tls, options->tls_cert, options->tls_key, err);
-    if (status == OK) status = http_listen(options, &listen_fd, &server->port, err);
+    if (status == OK) status = http_listen(options, &server->listen_fd, &server->port, err);
     if (status == OK) status = http_watch_start(server, err);
-    if (status == OK) status = http_start(server, listen_fd, err);
+    if (status == OK) status = http_start(server, err);
     if (status != OK) {
-        if (listen_fd >= 0) close(listen_fd);
         http_close(server);
         return status;
     }
@@ -547,8 +545,9 @@ int32_t http_port(const HttpServer *server) {
 void http_stop_listening(HttpServer *server) {
     if (!server->listening) return;
     server->listening = false;
-    MHD_socket fd = MHD_quiesce_daemon(server->daemon);
-    if (fd != MHD_INVALID_SOCKET) close(fd);
+    /* The net thread may be about to use the descriptor: it must not become another's. */
+    if (MHD_quiesce_daemon(server->daemon) != MHD_INVALID_SOCKET)
+        shutdown(server->listen_fd, SHUT_RDWR);
 }
 
 void http_cut(HttpServer *server) {
@@ -571,6 +570,7 @@ void http_close(HttpServer *server) {
     }
     http_watch_stop(server);
     if (server->daemon != NULL) MHD_stop_daemon(server->daemon);
+    if (server->listen_fd >= 0) close(server->listen_fd);
     pthread_cond_destroy(&server->work);
     pthread_mutex_destroy(&server->lock);
     mem_free(server->conn);

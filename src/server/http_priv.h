@@ -74,6 +74,7 @@ struct HttpServer {
     HttpCheck check;
     struct MHD_Daemon *daemon;
     int32_t port;
+    int listen_fd; /* -1: none; closed with the server, for the net thread knows it until then */
     bool listening;
     struct HttpTls *tls; /* or NULL */
 
