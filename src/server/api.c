@@ -17,8 +17,10 @@ void api_reply_json(HttpExchange *exchange, json_t *value) {
 }
 
 void api_reply_fault(HttpExchange *exchange, const ApiFault *fault) {
-    api_error_reply(exchange, api_error_code((sluice_status)fault->err.status), fault->err.text,
-                    fault->param[0] != '\0' ? fault->param : NULL);
+    const ApiErrorText text = {.text = fault->err.text,
+                               .param = fault->param[0] != '\0' ? fault->param : NULL,
+                               .code = fault->code};
+    api_error_reply_text(exchange, api_error_code((sluice_status)fault->err.status), &text);
 }
 
 Status api_read_params(ApiCall *call, const json_t *body, ApiFault *fault) {
@@ -44,10 +46,28 @@ static void api_truncate(ApiCall *call) {
     }
 }
 
+/* Clients know by code and words that a conversation is too long, and make it shorter. */
+static Status api_check_context(const ApiCall *call, ApiFault *fault) {
+    const sluice_request *request = &call->params.request;
+    const int32_t most = call->server->options.plan->max_context;
+    const int32_t n_output = request->pooling != SLUICE_POOL_NONE ? 0 : MAX(request->max_tokens, 1);
+    for (int32_t i = 0; i < call->n_prompts; i++) {
+        const int64_t n = (int64_t)call->prompt[i].n + n_output;
+        if (n <= most) continue;
+        fault->code = API_CODE_CONTEXT;
+        return api_params_fault(fault, "",
+                                "this model's maximum context length is %d tokens; the prompt has "
+                                "%zu and %d are to be generated",
+                                most, call->prompt[i].n, n_output);
+    }
+    return OK;
+}
+
 void api_go(ApiCall *call, Status status, ApiFault *fault) {
     if (status == OK) {
         api_truncate(call);
-        status = api_logprobs_check(call, fault);
+        status = api_check_context(call, fault);
+        if (status == OK) status = api_logprobs_check(call, fault);
     }
     if (status == OK) {
         api_call_submit(call);
@@ -104,7 +124,7 @@ json_t *api_body(Server *server, HttpExchange *exchange) {
     } else if (model != NULL && !json_is_null(model) && !json_is_string(model)) {
         api_error_reply(exchange, 400, "'model' must be a string", "model");
     } else if (json_is_string(model) && strcmp(json_string_value(model), server->model_name) != 0) {
-        api_error_reply(exchange, 404, "there is no such model here (see /v1/models)", "model");
+        api_error_reply_text(exchange, 404, &API_NO_MODEL);
     } else if (api_check_lists(server, body, &fault) != OK) {
         api_reply_fault(exchange, &fault);
     } else {

@@ -21,7 +21,7 @@ void api_admin_models(Server *server, HttpExchange *exchange) {
     } else if (strcmp(path + strlen(prefix), server->model_name) == 0) {
         api_reply_json(exchange, api_model_object(server));
     } else {
-        api_error_reply(exchange, 404, "there is no such model here (see /v1/models)", "model");
+        api_error_reply_text(exchange, 404, &API_NO_MODEL);
     }
 }
 

@@ -91,7 +91,8 @@ static void api_call_fail(ApiCall *call, const sluice_error *failure) {
     }
     Buf body = {0};
     ApiDialect dialect = api_error_dialect(http_path(call->exchange));
-    api_error_body(&body, dialect, api_error_code(failure->status), failure->text, NULL);
+    api_error_body(&body, dialect, api_error_code(failure->status),
+                   &(ApiErrorText){.text = failure->text});
     api_call_send_named(call, dialect == API_ANTHROPIC ? "error" : NULL, buf_str(&body));
     http_stream_end(call->exchange);
     buf_free(&body);

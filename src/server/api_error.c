@@ -22,6 +22,9 @@ static const ApiErrorRow API_ERROR_ROWS[] = {
     {503, "server_error", "unavailable", "overloaded_error"},
 };
 
+const ApiErrorText API_NO_MODEL = {"there is no such model here (see /v1/models)", "model",
+                                   API_CODE_MODEL};
+
 static const ApiErrorRow *api_error_row(int32_t code) {
     for (size_t i = 0; i < ARRAY_LEN(API_ERROR_ROWS); i++)
         if (API_ERROR_ROWS[i].code == code) return &API_ERROR_ROWS[i];
@@ -40,28 +43,26 @@ static void api_error_write_or_null(Buf *out, const char *text) {
     }
 }
 
-void api_error_body(Buf *out, ApiDialect dialect, int32_t code, const char *text,
-                    const char *param) {
+void api_error_body(Buf *out, ApiDialect dialect, int32_t code, const ApiErrorText *text) {
     const ApiErrorRow *row = api_error_row(code);
     buf_append_text(out, dialect == API_ANTHROPIC ? "{\"type\":\"error\",\"error\":{\"type\":"
                                                   : "{\"error\":{\"type\":");
     json_write_str(out, str_from(dialect == API_ANTHROPIC ? row->anthropic_type : row->type));
     buf_append_text(out, ",\"message\":");
-    json_write_str(out, str_from(text));
+    json_write_str(out, str_from(text->text));
     if (dialect == API_OPENAI) {
         buf_append_text(out, ",\"param\":");
-        api_error_write_or_null(out, param);
+        api_error_write_or_null(out, text->param);
         buf_append_text(out, ",\"code\":");
-        const bool of_model = code == 404 && param != NULL && strcmp(param, "model") == 0;
-        api_error_write_or_null(out, of_model ? "model_not_found" : row->openai_code);
+        api_error_write_or_null(out, text->code != NULL ? text->code : row->openai_code);
     }
     buf_append_text(out, "}}");
 }
 
-static void api_error_write(HttpExchange *exchange, int32_t code, const char *text,
-                            const char *param, int32_t retry_seconds) {
+static void api_error_write(HttpExchange *exchange, int32_t code, const ApiErrorText *text,
+                            int32_t retry_seconds) {
     Buf body = {0};
-    api_error_body(&body, api_error_dialect(http_path(exchange)), code, text, param);
+    api_error_body(&body, api_error_dialect(http_path(exchange)), code, text);
     if (code == 429 || code == 503) {
         char seconds[16];
         snprintf(seconds, sizeof seconds, "%d", retry_seconds);
@@ -71,7 +72,11 @@ static void api_error_write(HttpExchange *exchange, int32_t code, const char *te
 }
 
 void api_error_reply(HttpExchange *exchange, int32_t code, const char *text, const char *param) {
-    api_error_write(exchange, code, text, param, 1);
+    api_error_reply_text(exchange, code, &(ApiErrorText){.text = text, .param = param});
+}
+
+void api_error_reply_text(HttpExchange *exchange, int32_t code, const ApiErrorText *text) {
+    api_error_write(exchange, code, text, 1);
 }
 
 int32_t api_error_code(sluice_status status) {
@@ -93,5 +98,6 @@ int32_t api_error_code(sluice_status status) {
 
 void api_error_reply_status(HttpExchange *exchange, const sluice_error *failure,
                             int32_t retry_seconds) {
-    api_error_write(exchange, api_error_code(failure->status), failure->text, NULL, retry_seconds);
+    api_error_write(exchange, api_error_code(failure->status),
+                    &(ApiErrorText){.text = failure->text}, retry_seconds);
 }

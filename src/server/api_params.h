@@ -44,6 +44,7 @@ typedef struct ApiParamsRules {
 /* A field that a request may not have: named in `param` of the error reply. */
 typedef struct ApiFault {
     char param[64];
+    const char *code; /* API_CODE_* of api_error.h, or NULL */
     Err err;
 } ApiFault;
 

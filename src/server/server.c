@@ -93,7 +93,7 @@ static void *server_events_main(void *context) {
 /* The body of an error that never reached a handler. */
 static const char *server_error_body(void *context, int32_t code, const char *text, Buf *out) {
     (void)context;
-    api_error_body(out, API_OPENAI, code, text, NULL);
+    api_error_body(out, API_OPENAI, code, &(ApiErrorText){.text = text});
     return "application/json";
 }
 

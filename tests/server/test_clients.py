@@ -143,6 +143,23 @@ class OpenAi(unittest.TestCase):
                 self.chat(extra_body={field: ["x"]})
             self.assertEqual(caught.exception.param, field)
 
+    def test_too_long(self):
+        """One token fits, the next does not; the client can tell why, in each of the APIs."""
+        body = {"model": MODEL, "max_tokens": 10, "prompt": [7] * 1014}
+        self.assertEqual(10, self.client.completions.create(
+            **body, extra_body={"ignore_eos": True}).usage.completion_tokens)
+        for ask, n in ((lambda: self.client.completions.create(**{**body, "max_tokens": 11}), 1014),
+                       (lambda: self.chat(messages=[{"role": "user", "content": "word " * 1100}]),
+                        None),
+                       (lambda: self.client.responses.create(model=MODEL, input="word " * 1100),
+                        None),
+                       (lambda: self.client.embeddings.create(model=MODEL, input=[7] * 1025), 1025)):
+            with self.assertRaises(openai.BadRequestError) as caught:
+                ask()
+            self.assertEqual(caught.exception.code, "context_length_exceeded")
+            self.assertIn("maximum context length is 1024 tokens", str(caught.exception))
+            self.assertIn("has %s" % (n or ""), str(caught.exception))
+
     def test_timeout(self):
         impatient = self.client.with_options(timeout=0.05, max_retries=0)
         with self.assertRaises(openai.APITimeoutError):
