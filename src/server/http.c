@@ -15,8 +15,14 @@
 #include "server/http_tls.h"
 
 /* HTTP_STREAM_BLOCK: of each stream, though only clients of HTTP/1.0 are written to through it.
+ * HTTP_STREAM_KEEP: so much memory stays with a stream whose client has read all.
  * HTTP_DISCARD_BODIES: a body of up to that many times its limit is read and dropped. */
-enum { HTTP_BACKLOG = 4096, HTTP_STREAM_BLOCK = 512, HTTP_DISCARD_BODIES = 4 };
+enum {
+    HTTP_BACKLOG = 4096,
+    HTTP_STREAM_BLOCK = 512,
+    HTTP_STREAM_KEEP = 2048,
+    HTTP_DISCARD_BODIES = 4
+};
 static const char HTTP_TOO_LARGE[] = "the body is too large";
 
 HttpOptions http_options_default(void) {
@@ -222,6 +228,7 @@ void http_stream_write(HttpExchange *exchange, Str data) {
     CHECK(exchange->reply == HTTP_REPLY_STREAM);
     if (!exchange->client_gone) {
         if (exchange->data_read == exchange->data.len) {
+            if (exchange->data.cap > HTTP_STREAM_KEEP) buf_free(&exchange->data);
             buf_clear(&exchange->data);
             exchange->data_read = 0;
             exchange->stalled_since_us = clock_us();
