@@ -68,6 +68,7 @@ void api_call_unref(ApiCall *call) {
         buf_free(&call->choice[i].said);
         ints_free(&call->choice[i].tokens);
     }
+    mem_free(call->failure);
     mem_free(call->prompt);
     mem_free(call->choice);
     buf_free(&call->tools.forced);
@@ -81,6 +82,14 @@ static void api_call_gone(void *user) {
     atomic_store(&call->cancelled, true);
     int32_t n = atomic_load(&call->n_submitted);
     for (int32_t i = 0; i < n; i++) sluice_cancel(call->server->engine, call->prompt[i].request);
+}
+
+/* The first failure is the call's. */
+static void api_call_set_failure(ApiCall *call, sluice_status status, const char *text) {
+    if (call->failure != NULL) return;
+    call->failure = mem_alloc(sizeof *call->failure);
+    call->failure->status = status;
+    snprintf(call->failure->text, sizeof call->failure->text, "%s", text);
 }
 
 /* Ends the call with an error: a reply of its own, or an event in a stream that has begun. */
@@ -134,7 +143,7 @@ void api_call_submit(ApiCall *call) {
     /* Those not submitted have no events: they count as ended. */
     int32_t n_refused = call->n_prompts - i;
     if (n_refused > 0) {
-        call->failure = failure;
+        api_call_set_failure(call, failure.status, failure.text);
         call->n_open -= n_refused;
         atomic_fetch_sub(&call->n_refs, n_refused);
     }
@@ -187,7 +196,7 @@ static void api_call_log(const ApiCall *call, const sluice_event *event) {
     const int64_t first_us = atomic_load(&call->first_us);
     const char *how = api_call_finish_text(event->finish);
     if (atomic_load(&call->cancelled)) how = "gone";
-    if (call->failure.status != SLUICE_OK) how = "error";
+    if (call->failure != NULL) how = "error";
     log_line(LOG_INFO, "request",
              "%s %s tenant=%.8s prompt=%lld cached=%lld output=%lld finish=%s queue_ms=%.1f "
              "ttft_ms=%.1f ms=%.1f%s%s",
@@ -195,8 +204,8 @@ static void api_call_log(const ApiCall *call, const sluice_event *event) {
              (long long)call->n_prompt_tokens, (long long)call->n_cached_tokens,
              (long long)call->n_output_tokens, how, (double)call->queue_us * 1e-3,
              first_us == 0 ? -1 : (double)(first_us - start_us) * 1e-3,
-             (double)(now_us - start_us) * 1e-3, call->failure.status != SLUICE_OK ? " error=" : "",
-             call->failure.text);
+             (double)(now_us - start_us) * 1e-3, call->failure != NULL ? " error=" : "",
+             call->failure != NULL ? call->failure->text : "");
     for (int32_t i = 0; i < call->n_choices && call->server->options.log_content; i++)
         log_line(LOG_INFO, "content", "%s answered: %.*s", http_id(call->exchange),
                  STR_ARG(buf_str(&call->choice[i].said)));
@@ -239,12 +248,10 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
         server_note_service(call->server, event->usage);
     }
     bool failed = event->finish == SLUICE_FINISH_ERROR || event->finish == SLUICE_FINISH_DEADLINE;
-    if (failed && call->failure.status == SLUICE_OK) {
-        call->failure.status = event->status;
-        snprintf(call->failure.text, sizeof call->failure.text, "%s",
-                 event->error != NULL ? event->error : "the generation failed");
-    }
-    bool alive = !atomic_load(&call->cancelled) && call->failure.status == SLUICE_OK;
+    if (failed)
+        api_call_set_failure(call, event->status,
+                             event->error != NULL ? event->error : "the generation failed");
+    bool alive = !atomic_load(&call->cancelled) && call->failure == NULL;
     if (alive) call->format->event(call, &mine);
     if (!event->last) return;
     call->n_open--;
@@ -253,8 +260,8 @@ void api_call_event(ApiCall *call, const sluice_event *event) {
         if (call->server->receipts != NULL && call->params.request.pooling == SLUICE_POOL_NONE)
             api_call_receipt(call);
         http_on_gone(call->exchange, NULL, NULL);
-        if (call->failure.status != SLUICE_OK) {
-            api_call_fail(call, &call->failure);
+        if (call->failure != NULL) {
+            api_call_fail(call, call->failure);
         } else if (atomic_load(&call->cancelled)) {
             sluice_error cancelled = {SLUICE_ERR_CANCELLED, "the request was cancelled"};
             api_call_fail(call, &cancelled);

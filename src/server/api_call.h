@@ -107,9 +107,9 @@ struct ApiCall {
     /* the event thread's */
     int32_t n_open; /* engine requests without their last event */
     bool stream_begun;
-    int64_t n_sent;       /* frames of the stream */
-    int64_t sent_us;      /* when the last of them was written; 0: none */
-    sluice_error failure; /* of any sequence */
+    int64_t n_sent;        /* frames of the stream */
+    int64_t sent_us;       /* when the last of them was written; 0: none */
+    sluice_error *failure; /* of the first sequence that failed, or NULL */
     int64_t n_prompt_tokens, n_cached_tokens, n_output_tokens, n_reasoning_tokens;
     int64_t queue_us; /* the longest of its requests */
     sluice_miss miss;
