@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sim_disk.h"
+#include "sim_forget.h"
 
 static SimWorld sim_world;
 
@@ -31,7 +32,9 @@ static inline Status sim_model_run(void *self, const StepPlan *plan, StepResult 
     }
     w->model.now_us += w->slow_us;
     w->slow_us = 0;
-    return fake_run(&w->model, plan, result, err);
+    const Status status = fake_run(&w->model, plan, result, err);
+    if (status == OK) sim_forget_note(w, plan, result);
+    return status;
 }
 
 /* In a third of the worlds the runner is an accelerator's: the news of a step come while the next
@@ -255,6 +258,7 @@ static inline void sim_turn(SimWorld *w) {
     sim_heap.watching = false;
     SIM_CHECK("S9 the heap is used in a step", sim_heap.n_calls == 0);
     SIM_CHECK("S3 nothing is computed", some || w->engine->n_live == 0);
+    sim_forget_check(w);
     sim_check_turn(w, now_us);
     sim_told->n_steps++;
     while (w->turn >= w->paused_until && sim_poll(w)) continue;

@@ -45,6 +45,14 @@ typedef struct SimFile {
     uint64_t warm[SIM_CACHED_MAX]; /* prefixes that must come back */
 } SimFile;
 
+/* A sequence's path in the tree when its logits were not finite. */
+typedef struct SimDoubt {
+    KvSalt salt;
+    int32_t n;
+    uint64_t prefix[SIM_PROMPT_MAX + SIM_OUTPUT_MAX];
+    int64_t n_over; /* requests that were over before */
+} SimDoubt;
+
 typedef struct SimWorld {
     const SimPlan *plan;
     FakeModel model;
@@ -66,6 +74,7 @@ typedef struct SimWorld {
     SimCached cached[SIM_CACHED_MAX]; /* the events, replayed; the first is not used */
     int32_t cached_bucket[SIM_CACHED_BUCKETS], cached_free, n_cached, n_cached_ever;
     SimFile file;
+    SimDoubt doubt;
 } SimWorld;
 
 /* Told to whoever runs the simulator from outside. */
