@@ -13,6 +13,7 @@ enum {
     SIM_OUTPUT_MAX = BEAM_OUTPUT_MAX,
     SIM_STOPS_MAX = 2,
     SIM_TENANTS = 3,
+    SIM_COLLIDING_MAX = 1000,
     SIM_EVENTS = 16384, /* that the ring keeps: more than one turn brings */
     SIM_SALTS = 2,
     SIM_SALTS_ALL = SIM_TENANTS * SIM_SALTS + 1 /* of all tenants; 0: nobody's */
@@ -130,6 +131,15 @@ static inline void sim_plan_tier(SimPlan *p) {
     }
 }
 
+/* Where the hashes of many blocks all collide, the audits of a world take half a minute. */
+static inline uint64_t sim_plan_mask(const SimPlan *p, uint64_t hash_mask) {
+    int32_t n = 0;
+    for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
+        n += p->limits.kv.n_blocks[g] + p->limits.kv.n_host[g];
+    }
+    return n > SIM_COLLIDING_MAX ? hash_mask | 0xff : hash_mask;
+}
+
 static inline SimAsk sim_plan_ask(SimPlan *p) {
     const EngineLimits *l = &p->limits;
     const int32_t most = MIN((int32_t)SIM_PROMPT_MAX, l->max_context);
@@ -231,8 +241,8 @@ static inline void sim_plan_make(SimPlan *p, uint64_t seed, int32_t n_turns) {
     p->us_per_step = SIM_PICK(p, 100, 1000, 1000, 30000);
     p->us_per_token = SIM_PICK(p, 1, 50, 50, 500);
     sim_plan_limits(p);
-    p->limits.kv.hash_ignored = ~hash_mask;
     sim_plan_tier(p);
+    p->limits.kv.hash_ignored = ~sim_plan_mask(p, hash_mask);
     const int32_t often = SIM_PICK(p, 1, 2, 4), faults = SIM_PICK(p, 6, 20, 1000000);
     for (int32_t turn = 0; turn < p->n_turns; turn++) {
         const int32_t n = sim_one_in(p, often) ? 1 + (sim_one_in(p, 10) ? sim_draw(p, 8) : 0) : 0;
