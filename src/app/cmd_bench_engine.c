@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "app/bench_load.h"
 #include "app/cmd.h"
@@ -40,6 +41,7 @@ typedef struct BenchStream {
     uint64_t seed; /* of the prompt's tokens */
     int64_t submit_us;
     int32_t n;
+    bool ended;
     int64_t at_us[BENCH_ENGINE_STREAM_MAX];
 } BenchStream;
 
@@ -61,6 +63,7 @@ static void bench_engine_event(void *user, const sluice_event *event) {
     if (!event->last) return;
     pthread_mutex_lock(&stream->ends->lock);
     stream->ends->n++;
+    stream->ended = true;
     stream->ends->failed = stream->ends->failed || event->finish == SLUICE_FINISH_ERROR;
     pthread_cond_signal(&stream->ends->changed);
     pthread_mutex_unlock(&stream->ends->lock);
@@ -104,6 +107,7 @@ static Status bench_engine_submit(BenchEngine *b, BenchStream *stream, int32_t n
     request.on_event = bench_engine_event;
     stream->ends = &b->ends;
     stream->n = 0;
+    stream->ended = false;
     sluice_error failure = {0};
     uint64_t id;
     stream->submit_us = clock_us();
@@ -112,14 +116,20 @@ static Status bench_engine_submit(BenchEngine *b, BenchStream *stream, int32_t n
     return OK;
 }
 
-/* Until n requests have ended since the engine was opened. */
-static Status bench_engine_wait(BenchEngine *b, int32_t n, Err *err) {
+/* Until n requests have ended since the engine was opened, or this one has; stream may be NULL. */
+static Status bench_engine_wait_or(BenchEngine *b, int32_t n, const BenchStream *stream, Err *err) {
     pthread_mutex_lock(&b->ends.lock);
-    while (b->ends.n < n) pthread_cond_wait(&b->ends.changed, &b->ends.lock);
+    while (b->ends.n < n && (stream == NULL || !stream->ended)) {
+        pthread_cond_wait(&b->ends.changed, &b->ends.lock);
+    }
     const bool failed = b->ends.failed;
     pthread_mutex_unlock(&b->ends.lock);
     if (failed) FAIL(err, ERR_DEVICE, "a request of the benchmark failed");
     return OK;
+}
+
+static Status bench_engine_wait(BenchEngine *b, int32_t n, Err *err) {
+    return bench_engine_wait_or(b, n, NULL, err);
 }
 
 static int bench_engine_compare(const void *a, const void *b) {
@@ -263,7 +273,8 @@ static Status bench_engine_arrival(BenchEngine *b, bool paced, int32_t n_prompt,
     BenchStream *big = &b->stream[BENCH_ENGINE_SEQS];
     *big = (BenchStream){.n_prompt = n_prompt, .n_output = 1, .seed = 99};
     TRY(bench_engine_submit(b, big, 0, err));
-    TRY(bench_engine_wait(b, BENCH_ENGINE_SEQS + 1, err));
+    TRY(bench_engine_wait_or(b, BENCH_ENGINE_SEQS + 1, big, err));
+    bench_engine_close(b); /* cancels the decodes, which have shown what they can */
     double *gap = mem_alloc((size_t)(BENCH_ENGINE_SEQS * n_output) * sizeof *gap);
     const int64_t from = b->stream[BENCH_ENGINE_SEQS - 1].at_us[0];
     int32_t n = bench_engine_gaps(b, from, big->submit_us - 1000, gap);
@@ -272,7 +283,6 @@ static Status bench_engine_arrival(BenchEngine *b, bool paced, int32_t n_prompt,
     out->beside_p99 = bench_engine_quantile(gap, n, 0.99);
     out->ttft = (double)(big->at_us[0] - big->submit_us) * 1e-3;
     mem_free(gap);
-    bench_engine_close(b);
     return OK;
 }
 
@@ -329,6 +339,28 @@ static Status bench_engine_load(const BenchEngine *b, Err *err) {
     return bench_load_run(b->config, b->model, &options, err);
 }
 
+/* All parts, or the one that was asked for. */
+static Status bench_engine_parts(BenchEngine *b, Err *err) {
+    static const struct {
+        const char *name;
+        Status (*run)(BenchEngine *b, Err *err);
+    } parts[] = {{"decode", bench_engine_decodes},
+                 {"batching", bench_engine_batching},
+                 {"arrival", bench_engine_arrivals},
+                 {"prefix", bench_engine_prefix}};
+    const char *asked = b->config->part; /* NULL: none */
+    bool found = false;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        if (asked != NULL && strcmp(asked, parts[i].name) != 0) continue;
+        found = true;
+        TRY(parts[i].run(b, err));
+    }
+    if (!found)
+        FAIL(err, ERR_ARG, "no part is named '%.32s'; there are decode, batching, arrival, prefix",
+             asked);
+    return OK;
+}
+
 static Status bench_engine_run(BenchEngine *b, const char *path, Err *err) {
     sluice_model_options options;
     sluice_engine_options unused;
@@ -346,10 +378,7 @@ static Status bench_engine_run(BenchEngine *b, const char *path, Err *err) {
     b->prompt = mem_alloc((size_t)b->info.context * sizeof *b->prompt);
     b->stream = mem_alloc(BENCH_ENGINE_MIXED * sizeof *b->stream);
     printf("%s, %s, %d threads\n\n", path, b->info.weight_dtype, b->info.n_threads);
-    TRY(bench_engine_decodes(b, err));
-    TRY(bench_engine_batching(b, err));
-    TRY(bench_engine_arrivals(b, err));
-    return bench_engine_prefix(b, err);
+    return bench_engine_parts(b, err);
 }
 
 Status cmd_bench_engine(const Config *config, Err *err) {

@@ -99,6 +99,8 @@ typedef enum CommandBit {
     X(repeat, INT, "repeat", 'r', "N", "5", 1, 1000, CMD_BENCH, "repetitions of each test")        \
     X(output, TEXT, "output", 'o', "FORMAT", "md", 0, 0, CMD_BENCH | CMD_SIMULATE,                 \
       "md, csv or json")                                                                           \
+    X(part, TEXT, "part", 0, "NAME", "", 0, 0, CMD_BENCH_ENGINE,                                   \
+      "decode, batching, arrival or prefix alone")                                                 \
     X(limits, FLAG, "limits", 0, NULL, "", 0, 0, CMD_BENCH,                                        \
       "measure this machine's limits and exit")                                                    \
     X(host, TEXT, "host", 0, "ADDRESS", "127.0.0.1", 0, 0, CMD_SERVE, "address to listen at")      \
@@ -189,7 +191,8 @@ typedef enum CommandBit {
     X(endpoint, TEXT, "endpoint", 0, "PATH", "/v1/completions", 0, 0, CMD_BENCH_SERVE,             \
       "/v1/completions (prompts of token ids) or /v1/chat/completions (of words)")                 \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
-    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_PLAY, "to send, at most")         \
+    X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_PLAY,                             \
+      "to send, at most; without it a trace is played whole")                                      \
     X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_LOAD,                                         \
       "requests a second, at random (Poisson); 0: all at once")                                    \
     X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_LOAD, "arrive in groups of N")             \
@@ -201,7 +204,7 @@ typedef enum CommandBit {
       "of the prompt's tokens, the same in every request")                                         \
     X(prompts, TEXT, "prompts", 0, "FILE", "", 0, 0, CMD_BENCH_SERVE, "real prompts, one a line")  \
     X(trace, TEXT, "trace", 0, "FILE", "", 0, 0, CMD_LOAD,                                         \
-      "arrivals, lengths and shared blocks of a Mooncake trace (jsonl)")                           \
+      "arrivals and lengths of a trace: Mooncake's (jsonl, with shared blocks) or Azure's (csv)")  \
     X(speedup, NUMBER, "speedup", 0, "X", "1", 1e-3, 1e6, CMD_LOAD,                                \
       "play the trace X times faster")                                                             \
     X(request_timeout, NUMBER, "request-timeout", 0, "S", "600", 0.1, 1e6,                         \

@@ -211,8 +211,6 @@ static void load_plan_rebase(LoadPlan *plan, double speedup) {
 }
 
 static Status load_plan_file(LoadPlan *plan, const Config *config, Err *err) {
-    const char *path = config->trace != NULL ? config->trace : config->prompts;
-    TRY(file_read(&plan->text, path, LOAD_PLAN_FILE_MAX, err));
     Str text = buf_str(&plan->text);
     if (config->trace == NULL) {
         plan->ignore_eos = false;
@@ -226,15 +224,26 @@ static Status load_plan_file(LoadPlan *plan, const Config *config, Err *err) {
     return OK;
 }
 
+static int32_t load_plan_count_lines(Str text) {
+    Str line;
+    int32_t n = 0;
+    while (load_plan_line(&text, &line)) n += line.len > 0;
+    return n;
+}
+
 Status load_plan_make(LoadPlan *plan, const Config *config, Err *err) {
     *plan = (LoadPlan){.n_requests = (int32_t)config->requests,
                        .seed = (uint64_t)config->seed,
                        .ignore_eos = true};
     if (config->trace != NULL && config->prompts != NULL)
         FAIL(err, ERR_ARG, "--trace and --prompts exclude each other");
+    const char *path = config->trace != NULL ? config->trace : config->prompts;
+    if (path != NULL) TRY(file_read(&plan->text, path, LOAD_PLAN_FILE_MAX, err));
+    if (config->trace != NULL && !config_given(config, CONFIG_requests))
+        plan->n_requests = MAX(load_plan_count_lines(buf_str(&plan->text)), 1);
     plan->request = mem_try_alloc((size_t)plan->n_requests, sizeof *plan->request);
     if (plan->request == NULL) FAIL(err, ERR_NOMEM, "no memory for %d requests", plan->n_requests);
-    if (config->trace != NULL || config->prompts != NULL) return load_plan_file(plan, config, err);
+    if (path != NULL) return load_plan_file(plan, config, err);
     load_plan_lengths(plan, config);
     return OK;
 }
