@@ -29,10 +29,11 @@ Status sched_init(Sched *sched, const SchedConfig *config, KvCache *cache, Err *
     made.place_memory = mem_try_alloc(n_seqs, ints * sizeof *made.place_memory);
     made.free_place = mem_try_alloc(n_seqs, sizeof *made.free_place);
     made.running = mem_try_alloc(n_seqs, sizeof *made.running);
-    made.waiting = mem_try_alloc(n_requests + n_seqs, sizeof *made.waiting);
+    made.waiting_room = mem_try_alloc(n_requests + n_seqs, sizeof *made.waiting_room);
+    made.waiting = made.waiting_room;
     made.tenant = mem_try_alloc(n_requests, sizeof *made.tenant);
     if (made.place == NULL || made.place_memory == NULL || made.free_place == NULL ||
-        made.running == NULL || made.waiting == NULL || made.tenant == NULL) {
+        made.running == NULL || made.waiting_room == NULL || made.tenant == NULL) {
         sched_free(&made);
         FAIL(err, ERR_NOMEM, "no memory for a scheduler of %zu sequences and %zu requests", n_seqs,
              n_requests);
@@ -52,7 +53,7 @@ void sched_free(Sched *sched) {
     mem_free(sched->place_memory);
     mem_free(sched->free_place);
     mem_free(sched->running);
-    mem_free(sched->waiting);
+    mem_free(sched->waiting_room);
     mem_free(sched->tenant);
     *sched = (Sched){0};
 }

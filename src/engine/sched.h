@@ -24,8 +24,8 @@ typedef struct SchedEntry {
     Seq *seq;
     int32_t priority, n_tokens; /* of the request; known tokens of the sequence */
     int32_t tenant_idx;
-    int32_t n_passed; /* requests that overtook it while it was the oldest */
-    bool preempted;
+    uint32_t n_passed : 31; /* requests that overtook it while it was the oldest */
+    bool preempted : 1;
 } SchedEntry;
 
 /* Service that a tenant got, for SLUICE_POLICY_FAIR (Sheng et al., "Fairness in Serving Large
@@ -50,9 +50,10 @@ typedef struct Sched {
     int32_t n_free_places;
     Seq **running; /* [max_seqs] by precedence */
     int32_t n_running;
-    SchedEntry *waiting; /* [n_requests_max + max_seqs] oldest first, preempted ones before */
+    SchedEntry *waiting; /* [n_waiting] oldest first, preempted ones before; in waiting_room */
     int32_t n_waiting;
-    SchedTenant *tenant; /* [n_requests_max] */
+    SchedEntry *waiting_room; /* [n_requests_max + max_seqs] */
+    SchedTenant *tenant;      /* [n_requests_max] */
     int32_t n_tenants;
     bool hidden_turn;       /* embeddings and generations take turns */
     double decode_us;       /* running mean of a step without prompt tokens; 0: none yet */

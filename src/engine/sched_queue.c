@@ -16,16 +16,27 @@ static SchedEntry sched_queue_entry(Seq *seq) {
                         .tenant_idx = seq->request->tenant_idx};
 }
 
-static void sched_queue_insert(Sched *s, int32_t at, SchedEntry entry) {
-    CHECK(s->n_waiting < s->config.n_requests_max + s->config.limits.max_seqs);
-    memmove(&s->waiting[at + 1], &s->waiting[at], (size_t)(s->n_waiting - at) * sizeof *s->waiting);
-    s->waiting[at] = entry;
-    s->n_waiting++;
+static void sched_queue_push_back(Sched *s, SchedEntry entry) {
+    const int32_t n_max = s->config.n_requests_max + s->config.limits.max_seqs;
+    CHECK(s->n_waiting < n_max);
+    if (s->waiting + s->n_waiting == s->waiting_room + n_max) {
+        memmove(s->waiting_room, s->waiting, (size_t)s->n_waiting * sizeof *s->waiting);
+        s->waiting = s->waiting_room;
+    }
+    s->waiting[s->n_waiting++] = entry;
 }
 
+/* The shorter side closes the gap. */
 static void sched_queue_delete(Sched *s, int32_t at) {
+    SchedEntry *entry = &s->waiting[at];
+    const int32_t n_after = s->n_waiting - at - 1;
+    if (at < n_after) {
+        memmove(s->waiting + 1, s->waiting, (size_t)at * sizeof *entry);
+        s->waiting++;
+    } else {
+        memmove(entry, entry + 1, (size_t)n_after * sizeof *entry);
+    }
     s->n_waiting--;
-    memmove(&s->waiting[at], &s->waiting[at + 1], (size_t)(s->n_waiting - at) * sizeof *s->waiting);
 }
 
 /* A tenant that comes back does not get what it left unused: it starts at the least served of those
@@ -53,7 +64,7 @@ static int32_t sched_queue_tenant(Sched *s, uint64_t id) {
 void sched_queue_add(Sched *s, Request *request) {
     request->tenant_idx = sched_queue_tenant(s, request->tenant);
     s->tenant[request->tenant_idx].n_live++;
-    sched_queue_insert(s, s->n_waiting, sched_queue_entry(&request->seq[0]));
+    sched_queue_push_back(s, sched_queue_entry(&request->seq[0]));
 }
 
 void sched_queue_charge(Sched *s, const Request *request, int32_t n_tokens, int32_t known) {
@@ -64,19 +75,56 @@ void sched_queue_charge(Sched *s, const Request *request, int32_t n_tokens, int3
 void sched_queue_push_front(Sched *s, Seq *seq) {
     SchedEntry entry = sched_queue_entry(seq);
     entry.preempted = true;
-    sched_queue_insert(s, 0, entry);
+    CHECK(s->n_waiting < s->config.n_requests_max + s->config.limits.max_seqs);
+    if (s->waiting > s->waiting_room) {
+        s->waiting--;
+    } else {
+        memmove(s->waiting + 1, s->waiting, (size_t)s->n_waiting * sizeof *s->waiting);
+    }
+    s->waiting[0] = entry;
+    s->n_waiting++;
 }
 
-/* Smaller goes first. */
-static double sched_queue_key(const Sched *s, const SchedEntry *entry) {
-    switch (s->config.policy) {
-        case SLUICE_POLICY_PRIORITY: return -(double)entry->priority;
-        case SLUICE_POLICY_SHORTEST_PROMPT: return entry->n_tokens;
-        case SLUICE_POLICY_CACHE_AWARE: return -(double)sched_warm_tokens(s, entry->seq);
-        case SLUICE_POLICY_FAIR: return s->tenant[entry->tenant_idx].served;
-        case SLUICE_POLICY_FCFS: break;
+/* A branch that is rarely taken; a conditional move would make each entry wait for the one before. */
+static int32_t sched_queue_highest(const SchedEntry *entry, int32_t n) {
+    int32_t best = 0, most = entry[0].priority;
+    for (int32_t i = 1; i < n; i++) {
+        if (__builtin_expect(entry[i].priority <= most, true)) continue;
+        most = entry[i].priority;
+        best = i;
     }
-    return 0;
+    return best;
+}
+
+static int32_t sched_queue_shortest(const SchedEntry *entry, int32_t n) {
+    int32_t best = 0, least = entry[0].n_tokens;
+    for (int32_t i = 1; i < n; i++) {
+        if (__builtin_expect(entry[i].n_tokens >= least, true)) continue;
+        least = entry[i].n_tokens;
+        best = i;
+    }
+    return best;
+}
+
+static int32_t sched_queue_warmest(const Sched *s, int32_t n) {
+    int32_t best = 0, most = sched_warm_tokens(s, s->waiting[0].seq);
+    for (int32_t i = 1; i < n; i++) {
+        const int32_t warm = sched_warm_tokens(s, s->waiting[i].seq);
+        if (warm > most) most = warm, best = i;
+    }
+    return best;
+}
+
+static int32_t sched_queue_least_served(const Sched *s) {
+    const SchedTenant *tenant = s->tenant;
+    int32_t best = 0, whose = s->waiting[0].tenant_idx;
+    for (int32_t i = 1; i < s->n_waiting; i++) {
+        const int32_t other = s->waiting[i].tenant_idx;
+        if (other == whose || tenant[other].served >= tenant[whose].served) continue;
+        whose = other;
+        best = i;
+    }
+    return best;
 }
 
 int32_t sched_queue_pick(const Sched *s) {
@@ -85,23 +133,20 @@ int32_t sched_queue_pick(const Sched *s) {
     if (policy == SLUICE_POLICY_FCFS) return 0;
     /* Preempted ones are at the front and were picked once; by priority they compete again. */
     if (policy != SLUICE_POLICY_PRIORITY) {
-        const bool starved =
-            s->waiting[0].n_passed >= SCHED_PASSES_PER_PLACE * s->config.limits.max_seqs &&
-            policy != SLUICE_POLICY_FAIR;
+        const bool starved = (int64_t)s->waiting[0].n_passed >=
+                                 (int64_t)SCHED_PASSES_PER_PLACE * s->config.limits.max_seqs &&
+                             policy != SLUICE_POLICY_FAIR;
         if (s->waiting[0].preempted || starved) return 0;
     }
-    const int32_t n = policy == SLUICE_POLICY_CACHE_AWARE
-                          ? MIN(s->n_waiting, (int32_t)SCHED_WARM_CANDIDATES)
-                          : s->n_waiting;
-    int32_t best = 0;
-    double least = sched_queue_key(s, &s->waiting[0]);
-    for (int32_t i = 1; i < n; i++) {
-        const double key = sched_queue_key(s, &s->waiting[i]);
-        if (key >= least) continue;
-        least = key;
-        best = i;
+    switch (policy) {
+        case SLUICE_POLICY_PRIORITY: return sched_queue_highest(s->waiting, s->n_waiting);
+        case SLUICE_POLICY_SHORTEST_PROMPT: return sched_queue_shortest(s->waiting, s->n_waiting);
+        case SLUICE_POLICY_CACHE_AWARE:
+            return sched_queue_warmest(s, MIN(s->n_waiting, (int32_t)SCHED_WARM_CANDIDATES));
+        case SLUICE_POLICY_FAIR: return sched_queue_least_served(s);
+        case SLUICE_POLICY_FCFS: break;
     }
-    return best;
+    return 0;
 }
 
 void sched_queue_take(Sched *s, int32_t at) {
