@@ -166,6 +166,22 @@ static void cmd_simulate_print(const SimRun *run) {
            r->wall_s, l->seconds / MAX(r->wall_s, 1e-9), (long long)r->n_steps);
 }
 
+static void cmd_simulate_print_csv(const SimRun *run) {
+    const SimResult *r = &run->result;
+    const LoadReport *l = &run->report;
+    printf(
+        "replicas,requests,failed,requests_per_s,output_tokens_per_s,ttft_median_ms,ttft_p99_ms,"
+        "itl_median_ms,itl_p99_ms,goodput_per_s,prompt_tokens,hit_tokens,ideal_hit_tokens,"
+        "preemptions,kv_use_mean,kv_use_max,busy,seconds\n");
+    printf("%d,%d,%d,%.3f,%.1f,%.1f,%.1f,%.2f,%.2f,", run->options.n_replicas, run->plan.n_requests,
+           l->n_failed, l->requests_per_s, l->output_per_s, l->ttft.median, l->ttft.p99,
+           l->itl.median, l->itl.p99);
+    if (l->goodput >= 0) printf("%.3f", l->goodput);
+    printf(",%lld,%lld,%lld,%lld,%.4f,%.4f,%.4f,%.1f\n", (long long)r->n_prompt_tokens,
+           (long long)r->n_hit_tokens, (long long)r->n_ideal_tokens, (long long)r->n_preempted,
+           r->kv_mean, r->kv_max, r->busy, l->seconds);
+}
+
 static void cmd_simulate_print_json(const SimRun *run) {
     const SimResult *r = &run->result;
     json_t *summary = load_report_json(&run->report), *use = json_array();
@@ -183,28 +199,43 @@ static void cmd_simulate_print_json(const SimRun *run) {
     json_decref(summary);
 }
 
+static Status cmd_simulate_show(const SimRun *run, Err *err) {
+    const Config *config = run->config;
+    const Str format = str_from(config->output);
+    if (str_is(format, "json")) {
+        cmd_simulate_print_json(run);
+    } else if (str_is(format, "csv")) {
+        cmd_simulate_print_csv(run);
+    } else {
+        cmd_simulate_print(run);
+    }
+    if (config->save_result != NULL)
+        TRY(load_report_save_json(&run->report, &run->plan, config->save_result, err));
+    if (config->svg == NULL) return OK;
+    return load_report_save_svg(&run->report, &run->plan, run->result.kv_use, run->result.n_samples,
+                                config->svg, err);
+}
+
+static Status cmd_simulate_run(SimRun *run, Err *err) {
+    const Config *config = run->config;
+    const Str format = str_from(config->output);
+    if (!str_is(format, "md") && !str_is(format, "csv") && !str_is(format, "json"))
+        FAIL(err, ERR_ARG, "--output: got '%s', wanted md, csv or json", config->output);
+    TRY(cmd_simulate_options(&run->options, config, err));
+    TRY(load_plan_make(&run->plan, config, err));
+    if (run->plan.request[0].n_parts == 0)
+        FAIL(err, ERR_ARG, "--prompts cannot be simulated: only lengths and traces");
+    if (config->replicas == 0)
+        TRY(cmd_simulate_search(run, err));
+    else
+        TRY(cmd_simulate_once(run, (int32_t)config->replicas, err));
+    return cmd_simulate_show(run, err);
+}
+
 Status cmd_simulate(const Config *config, Err *err) {
     SimRun *run = mem_alloc(sizeof *run);
     run->config = config;
-    Status status = cmd_simulate_options(&run->options, config, err);
-    if (status == OK) status = load_plan_make(&run->plan, config, err);
-    if (status == OK && run->plan.request[0].n_parts == 0)
-        status = err_set(err, ERR_ARG, "--prompts cannot be simulated: only lengths and traces");
-    if (status == OK)
-        status = config->replicas == 0 ? cmd_simulate_search(run, err)
-                                       : cmd_simulate_once(run, (int32_t)config->replicas, err);
-    if (status == OK) {
-        if (str_is(str_from(config->output), "json")) {
-            cmd_simulate_print_json(run);
-        } else {
-            cmd_simulate_print(run);
-        }
-        if (config->save_result != NULL)
-            status = load_report_save_json(&run->report, &run->plan, config->save_result, err);
-        if (status == OK && config->svg != NULL)
-            status = load_report_save_svg(&run->report, &run->plan, run->result.kv_use,
-                                          run->result.n_samples, config->svg, err);
-    }
+    const Status status = cmd_simulate_run(run, err);
     free(run->gaps.us);
     load_plan_free(&run->plan);
     mem_free(run);
