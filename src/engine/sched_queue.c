@@ -85,7 +85,7 @@ void sched_queue_push_front(Sched *s, Seq *seq) {
     s->n_waiting++;
 }
 
-/* A branch that is rarely taken; a conditional move would make each entry wait for the one before. */
+/* The branch is rarely taken; a conditional move would make each entry wait for the one before. */
 static int32_t sched_queue_highest(const SchedEntry *entry, int32_t n) {
     int32_t best = 0, most = entry[0].priority;
     for (int32_t i = 1; i < n; i++) {
