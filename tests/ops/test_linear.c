@@ -195,12 +195,12 @@ static void linear_same_bits(void **state) {
 static void linear_levels_agree(void **state) {
     enum { N = 131, LEVELS = 4 };
     static const char *const names[LEVELS] = {"avx2", "avx512", "avx512bf16", "amx"};
-    static const int64_t n_tokens[] = {1, 13};
+    static const int64_t n_tokens[] = {1, 13, 77};
     (void)state;
     if (!ops_cpu_has(OPS_AVX512)) skip();
-    for (size_t d = 0; d < 2 * ARRAY_LEN(LINEAR_DTYPES); d++) {
-        DType dtype = LINEAR_DTYPES[d / 2];
-        int64_t k = dtype_info(dtype)->group_len == 1 ? 1029 : 1024, n = n_tokens[d % 2];
+    for (size_t d = 0; d < 3 * ARRAY_LEN(LINEAR_DTYPES); d++) {
+        DType dtype = LINEAR_DTYPES[d / 3];
+        int64_t k = dtype_info(dtype)->group_len == 1 ? 1029 : 1024, n = n_tokens[d % 3];
         float *x = random_new(n * k, 65, 1), *want = NULL;
         for (int32_t i = 0; i < LEVELS; i++) {
             const Ops *ops = NULL;
@@ -219,6 +219,28 @@ static void linear_levels_agree(void **state) {
         }
         guard_free(x, n * k), guard_free(want, n * N);
     }
+}
+
+/* More tokens than a pass of any level has, and more activations than its caches keep: a row's bits
+ * are still those that it has alone. */
+static void linear_many_tokens(void **state) {
+    enum { N = 150, TOKENS = 1047, K = 1280, STEP = 149 };
+    static const DType dtypes[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
+    const Ops *ops = ops_testing_level(state);
+    OpsLimits limits = {.n_tokens_max = TOKENS, .k_max = K, .n_max = N};
+    OpCtx ctx = ops_testing_open(ops, &limits, 1);
+    float *x = random_new(TOKENS * K, 61, 1), *out = guard_new(TOKENS * N), *alone = guard_new(N);
+    for (size_t d = 0; d < ARRAY_LEN(dtypes); d++) {
+        LinearFixture f = linear_fixture(ops, &ctx, dtypes[d], N, K);
+        linear_fixture_run(&f, &ctx, x, TOKENS, 1, out);
+        for (int64_t t = 0; t < TOKENS; t += STEP) {
+            linear_fixture_run(&f, &ctx, x + t * K, 1, 1, alone);
+            assert_true(same_bits(alone, out + t * N, N));
+        }
+        linear_fixture_free(&f, &ctx);
+    }
+    guard_free(x, TOKENS * K), guard_free(out, TOKENS * N), guard_free(alone, N);
+    ops_testing_close(&ctx);
 }
 
 /* Rows that are not numbers give nothing finite and leave their neighbours alone; zeros give zeros;
@@ -294,8 +316,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         OPS_TEST_PRODUCTS(linear_shapes),      OPS_TEST_PRODUCTS(linear_long),
         OPS_TEST_PRODUCTS(linear_mixed_parts), OPS_TEST_PRODUCTS(linear_same_bits),
-        cmocka_unit_test(linear_levels_agree), OPS_TEST_PRODUCTS(linear_values),
-        OPS_TEST_ALL(linear_prepare),
+        OPS_TEST_PRODUCTS(linear_many_tokens), cmocka_unit_test(linear_levels_agree),
+        OPS_TEST_PRODUCTS(linear_values),      OPS_TEST_ALL(linear_prepare),
     };
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
 }

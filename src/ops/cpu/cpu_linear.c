@@ -5,27 +5,31 @@
 const LinearKernels CPU_LINEAR_AVX2 = {.n_side = LINEAR_PANELS,
                                        .quantize = cpu_linear_block_avx2_quantize,
                                        .block = cpu_linear_block_avx2,
+                                       .many_rows = PACK_ROWS * LINEAR_PANELS,
                                        .plain = cpu_linear_plain_avx2};
 const LinearKernels CPU_LINEAR_AVX512 = {.n_side = LINEAR_PANELS,
                                          .quantize = cpu_linear_block_avx512_quantize,
                                          .block = cpu_linear_block_avx512,
+                                         .many_rows = PACK_ROWS * LINEAR_PANELS,
                                          .plain = cpu_linear_plain_avx512};
 const LinearKernels CPU_LINEAR_AVX512BF16 = {.n_side = 1,
                                              .quantize = cpu_linear_block_avx512_quantize,
                                              .block = cpu_linear_block_avx512,
+                                             .many_rows = PACK_ROWS * LINEAR_PANELS,
                                              .plain = cpu_linear_plain_avx512,
                                              .half = &CPU_LINEAR_HALF_AVX512};
 const LinearKernels CPU_LINEAR_AMX = {.n_side = LINEAR_PANELS,
                                       .quantize = cpu_linear_block_avx512_quantize,
-                                      .block = cpu_linear_block_avx512,
+                                      .block = cpu_linear_block_amx,
+                                      .many_rows = LINEAR_TILES_ROWS,
                                       .plain = cpu_linear_plain_avx512,
                                       .half = &CPU_LINEAR_HALF_AMX};
 
 enum {
-    LINEAR_UNIT_BYTES = 640 << 10, /* of expanded weights: a part of L2 that leaves room for x */
     LINEAR_ALONE_BYTES = 48 << 10, /* weights, times tiles, below which waking threads costs more */
     LINEAR_TASKS_PER_THREAD = 4,
-    LINEAR_CHUNK_TOKENS = 48 /* the least, and a whole number of tiles of 12 and of 6 */
+    LINEAR_CHUNK_TOKENS = 48, /* the least, and a whole number of tiles of 12 and of 6 */
+    LINEAR_MANY_TOKENS = 64   /* more take units of many_rows rows */
 };
 
 const LinearFormat *cpu_linear_format(const Weight *w) {
@@ -64,10 +68,14 @@ int64_t cpu_linear_tiles(int64_t first, int64_t n_tokens, int32_t (*tile)(int64_
 
 /* Enough expanded weights to reuse an activation tile from L2, and never more than L2 holds. */
 static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUnit *unit) {
-    if (LINEAR_FORMAT[unit->dtype].bits > 0) {
-        int64_t panel_bytes = unit->k / 32 * cpu_linear_expanded_bytes(&LINEAR_FORMAT[unit->dtype]);
+    const LinearFormat *f = &LINEAR_FORMAT[unit->dtype];
+    if (f->bits > 0) {
+        bool many = unit->n_tokens > LINEAR_MANY_TOKENS && !f->has_scale_16;
+        int64_t most = many ? kernels->many_rows : PACK_ROWS * LINEAR_PANELS;
+        if (most > PACK_ROWS * LINEAR_PANELS) return most;
+        int64_t panel_bytes = unit->k / 32 * cpu_linear_expanded_bytes(f);
         int64_t n = unit->n_tokens == 1 ? LINEAR_PANELS : LINEAR_UNIT_BYTES / panel_bytes;
-        return PACK_ROWS * MIN(MAX(n, (int64_t)1), (int64_t)LINEAR_PANELS);
+        return MIN(PACK_ROWS * MAX(n, (int64_t)1), most);
     }
     if (unit->half != NULL) {
         const LinearHalf *half = kernels->half;
@@ -82,11 +90,8 @@ static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUn
 size_t cpu_linear_thread_bytes(int64_t k) {
     int64_t row_bytes = 4 * ALIGN_UP(k, (int64_t)512);
     int64_t panel_bytes = DIV_UP(k, 32) * LINEAR_EXPANDED_BYTES_MAX;
-    int64_t most = MAX(LINEAR_PLAIN_ROWS * row_bytes, LINEAR_PANELS * panel_bytes);
-    int64_t least = MAX(8 * row_bytes, panel_bytes);
-    int64_t half_most = LINEAR_HALF_ROWS_MAX * 2 * ALIGN_UP(k, (int64_t)32);
-    int64_t half_bytes = MIN(half_most, (int64_t)LINEAR_HALF_UNIT_BYTES_MAX);
-    int64_t bytes = MAX(MAX(MIN(most, (int64_t)LINEAR_UNIT_BYTES), least), half_bytes);
+    int64_t least = MAX(8 * row_bytes, panel_bytes); /* of one unit, as small as they come */
+    int64_t bytes = MAX(least, (int64_t)LINEAR_UNIT_BYTES);
     return ops_scratch_round((size_t)bytes + LINEAR_ACC_BYTES);
 }
 

@@ -9,6 +9,7 @@
 #include "ops/cpu/cpu_linear_priv.h"
 
 #define UNPACK_LANES      8
+#define EXPAND_SIGNED     0
 #define BLOCK_TILE_TOKENS 4
 #include "ops/cpu/cpu_unpack_tmpl.h"
 

@@ -9,21 +9,10 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-#define UNPACK_LANES      16
+#define EXPAND_SIGNED     0
 #define BLOCK_TILE_TOKENS 12
-#include "ops/cpu/cpu_unpack_tmpl.h"
-
-static inline UnpackF unpack_f16(const void *p) {
-    return (UnpackF)_mm512_cvtph_ps(_mm256_loadu_si256(p));
-}
-
-static inline UnpackU unpack_table(const uint8_t table[16], UnpackU index) {
-    __m512i wide = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));
-    return (UnpackU)_mm512_shuffle_epi8(wide, (__m512i)index);
-}
-
+#include "ops/cpu/cpu_unpack_avx512.h"
 #include "ops/cpu/cpu_linear_block_tmpl.h"
-#include "ops/cpu/cpu_unroll.h"
 
 /* sum + the four products of each lane with bytes 4 i .. 4 i + 3 of q. In assembly because gcc does
  * not fold the broadcast into the instruction, which costs a tenth of the speed. */

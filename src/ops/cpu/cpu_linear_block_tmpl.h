@@ -15,17 +15,15 @@
  *                       scale as one FMA, then the minimum as another: see avx512's */
 #pragma once
 
+#include "ops/cpu/cpu_expand_tmpl.h"
 #include "ops/cpu/cpu_linear_priv.h"
-#include "ops/cpu/cpu_unpack_tmpl.h"
-#include "ops/cpu/cpu_unroll.h"
 
 /* docs/kernels.md */
 enum {
     BLOCK_PREFETCH_BYTES = 3072,
     BLOCK_PREFETCH_ONE_BYTES = 4096, /* of one stream */
     BLOCK_FEW_TOKENS = 32,
-    BLOCK_FEW_SUBGROUPS = 2,
-    BLOCK_HALVES = 16 / UNPACK_LANES
+    BLOCK_FEW_SUBGROUPS = 2
 };
 
 /* What the inner loop is compiled for. */
@@ -33,7 +31,6 @@ typedef struct BlockShape {
     bool min, scale_16, wide; /* wide: 8-bit weights */
 } BlockShape;
 
-typedef void BlockUnpack(const uint8_t *group, int s, int half, UnpackGroup *out);
 /* acc: 16 sums of each panel's rows, or of each token. */
 typedef float BlockAcc[PACK_ROWS];
 
@@ -42,17 +39,6 @@ static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q,
 
 static UNPACK_INLINE BlockShape block_shape(const LinearFormat *f) {
     return (BlockShape){f->has_min, f->has_scale_16, f->bits == 8};
-}
-
-/* Part i of n of the group's bytes at `ahead` from it: spread over the work, since a burst of
- * requests fills the core's line buffers and stalls it. */
-static UNPACK_INLINE void block_prefetch(const uint8_t *group, int64_t ahead, const LinearFormat *f,
-                                         int i, int n) {
-    int n_lines = DIV_UP(f->group_bytes * PACK_ROWS, CACHE_LINE);
-    int first = n_lines * i / n, count = n_lines * (i + 1) / n - first; /* at most Q8_0's 9 */
-    CPU_UNROLL(9)
-    for (int line = 0; line < 9; line++)
-        if (line < count) __builtin_prefetch(group + ahead + (first + line) * CACHE_LINE);
 }
 
 /* Where the bytes to ask for stand from group g when n_side panels take turns: a panel's last bytes
@@ -79,10 +65,10 @@ static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const Bl
 /* Panels first .. first + n - 1 of a unit take turns after every subgroup: steady streams, not
  * bursts. */
 static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, int64_t n,
-                                         BlockUnpack *unpack, const LinearFormat *f) {
+                                         Unpack *unpack, const LinearFormat *f) {
     const int64_t group_bytes = f->group_bytes * PACK_ROWS;
     int64_t n_groups = unit->k / (32 * f->n_subgroups);
-    UnpackF acc[LINEAR_PANELS * BLOCK_HALVES] = {{0}};
+    UnpackF acc[LINEAR_PANELS * EXPAND_HALVES] = {{0}};
     for (int64_t g = 0; g < n_groups; g++) {
         const LinearQuant *q = unit->q + g * f->n_subgroups;
         const uint8_t *from = unit->w + first * unit->w_stride + g * group_bytes;
@@ -91,71 +77,31 @@ static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, 
         for (int s = 0; s < f->n_subgroups; s++) {
             const uint8_t *group = from;
             for (int64_t p = 0; p < n; p++, group += unit->w_stride) {
-                block_prefetch(group, ahead, f, s, f->n_subgroups);
+                expand_prefetch(group, ahead, f, s, f->n_subgroups);
                 /* Else gcc keeps the address of every four bytes of q, on the stack. */
                 __asm__ volatile("" : "+r"(q));
                 CPU_UNROLL(2)
-                for (int half = 0; half < BLOCK_HALVES; half++) {
+                for (int half = 0; half < EXPAND_HALVES; half++) {
                     UnpackGroup w;
                     unpack(group, s, half, &w);
-                    block_step(&w, q + s, 1, block_shape(f), &acc[p * BLOCK_HALVES + half]);
+                    block_step(&w, q + s, 1, block_shape(f), &acc[p * EXPAND_HALVES + half]);
                 }
             }
         }
     }
     for (int64_t p = 0; p < n; p++) {
         BlockAcc sum;
-        memcpy(sum, &acc[p * BLOCK_HALVES], sizeof sum);
+        memcpy(sum, &acc[p * EXPAND_HALVES], sizeof sum);
         block_store(unit, 0, (first + p) * PACK_ROWS, sum);
     }
 }
 
-static UNPACK_INLINE void block_one(const LinearUnit *unit, BlockUnpack *unpack,
-                                    const LinearFormat *f) {
+static UNPACK_INLINE void block_one(const LinearUnit *unit, Unpack *unpack, const LinearFormat *f) {
     int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
     if (unit->n_side == 1)
         for (int64_t p = 0; p < n_panels; p++) block_one_side(unit, p, 1, unpack, f);
     else
         block_one_side(unit, 0, n_panels, unpack, f);
-}
-
-/* The expanded form (cpu_linear_priv.h) of subgroup s, a constant, of a group. */
-static UNPACK_INLINE void block_expand_one(const uint8_t *group, int s, int64_t ahead,
-                                           BlockUnpack *unpack, const LinearFormat *f,
-                                           uint8_t *out) {
-    const int n_scales = f->has_scale_16 ? 2 : 1;
-    block_prefetch(group, ahead, f, s, f->n_subgroups);
-    CPU_UNROLL(2)
-    for (int half = 0; half < BLOCK_HALVES; half++, out += 32) {
-        UnpackGroup w;
-        unpack(group, s, half, &w);
-        CPU_UNROLL(8)
-        for (int i = 0; i < 8; i++) memcpy(out + 64 * i, &w.u[i], sizeof w.u[i]);
-        CPU_UNROLL(2)
-        for (int i = 0; i < n_scales; i++) {
-            memcpy(out + 64 * (8 + i), &w.scale[i], sizeof w.scale[i]);
-            if (f->has_min) memcpy(out + 64 * (8 + n_scales + i), &w.min[i], sizeof w.min[i]);
-        }
-    }
-}
-
-/* Of the n subgroups of a panel from the first-th. */
-static UNPACK_INLINE void block_expand(const uint8_t *panel, int64_t first, int64_t n,
-                                       int64_t ahead, BlockUnpack *unpack, const LinearFormat *f,
-                                       uint8_t *out) {
-    for (int64_t i = first; i < first + n; i++, out += cpu_linear_expanded_bytes(f)) {
-        const uint8_t *group = panel + i / f->n_subgroups * f->group_bytes * PACK_ROWS;
-        switch (i % f->n_subgroups) {
-            case 0: block_expand_one(group, 0, ahead, unpack, f, out); break;
-            case 1: block_expand_one(group, 1, ahead, unpack, f, out); break;
-            case 2: block_expand_one(group, 2, ahead, unpack, f, out); break;
-            case 3: block_expand_one(group, 3, ahead, unpack, f, out); break;
-            case 4: block_expand_one(group, 4, ahead, unpack, f, out); break;
-            case 5: block_expand_one(group, 5, ahead, unpack, f, out); break;
-            case 6: block_expand_one(group, 6, ahead, unpack, f, out); break;
-            case 7: block_expand_one(group, 7, ahead, unpack, f, out); break;
-        }
-    }
 }
 
 /* acc[t] += n_tokens (a constant) tokens at q, of a tile of tile_tokens, times n subgroups of an
@@ -165,7 +111,7 @@ static UNPACK_INLINE void block_tile(const uint8_t *expanded, int64_t n, const L
                                      BlockAcc *acc) {
     const LinearFormat f = {.has_min = shape.min, .has_scale_16 = shape.scale_16};
     int n_scales = shape.scale_16 ? 2 : 1;
-    for (int half = 0; half < BLOCK_HALVES; half++) {
+    for (int half = 0; half < EXPAND_HALVES; half++) {
         UnpackF sum[BLOCK_TILE_TOKENS];
         CPU_UNROLL(12)
         for (int t = 0; t < n_tokens; t++) memcpy(&sum[t], acc[t] + half * 8, sizeof sum[t]);
@@ -244,16 +190,11 @@ static BlockTiles *block_tiles_of(const LinearFormat *f) {
     return f->bits == 8 ? block_tiles_wide : block_tiles_narrow;
 }
 
-/* Of one format. */
-typedef struct BlockKernels {
-    void (*one)(const LinearUnit *unit);
-    void (*expand)(const uint8_t *panel, int64_t first, int64_t n, int64_t ahead, uint8_t *out);
-} BlockKernels;
-
-static void block_few(const LinearUnit *unit, const LinearFormat *f, const BlockKernels *kernels) {
+static void block_few(const LinearUnit *unit, const LinearFormat *f) {
     _Alignas(CACHE_LINE) uint8_t expanded[BLOCK_FEW_SUBGROUPS * LINEAR_EXPANDED_BYTES_MAX];
     _Alignas(CACHE_LINE) BlockAcc acc[LINEAR_PANELS][BLOCK_FEW_TOKENS];
     BlockTiles *tiles = block_tiles_of(f);
+    Expand *expand = EXPAND[unit->dtype];
     int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS), n_subgroups = unit->k / 32;
     for (int64_t p = 0; p < n_panels; p++)
         memset(acc[p], 0, (size_t)unit->n_tokens * sizeof acc[p][0]);
@@ -261,7 +202,7 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f, const Block
         n = MIN(n_subgroups - s, (int64_t)BLOCK_FEW_SUBGROUPS);
         int64_t ahead = block_ahead(unit, f, n_panels, s / f->n_subgroups);
         for (int64_t p = 0; p < n_panels; p++) {
-            kernels->expand(unit->w + p * unit->w_stride, s, n, ahead, expanded);
+            expand(unit->w + p * unit->w_stride, s, n, ahead, expanded);
             for (int64_t t = 0; t < unit->n_tokens;) {
                 int32_t n_tokens = cpu_linear_tile(unit->n_tokens - t);
                 const LinearQuant *q = unit->q + t * n_subgroups + s * n_tokens;
@@ -275,12 +216,13 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f, const Block
 }
 
 /* A tile of tokens stays near while panels change. */
-static void block_many(const LinearUnit *unit, const LinearFormat *f, const BlockKernels *kernels) {
+static void block_many(const LinearUnit *unit, const LinearFormat *f) {
     BlockTiles *tiles = block_tiles_of(f);
+    Expand *expand = EXPAND[unit->dtype];
     int64_t n_groups = unit->k / 32, panel_bytes = n_groups * cpu_linear_expanded_bytes(f);
     for (int64_t p = 0; p * PACK_ROWS < unit->n_rows; p++)
-        kernels->expand(unit->w + p * unit->w_stride, 0, n_groups, BLOCK_PREFETCH_BYTES,
-                        (uint8_t *)unit->scratch + p * panel_bytes);
+        expand(unit->w + p * unit->w_stride, 0, n_groups, BLOCK_PREFETCH_BYTES,
+               (uint8_t *)unit->scratch + p * panel_bytes);
     for (int64_t token = 0; token < unit->n_tokens;) {
         int32_t n = cpu_linear_tile(unit->n_tokens - token);
         const LinearQuant *q = unit->q + token * n_groups;
@@ -294,53 +236,44 @@ static void block_many(const LinearUnit *unit, const LinearFormat *f, const Bloc
     }
 }
 
-#define BLOCK_KERNELS(name, dtype)                                                                 \
-    static void block_one_##name(const LinearUnit *unit) {                                         \
-        block_one(unit, unpack_##name, &LINEAR_FORMAT[dtype]);                                     \
-    }                                                                                              \
-    static void block_expand_##name(const uint8_t *panel, int64_t first, int64_t n, int64_t ahead, \
-                                    uint8_t *out) {                                                \
-        block_expand(panel, first, n, ahead, unpack_##name, &LINEAR_FORMAT[dtype], out);           \
+typedef void BlockOne(const LinearUnit *unit);
+
+#define BLOCK_ONE(name, dtype)                                 \
+    static void block_one_##name(const LinearUnit *unit) {     \
+        block_one(unit, unpack_##name, &LINEAR_FORMAT[dtype]); \
     }
 
-BLOCK_KERNELS(q4_0, DTYPE_Q4_0)
-BLOCK_KERNELS(q4_1, DTYPE_Q4_1)
-BLOCK_KERNELS(q5_0, DTYPE_Q5_0)
-BLOCK_KERNELS(q5_1, DTYPE_Q5_1)
-BLOCK_KERNELS(q8_0, DTYPE_Q8_0)
-BLOCK_KERNELS(q2_k, DTYPE_Q2_K)
-BLOCK_KERNELS(q3_k, DTYPE_Q3_K)
-BLOCK_KERNELS(q4_k, DTYPE_Q4_K)
-BLOCK_KERNELS(q5_k, DTYPE_Q5_K)
-BLOCK_KERNELS(q6_k, DTYPE_Q6_K)
-BLOCK_KERNELS(iq4_nl, DTYPE_IQ4_NL)
-BLOCK_KERNELS(iq4_xs, DTYPE_IQ4_XS)
-BLOCK_KERNELS(mxfp4, DTYPE_MXFP4)
-#undef BLOCK_KERNELS
+BLOCK_ONE(q4_0, DTYPE_Q4_0)
+BLOCK_ONE(q4_1, DTYPE_Q4_1)
+BLOCK_ONE(q5_0, DTYPE_Q5_0)
+BLOCK_ONE(q5_1, DTYPE_Q5_1)
+BLOCK_ONE(q8_0, DTYPE_Q8_0)
+BLOCK_ONE(q2_k, DTYPE_Q2_K)
+BLOCK_ONE(q3_k, DTYPE_Q3_K)
+BLOCK_ONE(q4_k, DTYPE_Q4_K)
+BLOCK_ONE(q5_k, DTYPE_Q5_K)
+BLOCK_ONE(q6_k, DTYPE_Q6_K)
+BLOCK_ONE(iq4_nl, DTYPE_IQ4_NL)
+BLOCK_ONE(iq4_xs, DTYPE_IQ4_XS)
+BLOCK_ONE(mxfp4, DTYPE_MXFP4)
+#undef BLOCK_ONE
 
-static const BlockKernels BLOCK_KERNELS[DTYPE_COUNT] = {
-    [DTYPE_Q4_0] = {block_one_q4_0, block_expand_q4_0},
-    [DTYPE_Q4_1] = {block_one_q4_1, block_expand_q4_1},
-    [DTYPE_Q5_0] = {block_one_q5_0, block_expand_q5_0},
-    [DTYPE_Q5_1] = {block_one_q5_1, block_expand_q5_1},
-    [DTYPE_Q8_0] = {block_one_q8_0, block_expand_q8_0},
-    [DTYPE_Q2_K] = {block_one_q2_k, block_expand_q2_k},
-    [DTYPE_Q3_K] = {block_one_q3_k, block_expand_q3_k},
-    [DTYPE_Q4_K] = {block_one_q4_k, block_expand_q4_k},
-    [DTYPE_Q5_K] = {block_one_q5_k, block_expand_q5_k},
-    [DTYPE_Q6_K] = {block_one_q6_k, block_expand_q6_k},
-    [DTYPE_IQ4_NL] = {block_one_iq4_nl, block_expand_iq4_nl},
-    [DTYPE_IQ4_XS] = {block_one_iq4_xs, block_expand_iq4_xs},
-    [DTYPE_MXFP4] = {block_one_mxfp4, block_expand_mxfp4},
+static BlockOne *const BLOCK_ONE[DTYPE_COUNT] = {
+    [DTYPE_Q4_0] = block_one_q4_0,     [DTYPE_Q4_1] = block_one_q4_1,
+    [DTYPE_Q5_0] = block_one_q5_0,     [DTYPE_Q5_1] = block_one_q5_1,
+    [DTYPE_Q8_0] = block_one_q8_0,     [DTYPE_Q2_K] = block_one_q2_k,
+    [DTYPE_Q3_K] = block_one_q3_k,     [DTYPE_Q4_K] = block_one_q4_k,
+    [DTYPE_Q5_K] = block_one_q5_k,     [DTYPE_Q6_K] = block_one_q6_k,
+    [DTYPE_IQ4_NL] = block_one_iq4_nl, [DTYPE_IQ4_XS] = block_one_iq4_xs,
+    [DTYPE_MXFP4] = block_one_mxfp4,
 };
 
 static void block_unit(const LinearUnit *unit) {
-    const BlockKernels *kernels = &BLOCK_KERNELS[unit->dtype];
     const LinearFormat *f = &LINEAR_FORMAT[unit->dtype];
     if (unit->n_tokens == 1)
-        kernels->one(unit);
+        BLOCK_ONE[unit->dtype](unit);
     else if (unit->n_tokens <= BLOCK_FEW_TOKENS)
-        block_few(unit, f, kernels);
+        block_few(unit, f);
     else
-        block_many(unit, f, kernels);
+        block_many(unit, f);
 }

@@ -12,16 +12,15 @@
  *
  *   C [16 rows x 16 tokens] += A [16 rows x 32 of k] * B [16 pairs of k x 16 tokens x 2]
  *
- * Up to AMX_DIRECT_TOKENS the tiles are loaded from the file's place, 16 rows at a time; more: the
- * unit's rows are copied to one run of memory in L2, and 2 x 2 tiles use each load twice (hi and lo
- * make it 8 products for 6 loads). The activations come from L3, once for all rows of a unit, and
- * are asked for one group of 32 tokens ahead; so are the rows of the next unit.
- *
- * source: Intel SDM volume 2, TDPBF16PS, LDTILECFG. Inline assembly, because the compiler does not
- * see that LDTILECFG reads all 64 bytes and that tile loads read memory. */
+ * Up to AMX_DIRECT_TOKENS the tiles are loaded from the file's place, 16 rows at a time; more: k is
+ * walked in blocks, whose rows are copied to L2. The activations of 32 tokens stay in L1 while the
+ * rows pass by: 2 x 2 tiles use each load twice (hi and lo make it 8 products for 6 loads), then
+ * wait in L2 for the next block. The next tokens' and the next block's bytes are asked for ahead.
+ */
 #include <immintrin.h>
 
 #include "ops/cpu/cpu_linear_priv.h"
+#include "ops/cpu/cpu_tile_amx.h"
 #include "ops/cpu/cpu_vec_avx512.h"
 
 enum {
@@ -32,48 +31,29 @@ enum {
     AMX_DIRECT_TOKENS = 32,
     AMX_TOKEN_BYTES = 2 * AMX_RUN_BYTES, /* hi and lo */
     AMX_PREFETCH_BYTES = 4096,
+    AMX_BLOCK_RUNS = 8,    /* of a block of k: 32 KB of activations of 32 tokens, hi and lo */
+    AMX_PASS_TOKENS = 512, /* whose accumulators are kept, [tokens][rows] */
+    AMX_ACC_FLOATS = 4 * AMX_ROWS * AMX_TOKENS,
+    AMX_COPY_BYTES = LINEAR_HALF_ROWS_MAX * AMX_BLOCK_RUNS * AMX_RUN_BYTES,
 };
-
-/* The operand of LDTILECFG. */
-typedef struct AmxConfig {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} AmxConfig;
-_Static_assert(sizeof(AmxConfig) == 64, "AmxConfig");
+_Static_assert(AMX_COPY_BYTES + AMX_PASS_TOKENS * LINEAR_HALF_ROWS_MAX * 4 <= LINEAR_UNIT_BYTES,
+               "scratch");
 
 /* C of two row tiles times two token tiles: 0 and 1 the first rows, 2 and 3 the second. 4 and 5: A.
  * 6 and 7: B of the first and of the second token tile. */
 static void amx_configure(int64_t n_rows, int64_t n_tokens) {
     int64_t rows[2] = {MIN(n_rows, (int64_t)AMX_ROWS), n_rows - AMX_ROWS};
     int64_t tokens[2] = {MIN(n_tokens, (int64_t)AMX_TOKENS), n_tokens - AMX_TOKENS};
-    _Alignas(CACHE_LINE) AmxConfig config = {.palette = 1};
+    _Alignas(CACHE_LINE) TileConfig config = {.palette = 1};
     for (int i = 0; i < 2; i++) {
-        int64_t r = MAX(rows[i], (int64_t)1), t = MAX(tokens[i], (int64_t)1);
-        for (int j = 0; j < 2; j++) {
-            config.rows[2 * i + j] = (uint8_t)r;
-            config.row_bytes[2 * j + i] = (uint16_t)(4 * t);
-        }
-        config.rows[4 + i] = (uint8_t)r;
-        config.row_bytes[4 + i] = AMX_RUN_BYTES;
-        config.rows[6 + i] = AMX_RUN / 2;
-        config.row_bytes[6 + i] = (uint16_t)(4 * t);
+        rows[i] = MAX(rows[i], (int64_t)1);
+        tokens[i] = MAX(tokens[i], (int64_t)1);
+        tile_shape(&config, 4 + i, rows[i], AMX_RUN_BYTES);
+        tile_shape(&config, 6 + i, AMX_RUN / 2, 4 * tokens[i]);
     }
-    __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
+    for (int i = 0; i < 4; i++) tile_shape(&config, i, rows[i / 2], 4 * tokens[i % 2]);
+    tile_configure(&config);
 }
-
-#define AMX_LOAD(tile, p, stride)                                     \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile               \
-                     :                                                \
-                     : "r"((const void *)(p)), "r"((int64_t)(stride)) \
-                     : "memory")
-#define AMX_STORE(tile, p, stride)                              \
-    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)"     \
-                     :                                          \
-                     : "r"((void *)(p)), "r"((int64_t)(stride)) \
-                     : "memory")
-#define AMX_ZERO(tile)   __asm__ volatile("tilezero %%tmm" #tile : :)
-#define AMX_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 
 /* Lines that will be needed later: so many with each run. */
 typedef struct AmxAsk {
@@ -103,20 +83,20 @@ static inline __attribute__((always_inline)) void amx_walk(AmxWalk *walk, bool t
         for (int a = 0; a < 2; a++)
             for (int64_t n = 0; n < walk->ask[a].n_lines; n++, walk->ask[a].next += CACHE_LINE)
                 _mm_prefetch((const char *)walk->ask[a].next, _MM_HINT_T1);
-        AMX_LOAD(4, walk->w[0], walk->row_step);
-        AMX_LOAD(6, walk->x[0], stride[0]);
-        AMX_DOT(0, 4, 6);
-        if (two_rows) AMX_LOAD(5, walk->w[1], walk->row_step);
-        if (two_rows) AMX_DOT(2, 5, 6);
-        if (two_tokens) AMX_LOAD(7, walk->x[1], stride[1]);
-        if (two_tokens) AMX_DOT(1, 4, 7);
-        if (two_rows && two_tokens) AMX_DOT(3, 5, 7);
-        AMX_LOAD(6, walk->x[0] + walk->x_step[0] / 2, stride[0]);
-        AMX_DOT(0, 4, 6);
-        if (two_rows) AMX_DOT(2, 5, 6);
-        if (two_tokens) AMX_LOAD(7, walk->x[1] + walk->x_step[1] / 2, stride[1]);
-        if (two_tokens) AMX_DOT(1, 4, 7);
-        if (two_rows && two_tokens) AMX_DOT(3, 5, 7);
+        TILE_LOAD(4, walk->w[0], walk->row_step);
+        TILE_LOAD(6, walk->x[0], stride[0]);
+        TILE_DOT_BF16(0, 4, 6);
+        if (two_rows) TILE_LOAD(5, walk->w[1], walk->row_step);
+        if (two_rows) TILE_DOT_BF16(2, 5, 6);
+        if (two_tokens) TILE_LOAD(7, walk->x[1], stride[1]);
+        if (two_tokens) TILE_DOT_BF16(1, 4, 7);
+        if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
+        TILE_LOAD(6, walk->x[0] + walk->x_step[0] / 2, stride[0]);
+        TILE_DOT_BF16(0, 4, 6);
+        if (two_rows) TILE_DOT_BF16(2, 5, 6);
+        if (two_tokens) TILE_LOAD(7, walk->x[1] + walk->x_step[1] / 2, stride[1]);
+        if (two_tokens) TILE_DOT_BF16(1, 4, 7);
+        if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
         walk->w[0] += walk->run_step;
         walk->w[1] += walk->run_step;
         walk->x[0] += walk->x_step[0];
@@ -136,10 +116,10 @@ static void amx_walk_any(AmxWalk *walk, bool two_rows, bool two_tokens) {
 }
 
 static void amx_zero(void) {
-    AMX_ZERO(0);
-    AMX_ZERO(1);
-    AMX_ZERO(2);
-    AMX_ZERO(3);
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
 }
 
 /* A finished tile, [16 rows][16 tokens], to the outputs of n_tokens tokens from `token` and of
@@ -158,14 +138,26 @@ static void amx_store(const LinearUnit *unit, const float *c, int64_t token, int
     }
 }
 
-/* All tiles, of up to 32 rows and 32 tokens. */
+/* All tiles, to and from where they wait. */
+static void amx_keep_all(float *acc) {
+    TILE_STORE(0, acc, 4 * AMX_TOKENS);
+    TILE_STORE(1, acc + AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+    TILE_STORE(2, acc + 2 * AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+    TILE_STORE(3, acc + 3 * AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+}
+
+static void amx_load_all(const float *acc) {
+    TILE_LOAD(0, acc, 4 * AMX_TOKENS);
+    TILE_LOAD(1, acc + AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+    TILE_LOAD(2, acc + 2 * AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+    TILE_LOAD(3, acc + 3 * AMX_ROWS * AMX_TOKENS, 4 * AMX_TOKENS);
+}
+
+/* All tiles, of up to 32 rows and 32 tokens, to the outputs. */
 static void amx_store_all(const LinearUnit *unit, int64_t token, int64_t n_tokens, int64_t row,
                           int64_t n_rows) {
     _Alignas(CACHE_LINE) float c[4][AMX_ROWS * AMX_TOKENS] = {{0}};
-    AMX_STORE(0, c[0], 4 * AMX_TOKENS);
-    AMX_STORE(1, c[1], 4 * AMX_TOKENS);
-    AMX_STORE(2, c[2], 4 * AMX_TOKENS);
-    AMX_STORE(3, c[3], 4 * AMX_TOKENS);
+    amx_keep_all(c[0]);
     for (int64_t r = 0; r < n_rows; r += AMX_ROWS)
         for (int64_t t = 0; t < n_tokens; t += AMX_TOKENS)
             amx_store(unit, c[r / AMX_ROWS * 2 + t / AMX_TOKENS], token + t,
@@ -226,10 +218,11 @@ static void amx_direct(const LinearUnit *unit) {
     }
 }
 
-/* The unit's rows as [16 rows][run][row], zeros where rows or elements end. */
-static void amx_copy(const LinearUnit *unit, uint8_t *out) {
+/* n_runs of the unit's rows from a run as [16 rows][run][row], zeros where rows or elements end. */
+static void amx_copy(const LinearUnit *unit, int64_t run, int64_t n_runs, uint8_t *out) {
+    const int64_t end = MIN(unit->k, (run + n_runs) * AMX_RUN);
     for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
-        for (int64_t i = 0; i < unit->k; i += AMX_RUN) {
+        for (int64_t i = run * AMX_RUN; i < end; i += AMX_RUN) {
             int64_t n = MIN(unit->k - i, (int64_t)AMX_RUN);
             __mmask32 mask = (__mmask32)((1ull << n) - 1);
             for (int64_t r = row; r < row + AMX_ROWS; r++, out += AMX_RUN_BYTES) {
@@ -242,43 +235,86 @@ static void amx_copy(const LinearUnit *unit, uint8_t *out) {
     }
 }
 
+/* A block of k times the tokens of a pass. */
+typedef struct AmxBlock {
+    const LinearUnit *unit;
+    int64_t token, n_tokens; /* of the pass */
+    int64_t run, n_runs;     /* of the block */
+    const uint8_t *copy;
+    float *acc; /* [token pair][row pair][4 tiles][16 rows][16 tokens] */
+} AmxBlock;
+
 /* Part i of n of the bytes from `from`, in n_runs runs. */
 static AmxAsk amx_ask(const uint8_t *from, int64_t bytes, int64_t i, int64_t n, int64_t n_runs) {
     int64_t lines = DIV_UP(bytes / CACHE_LINE, n);
     return (AmxAsk){from + i * lines * CACHE_LINE, DIV_UP(lines, n_runs)};
 }
 
-/* The products of n_tokens <= 32 tokens from `token` with all rows of the copy. */
-static void amx_many_tokens(const LinearUnit *unit, const uint8_t *copy, int64_t token,
-                            int64_t n_tokens) {
-    const int64_t n_runs = DIV_UP(unit->k, AMX_RUN), pair = 2 * AMX_ROWS;
-    const int64_t n_pairs = DIV_UP(unit->n_rows, pair), left = unit->n_tokens - token - n_tokens;
-    const int64_t n_turns = n_pairs * DIV_UP(unit->n_tokens, 2 * AMX_TOKENS);
-    for (int64_t row = 0; row < unit->n_rows; row += pair) {
-        int64_t n_rows = MIN(unit->n_rows - row, pair), turn = row / pair;
-        AmxWalk walk = {
-            .row_step = AMX_RUN_BYTES, .run_step = AMX_ROWS * AMX_RUN_BYTES, .n_runs = n_runs};
-        walk.w[0] = copy + row * n_runs * AMX_RUN_BYTES;
-        walk.w[1] = walk.w[0] + AMX_ROWS * n_runs * AMX_RUN_BYTES;
-        amx_tokens(unit, token, n_tokens, &walk);
-        int64_t x_bytes = MIN(left, 2 * (int64_t)AMX_TOKENS) * n_runs * AMX_TOKEN_BYTES;
-        walk.ask[0] = amx_ask(unit->half + (token + n_tokens) * n_runs * AMX_TOKEN_BYTES, x_bytes,
-                              turn, n_pairs, n_runs);
-        int64_t w_bytes = unit->n_rows * unit->w_stride;
-        walk.ask[1] = amx_ask(unit->w + w_bytes, w_bytes, token / (2 * AMX_TOKENS) * n_pairs + turn,
-                              n_turns, n_runs);
+/* Asks for part `turn` of n_turns of the next block's rows: from each the bytes of a block. */
+static void amx_ask_rows(const AmxBlock *block, int64_t turn, int64_t n_turns) {
+    const LinearUnit *unit = block->unit;
+    const int64_t first = (block->run + block->n_runs) * AMX_RUN_BYTES, bytes = 2 * unit->k - first;
+    const int64_t n_rows = DIV_UP(unit->n_rows, n_turns),
+                  end = MIN((turn + 1) * n_rows, unit->n_rows);
+    for (int64_t r = turn * n_rows; r < end; r++)
+        for (int64_t at = 0; at < MIN(bytes, (int64_t)AMX_BLOCK_RUNS * AMX_RUN_BYTES);
+             at += CACHE_LINE)
+            _mm_prefetch((const char *)unit->w + r * unit->w_stride + first + at, _MM_HINT_T1);
+}
+
+/* n_tokens <= 32 tokens, the t-th of the pass and those after it: with all rows of the copy, while
+ * the block of the next 32 tokens is asked for. */
+static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens) {
+    const LinearUnit *unit = block->unit;
+    const int64_t pair = 2 * AMX_ROWS, n_pairs = DIV_UP(unit->n_rows, pair);
+    const int64_t n_turns = n_pairs * DIV_UP(block->n_tokens, 2 * AMX_TOKENS);
+    const int64_t tile_bytes = AMX_TOKENS * DIV_UP(unit->k, AMX_RUN) * AMX_TOKEN_BYTES;
+    float *acc = block->acc + t / (2 * AMX_TOKENS) * n_pairs * AMX_ACC_FLOATS;
+    for (int64_t row = 0; row < unit->n_rows; row += pair, acc += AMX_ACC_FLOATS) {
+        const int64_t n_rows = MIN(unit->n_rows - row, pair), turn = row / pair;
+        AmxWalk walk = {.row_step = AMX_RUN_BYTES,
+                        .run_step = AMX_ROWS * AMX_RUN_BYTES,
+                        .n_runs = block->n_runs};
+        walk.w[0] = block->copy + row * block->n_runs * AMX_RUN_BYTES;
+        walk.w[1] = walk.w[0] + AMX_ROWS * block->n_runs * AMX_RUN_BYTES;
+        amx_tokens(unit, block->token + t, n_tokens, &walk);
+        for (int i = 0; i < 2; i++) {
+            walk.x[i] += block->run * walk.x_step[i];
+            const uint8_t *next = walk.x[i] + 2 * tile_bytes;
+            int64_t left = block->n_tokens - t - (2 + i) * AMX_TOKENS;
+            int64_t bytes = left < AMX_TOKENS ? 0 : block->n_runs * AMX_TOKENS * AMX_TOKEN_BYTES;
+            walk.ask[i] = amx_ask(next, bytes, turn, n_pairs, block->n_runs);
+        }
+        amx_ask_rows(block, t / (2 * AMX_TOKENS) * n_pairs + turn, n_turns);
         if (row == 0 || n_rows < pair) amx_configure(n_rows, n_tokens);
-        amx_zero();
+        if (block->run > 0)
+            amx_load_all(acc);
+        else
+            amx_zero();
         amx_walk_any(&walk, n_rows > AMX_ROWS, n_tokens > AMX_TOKENS);
-        amx_store_all(unit, token, n_tokens, row, n_rows);
+        if (block->run + block->n_runs < DIV_UP(unit->k, AMX_RUN))
+            amx_keep_all(acc);
+        else
+            amx_store_all(unit, block->token + t, n_tokens, row, n_rows);
     }
 }
 
+/* Block after block of k: its rows copied to L2, its activations of 32 tokens in L1 while the rows
+ * pass by; the accumulators wait in L2. */
 static void amx_many(const LinearUnit *unit) {
+    const int64_t n_runs = DIV_UP(unit->k, AMX_RUN);
     uint8_t *copy = unit->scratch;
-    amx_copy(unit, copy);
-    for (int64_t token = 0; token < unit->n_tokens; token += 2 * AMX_TOKENS)
-        amx_many_tokens(unit, copy, token, MIN(unit->n_tokens - token, 2 * (int64_t)AMX_TOKENS));
+    AmxBlock block = {.unit = unit, .copy = copy};
+    block.acc = (float *)(void *)(copy + AMX_COPY_BYTES);
+    for (; block.token < unit->n_tokens; block.token += block.n_tokens) {
+        block.n_tokens = MIN(unit->n_tokens - block.token, (int64_t)AMX_PASS_TOKENS);
+        for (block.run = 0; block.run < n_runs; block.run += block.n_runs) {
+            block.n_runs = MIN(n_runs - block.run, (int64_t)AMX_BLOCK_RUNS);
+            amx_copy(unit, block.run, block.n_runs, copy);
+            for (int64_t t = 0; t < block.n_tokens; t += 2 * AMX_TOKENS)
+                amx_block_tokens(&block, t, MIN(block.n_tokens - t, 2 * (int64_t)AMX_TOKENS));
+        }
+    }
 }
 
 static void amx_unit(const LinearUnit *unit) {
@@ -286,7 +322,7 @@ static void amx_unit(const LinearUnit *unit) {
         amx_direct(unit);
     else
         amx_many(unit);
-    __asm__ volatile("tilerelease" : :);
+    tile_release();
 }
 
 static int32_t amx_tile(int64_t tokens_left) {
@@ -318,7 +354,7 @@ static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_
 
 const LinearHalf CPU_LINEAR_HALF_AMX = {.token_bytes = AMX_TOKEN_BYTES,
                                         .unit_rows = LINEAR_HALF_ROWS_MAX,
-                                        .unit_bytes = LINEAR_HALF_UNIT_BYTES_MAX,
+                                        .unit_bytes = INT32_MAX,
                                         .few_tokens = AMX_DIRECT_TOKENS,
                                         .tile = amx_tile,
                                         .round = amx_round,

@@ -262,7 +262,7 @@ static void half_round(const float *const *x, int32_t n_tokens, int64_t k, uint8
 
 const LinearHalf CPU_LINEAR_HALF_AVX512 = {.token_bytes = sizeof(HalfRun),
                                            .unit_rows = LINEAR_PLAIN_ROWS,
-                                           .unit_bytes = 640 << 10,
+                                           .unit_bytes = LINEAR_UNIT_BYTES,
                                            .few_tokens = HALF_DIRECT_TOKENS,
                                            .tile = cpu_linear_tile,
                                            .round = half_round,

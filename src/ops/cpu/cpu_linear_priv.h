@@ -127,6 +127,13 @@ static inline int64_t cpu_linear_expanded_bytes(const LinearFormat *format) {
 
 enum { LINEAR_EXPANDED_BYTES_MAX = 64 * 12 };
 
+/* What a task keeps in L2, at most and where its k allows it: expanded or copied weights, sums that
+ * wait; room for activations is left. */
+enum { LINEAR_UNIT_BYTES = 640 << 10 };
+
+/* Of a block unit on AMX: tokens of a pass (a whole number of tiles), rows. */
+enum { LINEAR_TILES_TOKENS = 516, LINEAR_TILES_ROWS = 128 };
+
 /* How a level multiplies BF16 weights with activations as bf16 numbers. Tokens are rounded in
  * tiles; the tile of token t starts at t * runs * token_bytes, runs of 32 along k, whatever its
  * size. */
@@ -140,12 +147,7 @@ typedef struct LinearHalf {
     void (*unit)(const LinearUnit *unit); /* the file's rows */
 } LinearHalf;
 
-enum {
-    LINEAR_HALF_TOKENS_MAX = 16,
-    LINEAR_HALF_BYTES_MAX = 128,
-    LINEAR_HALF_ROWS_MAX = 128,
-    LINEAR_HALF_UNIT_BYTES_MAX = 1 << 20
-};
+enum { LINEAR_HALF_TOKENS_MAX = 16, LINEAR_HALF_BYTES_MAX = 128, LINEAR_HALF_ROWS_MAX = 256 };
 
 /* A level. */
 typedef struct LinearKernels {
@@ -156,6 +158,8 @@ typedef struct LinearKernels {
     void (*quantize)(const LinearFormat *format, const float *const *x, int32_t n_tokens, int64_t k,
                      LinearQuant *out);
     void (*block)(const LinearUnit *unit); /* block formats, panels */
+    /* Rows of a unit of a block format with a scale per 32 elements and many tokens, at most. */
+    int32_t many_rows;
     void (*plain)(const LinearUnit *unit); /* F32, F16, BF16, the file's rows */
     /* For levels that multiply BF16 weights with bf16; NULL: BF16 goes through plain. */
     const struct LinearHalf *half;
@@ -172,6 +176,7 @@ void cpu_linear_block_avx512_quantize(const LinearFormat *format, const float *c
                                       int32_t n_tokens, int64_t k, LinearQuant *out);
 void cpu_linear_block_avx512(const LinearUnit *unit);
 void cpu_linear_plain_avx512(const LinearUnit *unit);
+void cpu_linear_block_amx(const LinearUnit *unit);
 extern const LinearHalf CPU_LINEAR_HALF_AVX512, CPU_LINEAR_HALF_AMX;
 extern const LinearKernels CPU_LINEAR_AVX2, CPU_LINEAR_AVX512, CPU_LINEAR_AVX512BF16,
     CPU_LINEAR_AMX;
