@@ -2,6 +2,7 @@
 #pragma once
 
 #include <immintrin.h>
+#include <stdint.h>
 
 #define UNPACK_LANES 16
 #include "ops/cpu/cpu_unpack_tmpl.h"
