@@ -13,19 +13,35 @@ Tensor forward_feed(const ForwardStep *step, void *data, int64_t n) {
     return tensor_2d(data, step->forward->scratch.feed, step->n_rows, n);
 }
 
+static void forward_norm_args(ForwardStep *step, const float *w, const float *bias,
+                              ForwardNorm *norm) {
+    const Forward *f = step->forward;
+    const ModelConfig *c = f->config;
+    norm->add = forward_rows(step, f->scratch.add, c->dim);
+    norm->args = (NormArgs){.kind = c->norm,
+                            .x = forward_rows(step, step->x, c->dim),
+                            .add = step->add ? &norm->add : NULL,
+                            .w = w,
+                            .bias = bias,
+                            .eps = c->norm_eps,
+                            .out = forward_feed(step, step->h, c->dim)};
+    step->add = false;
+}
+
 void forward_norm(ForwardStep *step, const float *w, const float *bias) {
     Forward *f = step->forward;
-    const ModelConfig *c = f->config;
-    Tensor add = forward_rows(step, f->scratch.add, c->dim);
-    NormArgs args = {.kind = c->norm,
-                     .x = forward_rows(step, step->x, c->dim),
-                     .add = step->add ? &add : NULL,
-                     .w = w,
-                     .bias = bias,
-                     .eps = c->norm_eps,
-                     .out = forward_feed(step, step->h, c->dim)};
-    f->ops->norm(&f->ctx, &args);
-    step->add = false;
+    ForwardNorm norm;
+    forward_norm_args(step, w, bias, &norm);
+    f->ops->norm(&f->ctx, &norm.args);
+}
+
+const NormArgs *forward_norm_for(ForwardStep *step, const float *w, const float *bias,
+                                 ForwardNorm *norm) {
+    Forward *f = step->forward;
+    forward_norm_args(step, w, bias, norm);
+    if (f->ops->takes_norm) return &norm->args;
+    f->ops->norm(&f->ctx, &norm->args);
+    return NULL;
 }
 
 void forward_residual(ForwardStep *step, void *input, int64_t k, const Weight *w, const float *bias,

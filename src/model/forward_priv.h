@@ -57,6 +57,14 @@ Tensor forward_rows(const ForwardStep *step, float *data, int64_t n);
 Tensor forward_feed(const ForwardStep *step, void *data, int64_t n);
 /* h = norm(x), adding what is pending to x before. */
 void forward_norm(ForwardStep *step, const float *w, const float *bias);
+/* The same for a product that alone reads h: what to give it as its norm, kept in *norm; NULL where
+ * the ops want it to be done before, as it then is. */
+typedef struct ForwardNorm {
+    NormArgs args;
+    Tensor add;
+} ForwardNorm;
+const NormArgs *forward_norm_for(ForwardStep *step, const float *w, const float *bias,
+                                 ForwardNorm *norm);
 /* Adds part's output for input [n_rows, k] to the residual stream: at once, or (post norms) as its
  * norm with the weights post_norm when the next norm runs. */
 void forward_residual(ForwardStep *step, void *input, int64_t k, const Weight *w, const float *bias,

@@ -6,34 +6,35 @@ static void layer_attn_qkv(ForwardStep *step, const LayerWeights *w) {
     const ModelConfig *c = f->config;
     int64_t heads = (int64_t)c->n_heads * c->head_dim;
     int64_t kv_heads = (int64_t)c->n_kv_heads * c->head_dim;
+    ForwardNorm norm;
     LinearArgs args = {.x = forward_feed(step, step->h, c->dim),
                        .n_parts = 3,
                        .part = {{&w->q, w->q_bias, forward_feed(step, f->scratch.q, heads)},
                                 {&w->k, w->k_bias, forward_feed(step, f->scratch.k, kv_heads)},
-                                {&w->v, w->v_bias, forward_feed(step, f->scratch.v, kv_heads)}}};
+                                {&w->v, w->v_bias, forward_feed(step, f->scratch.v, kv_heads)}},
+                       .norm = forward_norm_for(step, w->attn_norm, w->attn_norm_bias, &norm)};
     f->ops->linear(&step->forward->ctx, &args);
 }
 
-static void layer_attn_rope_kv(ForwardStep *step, int32_t layer, const LayerWeights *w) {
-    Forward *f = step->forward;
+static RopeKvArgs layer_attn_rope(ForwardStep *step, int32_t layer, const LayerWeights *w) {
+    const Forward *f = step->forward;
     const ModelConfig *c = f->config;
     bool local = c->layer_kind[layer] == LAYER_WINDOW && c->rope_local.style != ROPE_NONE;
     const RopeConfig *rope = local ? &c->rope_local : &c->rope;
     int32_t n = step->n_rows;
     DType feed = f->scratch.feed;
-    RopeKvArgs args = {.q = tensor_3d(f->scratch.q, feed, n, c->n_heads, c->head_dim),
-                       .k = tensor_3d(f->scratch.k, feed, n, c->n_kv_heads, c->head_dim),
-                       .v = tensor_3d(f->scratch.v, feed, n, c->n_kv_heads, c->head_dim),
-                       .q_norm = w->q_norm,
-                       .k_norm = w->k_norm,
-                       .norm_eps = c->norm_eps,
-                       .style = rope->style,
-                       .rope_dim = rope->dim,
-                       .cos_sin = local ? f->scratch.cos_sin_local : f->scratch.cos_sin,
-                       .pos = step->batch->pos,
-                       .kv_slot = step->batch->kv[kv_store_layer_group(c, layer)].kv_slot,
-                       .kv = kv_store_layer(step->store, layer)};
-    f->ops->rope_kv(&f->ctx, &args);
+    return (RopeKvArgs){.q = tensor_3d(f->scratch.q, feed, n, c->n_heads, c->head_dim),
+                        .k = tensor_3d(f->scratch.k, feed, n, c->n_kv_heads, c->head_dim),
+                        .v = tensor_3d(f->scratch.v, feed, n, c->n_kv_heads, c->head_dim),
+                        .q_norm = w->q_norm,
+                        .k_norm = w->k_norm,
+                        .norm_eps = c->norm_eps,
+                        .style = rope->style,
+                        .rope_dim = rope->dim,
+                        .cos_sin = local ? f->scratch.cos_sin_local : f->scratch.cos_sin,
+                        .pos = step->batch->pos,
+                        .kv_slot = step->batch->kv[kv_store_layer_group(c, layer)].kv_slot,
+                        .kv = kv_store_layer(step->store, layer)};
 }
 
 static AttnArgs layer_attn_args(ForwardStep *step, int32_t layer) {
@@ -59,9 +60,15 @@ static AttnArgs layer_attn_args(ForwardStep *step, int32_t layer) {
         .plan = scratch_plan(&f->scratch, group)};
 }
 
-static void layer_attn_attend(ForwardStep *step, int32_t layer) {
-    const AttnArgs args = layer_attn_args(step, layer);
-    step->forward->ops->attn(&step->forward->ctx, &args);
+/* rope: what comes first. */
+static void layer_attn_attend(ForwardStep *step, int32_t layer, const RopeKvArgs *rope) {
+    Forward *f = step->forward;
+    AttnArgs args = layer_attn_args(step, layer);
+    if (f->ops->takes_rope)
+        args.rope = rope;
+    else
+        f->ops->rope_kv(&f->ctx, rope);
+    f->ops->attn(&f->ctx, &args);
 }
 
 void layer_attn_plan(ForwardStep *step) {
@@ -100,15 +107,15 @@ void layer_attn(ForwardStep *step, int32_t layer) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
     const LayerWeights *w = &f->model->weights.layer[layer];
-    forward_norm(step, w->attn_norm, w->attn_norm_bias);
     layer_attn_qkv(step, w);
-    layer_attn_rope_kv(step, layer, w);
+    const RopeKvArgs rope = layer_attn_rope(step, layer, w);
     bool last = layer == c->n_layers - 1;
     if (last && step->batch->n_logits == 0) {
+        f->ops->rope_kv(&f->ctx, &rope);
         step->n_rows = 0; /* the cache has what later steps need */
         return;
     }
-    layer_attn_attend(step, layer);
+    layer_attn_attend(step, layer, &rope);
     bool shrink = last && !step->all_rows;
     void *attn = shrink ? layer_attn_keep_rows(step) : f->scratch.attn;
     forward_residual(step, attn, (int64_t)c->n_heads * c->head_dim, &w->o, w->o_bias,

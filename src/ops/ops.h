@@ -90,7 +90,8 @@ typedef struct LinearArgs {
     Tensor x; /* [n_tokens, k] f32 or the feed's dtype; rows may be strided */
     int32_t n_parts;
     LinearPart part[LINEAR_PARTS_MAX];
-    bool accumulate; /* the residual add, fused */
+    bool accumulate;      /* the residual add, fused */
+    const NormArgs *norm; /* where ops->takes_norm: runs first, see there; or NULL */
 } LinearArgs;
 
 typedef enum ActKind {
@@ -106,7 +107,8 @@ typedef struct GatedArgs {
     const Weight *gate, *up;          /* [n, k] each */
     const float *gate_bias, *up_bias; /* [n] f32 or NULL */
     ActKind act;
-    Tensor out; /* [n_tokens, n] f32 or the feed's dtype; rows may be strided */
+    Tensor out;           /* [n_tokens, n] f32 or the feed's dtype; rows may be strided */
+    const NormArgs *norm; /* as in LinearArgs */
 } GatedArgs;
 
 /* One layer's keys and values, paged: element (slot, head, i) with slot = block * block_tokens +
@@ -167,9 +169,10 @@ typedef struct AttnArgs {
     float scale, softcap;
     int32_t window; /* 0: none */
     bool causal;
-    const float *sinks; /* [n_heads] or NULL */
-    int32_t query_max;  /* no sequence of the step has more queries; for attn_plan's levels */
-    AttnPlan plan;      /* of this step and window; zeroed where there is none */
+    const float *sinks;     /* [n_heads] or NULL */
+    int32_t query_max;      /* no sequence of the step has more queries; for attn_plan's levels */
+    AttnPlan plan;          /* of this step and window; zeroed where there is none */
+    const RopeKvArgs *rope; /* where ops->takes_rope: runs first, see there; or NULL */
 } AttnArgs;
 
 /* out = act(gate) * up, or act(gate) when up is NULL. out may be gate. */
@@ -263,6 +266,13 @@ typedef struct Ops {
                             Weight *out_up, Err *err);
     Status (*experts_prepare)(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate,
                               Weight *up, Weight *down, Err *err);
+
+    /* linear and gated can begin with the norm that makes their x. x is then scratch that they may
+     * leave unwritten. */
+    bool takes_norm;
+    /* attn can begin with the rope_kv of its tokens. q is then scratch that it may leave as it
+     * is. */
+    bool takes_rope;
 
     void (*embed)(OpCtx *ctx, const EmbedArgs *args);
     void (*norm)(OpCtx *ctx, const NormArgs *args);

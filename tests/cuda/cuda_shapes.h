@@ -15,6 +15,9 @@ static const ModelShape shapes[] = {
     {"dense128",
      "{'model_type': 'qwen3', 'hidden_size': 768, 'head_dim': 128,"
      " 'intermediate_size': 1024, " SIZES "'rope_theta': 10000}"},
+    {"dense1024",
+     "{'model_type': 'llama', 'hidden_size': 1024, 'head_dim': 64,"
+     " 'intermediate_size': 1536, 'tie_word_embeddings': true, " SIZES "'rope_theta': 10000}"},
     {"mixture",
      "{'model_type': 'qwen3_moe', 'hidden_size': 256, 'head_dim': 128, 'num_experts': 16,"
      " 'num_experts_per_tok': 4, 'moe_intermediate_size': 192, 'norm_topk_prob': true,"

@@ -87,7 +87,7 @@ static void attn_on_gpu(CudaTesting *t, const RopeAttn *c, const Sequences *s, A
     gpu->table_start = cuda_testing_put(t, s->table_start, sizeof s->table_start);
     gpu->block_id = cuda_testing_put(t, s->block_id, sizeof s->block_id);
     if (c->sinks) gpu->sinks = cuda_testing_put(t, gpu->sinks, (size_t)c->n_heads * 4);
-    gpu->query_max = 300;
+    if (gpu->query_max == 0) gpu->query_max = 300;
     gpu->plan = (AttnPlan){cuda_testing_put(t, NULL, t->ops->attn_plan_bytes(&limits)), &limits};
     t->ops->attn_plan_open(&t->ctx, &gpu->plan);
     t->ops->attn_plan(&t->ctx, gpu);
@@ -207,7 +207,129 @@ static void ropes_and_attends(void **state) {
     cuda_testing_close(&t);
 }
 
+/* ---- rotation inside ---------------------------------------------------------------------- */
+
+/* Random keys or values of all sequences but for their last token; NaN everywhere else. */
+static uint16_t *decode_cache(const RopeAttn *c, const Sequences *s, uint64_t stream) {
+    const int64_t d = c->head_dim, bt = c->block_tokens, h = c->n_kv_heads;
+    const int64_t n = (int64_t)s->n_blocks * h * bt * d;
+    uint16_t *cache = memset(mem_alloc((size_t)n * 2), 0xff, (size_t)n * 2);
+    float *x = cuda_testing_random(n, stream, 1);
+    for (int32_t i = 0; i < SEQS; i++)
+        for (int32_t j = 0; j + 1 < s->kv_len[i]; j++)
+            for (int64_t head = 0; head < h; head++) {
+                const int64_t block = s->block_id[i * TABLE + j / bt];
+                const int64_t at = ((block * h + head) * bt + j % bt) * d;
+                for (int64_t l = 0; l < d; l++) cache[at + l] = bf16_from_f32(x[at + l]);
+            }
+    mem_free(x);
+    return cache;
+}
+
+/* One token of each sequence: rope_kv and then attn, and attn that begins with rope_kv, leave the
+ * same bits in the output and in the cache. */
+static void decode_case(CudaTesting *t, const RopeAttn *c, const int32_t *kv_len, uint64_t stream) {
+    Sequences s;
+    sequences_make(&s, c, kv_len);
+    const int64_t d = c->head_dim, nq = SEQS * c->n_heads * d, nk = SEQS * c->n_kv_heads * d;
+    int32_t pos[SEQS], slot[SEQS];
+    for (int32_t i = 0; i < SEQS; i++) {
+        const int32_t last = s.query_start[i] + kv_len[i] - 1;
+        pos[i] = kv_len[i] > 0 ? s.pos[last] : 0;
+        slot[i] = kv_len[i] > 0 ? s.slot[last] : -1;
+    }
+    for (int32_t i = 0; i <= SEQS; i++) s.query_start[i] = i;
+    float *x[3] = {cuda_testing_random(nq, stream, 1), cuda_testing_random(nk, stream + 1, 1),
+                   cuda_testing_random(nk, stream + 2, 1)};
+    float *w = cuda_testing_random(d, stream + 3, 1), *sinks = cuda_testing_random(16, stream, 1);
+    float *turns = cuda_testing_random(2048 * (int64_t)MAX(c->rope_dim, 1), stream + 4, 0.7f);
+    uint16_t *cache[2] = {decode_cache(c, &s, stream + 5), decode_cache(c, &s, stream + 6)};
+    const size_t cache_bytes =
+        (size_t)s.n_blocks * (size_t)(c->n_kv_heads * c->block_tokens) * (size_t)d * 2;
+    const size_t bytes = (size_t)nq * 2 + 2 * cache_bytes;
+    char *got[2] = {mem_alloc(bytes), mem_alloc(bytes)};
+    for (int32_t inside = 0; inside < 2; inside++) {
+        const KvView kv = {cuda_testing_put(t, cache[0], cache_bytes),
+                           cuda_testing_put(t, cache[1], cache_bytes),
+                           DTYPE_BF16,
+                           s.n_blocks,
+                           c->block_tokens,
+                           c->n_kv_heads,
+                           c->head_dim};
+        void *out = cuda_testing_put(t, NULL, (size_t)nq * 2);
+        const float *norm = c->norm ? cuda_testing_put(t, w, (size_t)d * 4) : NULL;
+        RopeKvArgs rope = {
+            .q = tensor_3d(cuda_testing_put_f32(t, x[0], nq, DTYPE_BF16), DTYPE_BF16, SEQS,
+                           c->n_heads, d),
+            .k = tensor_3d(cuda_testing_put_f32(t, x[1], nk, DTYPE_BF16), DTYPE_BF16, SEQS,
+                           c->n_kv_heads, d),
+            .v = tensor_3d(cuda_testing_put_f32(t, x[2], nk, DTYPE_BF16), DTYPE_BF16, SEQS,
+                           c->n_kv_heads, d),
+            .q_norm = norm,
+            .k_norm = norm,
+            .norm_eps = 1e-6f,
+            .style = c->style,
+            .rope_dim = c->rope_dim,
+            .cos_sin = cuda_testing_put(t, turns, (size_t)(2048 * MAX(c->rope_dim, 1)) * 4),
+            .pos = cuda_testing_put(t, pos, sizeof pos),
+            .kv_slot = cuda_testing_put(t, slot, sizeof slot),
+            .kv = kv};
+        AttnArgs attn = {.q = rope.q,
+                         .out = tensor_3d(out, DTYPE_BF16, SEQS, c->n_heads, d),
+                         .kv = kv,
+                         .n_seqs = SEQS,
+                         .scale = 1 / sqrtf((float)d),
+                         .softcap = c->softcap,
+                         .window = c->window,
+                         .causal = true,
+                         .sinks = c->sinks ? sinks : NULL,
+                         .query_max = 1,
+                         .rope = inside ? &rope : NULL};
+        if (!inside) t->ops->rope_kv(&t->ctx, &rope);
+        attn_on_gpu(t, c, &s, &attn);
+        cuda_testing_get(t, got[inside], out, (size_t)nq * 2);
+        cuda_testing_get(t, got[inside] + nq * 2, kv.k, cache_bytes);
+        cuda_testing_get(t, got[inside] + nq * 2 + cache_bytes, kv.v, cache_bytes);
+    }
+    for (size_t i = 0; i < bytes; i++)
+        if (got[0][i] != got[1][i])
+            fail_msg("head dim %d, %d heads over %d: byte %zu of %zu differs, the output has %lld",
+                     c->head_dim, c->n_heads, c->n_kv_heads, i, bytes, (long long)(nq * 2));
+    for (int32_t i = 0; i < 3; i++) mem_free(x[i]);
+    for (int32_t i = 0; i < 2; i++) {
+        mem_free(got[i]);
+        mem_free(cache[i]);
+    }
+    mem_free(w);
+    mem_free(sinks);
+    mem_free(turns);
+    mem_free(s.pos);
+    mem_free(s.slot);
+    cuda_testing_reset(t);
+}
+
+static void attention_rotates(void **state) {
+    (void)state;
+    CudaTesting t;
+    cuda_testing_open(&t, &LIMITS);
+    static const int32_t lens[] = {1, 128, 129, 7, 640}, few[] = {3, 33, 0, 64, 17};
+    static const RopeAttn cases[] = {
+        {64, 16, 4, 16, 64, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, false, true, false, 0},
+        {64, 8, 8, 8, 32, 0, ROPE_INTERLEAVED, DTYPE_BF16, DTYPE_BF16, true, true, true, 0},
+        {128, 16, 2, 16, 128, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, true, true, false, 0},
+        {128, 4, 4, 32, 64, 50, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, false, true, true, 30},
+        {80, 10, 1, 8, 32, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, false, true, false, 0},
+        {256, 4, 2, 16, 256, 100, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, true, true, false, 0},
+        {64, 16, 8, 64, 0, 0, ROPE_NONE, DTYPE_BF16, DTYPE_BF16, false, true, false, 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        decode_case(&t, &cases[i], few, 50000 + 32 * i);
+        decode_case(&t, &cases[i], lens, 51000 + 32 * i);
+    }
+    cuda_testing_close(&t);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ropes_and_attends)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ropes_and_attends),
+                                       cmocka_unit_test(attention_rotates)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,6 +87,12 @@ static int32_t plans_of(const CudaLinearArgs *args, bool segments, CudaLinearPla
             }
         }
     }
+    for (int32_t rows = 16; rows <= 32 && args->n_tokens <= CUDA_LINEAR_FEW_TOKENS; rows *= 2) {
+        for (int32_t stages = 2; stages <= 5 && args->n_experts == 0; stages += 3) {
+            CudaLinearPlan p = {false, CUDA_LINEAR_FEW_TOKENS, rows, stages, 128, 1, true};
+            plan[n++] = p;
+        }
+    }
     for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
         if (segments && tokens == 256) continue;
         for (int32_t cluster = 1; cluster <= (args->n_experts > 0 ? 1 : 2); cluster++) {

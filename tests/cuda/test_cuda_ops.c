@@ -208,6 +208,82 @@ static void norms(void **state) {
     cuda_testing_close(&t);
 }
 
+/* A norm in front of products that begin with it, and by itself: the same bits. w: q, k, v, gate
+ * and up, of n, 64, 64, n and n rows. */
+static void norm_in_products_case(CudaTesting *t, const Weight *w, NormArgs norm, char *want,
+                                  char *got) {
+    const int64_t n_tokens = norm.x.shape[0], dim = norm.x.shape[1], n = w[0].t.shape[0];
+    const size_t bytes = (size_t)(n_tokens * (2 * n + 128)) * 2;
+    for (int32_t inside = 0; inside < 2; inside++) {
+        char *y = cuda_testing_put(t, NULL, bytes);
+        norm.out = tensor_2d(cuda_testing_put(t, NULL, (size_t)(n_tokens * dim) * 2), DTYPE_BF16,
+                             n_tokens, dim);
+        if (!inside) t->ops->norm(&t->ctx, &norm);
+        GatedArgs gated = {.x = norm.out,
+                           .gate = &w[3],
+                           .up = &w[4],
+                           .act = ACT_SILU,
+                           .out = tensor_2d(y, DTYPE_BF16, n_tokens, n),
+                           .norm = inside ? &norm : NULL};
+        LinearArgs linear = {.x = norm.out, .n_parts = 3, .norm = gated.norm};
+        y += n_tokens * n * 2;
+        for (int32_t i = 0; i < 3; i++) {
+            const int64_t rows = w[i].t.shape[0];
+            linear.part[i] = (LinearPart){&w[i], NULL, tensor_2d(y, DTYPE_BF16, n_tokens, rows)};
+            y += n_tokens * rows * 2;
+        }
+        t->ops->gated(&t->ctx, &gated);
+        t->ops->linear(&t->ctx, &linear);
+        cuda_testing_get(t, inside ? got : want, gated.out.data, bytes);
+    }
+    if (memcmp(got, want, bytes) != 0)
+        fail_msg("%lld tokens of %lld to %lld: a norm in the product has other bits",
+                 (long long)n_tokens, (long long)dim, (long long)n);
+}
+
+static void norm_in_products_shape(CudaTesting *t, int64_t dim, int64_t n, uint64_t stream) {
+    enum { TOKENS = 9 };
+    Err err = {0};
+    Tensor file[5];
+    Weight w[5] = {0};
+    for (uint64_t i = 0; i < 5; i++)
+        file[i] = linear_testing_weight(DTYPE_BF16, i == 0 || i > 2 ? n : 64, dim, stream + i);
+    for (int32_t i = 0; i < 3; i++) w[i] = cuda_ops_weight(t, &file[i]);
+    ASSERT_OK(t->ops->gated_prepare(&t->ctx, &file[3], &file[4], &w[3], &w[4], &err), err);
+    float *x = cuda_testing_random(TOKENS * dim, stream + 5, 3);
+    float *by = cuda_testing_random(dim, stream + 6, 1);
+    char *want = mem_alloc((size_t)(TOKENS * (2 * n + 128)) * 2);
+    char *got = mem_alloc((size_t)(TOKENS * (2 * n + 128)) * 2);
+    NormArgs norm = {.kind = NORM_RMS, .w = cuda_testing_put(t, by, (size_t)dim * 4), .eps = 1e-5f};
+    static const int64_t tokens[] = {1, 2, 3, 8, TOKENS};
+    for (size_t i = 0; i < ARRAY_LEN(tokens); i++) {
+        norm.x = tensor_2d(cuda_testing_put(t, x, (size_t)(tokens[i] * dim) * 4), DTYPE_F32,
+                           tokens[i], dim);
+        norm_in_products_case(t, w, norm, want, got);
+    }
+    mem_free(x);
+    mem_free(by);
+    mem_free(want);
+    mem_free(got);
+    for (int32_t i = 0; i < 5; i++) mem_free(file[i].data);
+    cuda_testing_reset(t);
+}
+
+static void norms_in_products(void **state) {
+    (void)state;
+    CudaTesting t;
+    cuda_testing_open(&t, &LIMITS);
+    /* k in four, two and one segments; 512 and 1,096 are no sizes that the product normalizes. */
+    static const int64_t dims[] = {512, 1024, 1096, 1600, 2048, 3072, 4096};
+    static const int64_t ns[] = {64, 1000, 3100};
+    for (size_t i = 0; i < ARRAY_LEN(dims); i++)
+        for (size_t j = 0; j < ARRAY_LEN(ns); j++)
+            norm_in_products_shape(&t, dims[i], ns[j], 9000 + 64 * i + 8 * j);
+    norm_in_products_shape(&t, 1024, 8200, 9900);
+    norm_in_products_shape(&t, 2112, 6200, 9910);
+    cuda_testing_close(&t);
+}
+
 static void embeds_and_gathers(void **state) {
     (void)state;
     CudaTesting t;
@@ -379,6 +455,7 @@ int main(void) {
                                        cmocka_unit_test(products_in_bf16),
                                        cmocka_unit_test(gated_products),
                                        cmocka_unit_test(norms),
+                                       cmocka_unit_test(norms_in_products),
                                        cmocka_unit_test(embeds_and_gathers),
                                        cmocka_unit_test(activations),
                                        cmocka_unit_test(mixtures)};

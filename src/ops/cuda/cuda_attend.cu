@@ -158,6 +158,24 @@ static CudaAttnArgs cuda_attend_args(const AttnArgs *args) {
     return fast;
 }
 
+/* The rotation as a part of the attention; false where it has to be done before. */
+static bool cuda_attend_take_rope(const RopeKvArgs *rope, CudaAttnArgs *fast) {
+    if (rope->k.stride[0] != rope->v.stride[0]) return false;
+    fast->rope.k = rope->k.data;
+    fast->rope.v = rope->v.data;
+    fast->rope.kv_stride = rope->k.stride[0];
+    fast->rope.q_norm = rope->q_norm;
+    fast->rope.k_norm = rope->k_norm;
+    fast->rope.norm_eps = rope->norm_eps;
+    fast->rope.style = rope->style;
+    fast->rope.rope_dim = rope->rope_dim;
+    fast->rope.cos_sin = rope->cos_sin;
+    fast->rope.kv_slot = rope->kv_slot;
+    if (cuda_attn_can_rope(fast)) return true;
+    fast->rope = CudaAttnRope{};
+    return false;
+}
+
 void cuda_attend_plan(OpCtx *ctx, const AttnArgs *args) {
     if (!cuda_attend_is_fast(args)) return;
     const CudaAttnArgs fast = cuda_attend_args(args);
@@ -172,10 +190,13 @@ void cuda_attend(OpCtx *ctx, const AttnArgs *args) {
     CHECK(q->dtype == out->dtype && q->shape[2] == kv->head_dim && q->shape[1] <= 65535);
     CHECK(q->shape[1] % kv->n_kv_heads == 0 && kv->head_dim <= 1024);
     if (cuda_attend_is_fast(args)) {
-        const CudaAttnArgs fast = cuda_attend_args(args);
+        CudaAttnArgs fast = cuda_attend_args(args);
+        if (args->rope != NULL && !cuda_attend_take_rope(args->rope, &fast))
+            cuda_rope(ctx, args->rope);
         cuda_note(cuda_of(ctx), cuda_attn(cuda_of(ctx)->stream, &fast), "attn");
         return;
     }
+    if (args->rope != NULL) cuda_rope(ctx, args->rope);
     const CudaAttend a = {args->query_start, args->kv_len,    args->table_start, args->block_id,
                           args->sinks,       q->stride[0],    out->stride[0],    args->n_seqs,
                           (int)q->shape[1],  kv->n_kv_heads,  kv->head_dim,      kv->block_tokens,

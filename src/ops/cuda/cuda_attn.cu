@@ -8,7 +8,7 @@
  * While a tile's weights are made, the product of the last tile's values runs, and the other
  * warpgroup's products. */
 #include "ops/cuda/cuda_attn_mma.cuh"
-#include "ops/cuda/cuda_attn_out.cuh"
+#include "ops/cuda/cuda_attn_rope.cuh"
 
 template <typename Shape>
 static __device__ __forceinline__ void attn_lane_rows(const AttnParams *p, const AttnItem *item,
@@ -146,6 +146,8 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     uint32_t q = smem->q + lane->wg * (CUDA_ATTN_ROWS * DIMS * 2);
     attn_lane_rows<Shape>(p, item, lane);
     attn_queries_wait(lane);
+    const bool is_new = Shape::SPLIT && attn_rope_is_new(p, item, TILE);
+    const int32_t slot = is_new ? __ldg(p->rope.kv_slot + item->query) : -1;
 
     float s[TILE / 2], o[DIMS / 2], decay[2] = {1, 1};
     uint32_t w[TILE / 4];
@@ -157,10 +159,13 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     bool first = true;                                /* nothing in the total yet */
     uint32_t add = 0; /* whether o holds something of this segment */
 
+    uint32_t k = smem->stage + ring->at * Shape::STAGE_BYTES;
     cuda_mbar_wait(smem->full + ring->at * 8, ring->parity);
+    if (is_new && item->tile_lo + 1 >= item->tile_hi)
+        attn_rope_insert<Shape>(item, lane, q, k, 0);
     cuda_mma_pin(s);
     cuda_mma_fence();
-    attn_mma_s<DIMS, TILE>(s, q, smem->stage + ring->at * Shape::STAGE_BYTES);
+    attn_mma_s<DIMS, TILE>(s, q, k);
     cuda_mma_commit();
     cuda_mma_wait<0>();
     cuda_mma_pin(s);
@@ -172,6 +177,8 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     for (int32_t t = item->tile_lo; t + 1 < item->tile_hi; t++) {
         int32_t k_stage = ring->at;
         cuda_mbar_wait(smem->full + k_stage * 8, ring->parity);
+        if (is_new && t + 2 == item->tile_hi)
+            attn_rope_insert<Shape>(item, lane, q, smem->stage + k_stage * Shape::STAGE_BYTES, 0);
         attn_turn_wait<Shape>(lane);
         cuda_mma_pin(s);
         cuda_mma_pin(o);
@@ -213,10 +220,11 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     attn_ring_next<ATTN_ITEMS>(&after);
     const AttnItem *next = attn_item_wait(smem, &after);
     cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128); /* no warp reads the queries any more */
-    if (next != NULL) attn_queries_copy<Shape>(p, next, lane, q);
+    if (next != NULL && !attn_rope_is_on(p)) attn_queries_copy<Shape>(p, next, lane, q);
     uint32_t v = smem->stage + ring->at * Shape::STAGE_BYTES;
     cuda_mbar_wait(smem->full + ring->at * 8, ring->parity);
     attn_clear_v<Shape>(item, lane, v, item->tile_hi - 1);
+    if (is_new) attn_rope_insert<Shape>(item, lane, q, v, 1);
     cuda_mma_pin(o);
     attn_mma_pin(w);
     cuda_mma_fence();
@@ -239,6 +247,7 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
         attn_merge<Shape>(smem, lane, part, total, first, true, o);
         attn_write<Shape>(p, item, lane, total, o);
     }
+    if (is_new) attn_rope_write<Shape>(p, item, lane, q, slot);
 }
 
 template <typename Shape>
@@ -246,8 +255,8 @@ __global__ void __launch_bounds__(Shape::N_THREADS, Shape::CTAS_PER_SM)
     attn_kernel(const __grid_constant__ AttnParams p) {
     AttnSmem smem = attn_smem<Shape>();
     if (threadIdx.x == 0) attn_smem_init<Shape>(&smem);
-    cuda_launch_wait();
     cuda_launch_next();
+    if (!attn_rope_is_on(&p)) cuda_launch_wait();
     __syncthreads();
     int32_t wg = threadIdx.x / 128;
     if (wg == Shape::N_WG) {
@@ -269,8 +278,10 @@ __global__ void __launch_bounds__(Shape::N_THREADS, Shape::CTAS_PER_SM)
         if (wg == 1) attn_turn_pass<Shape>(&lane);
         const AttnItem *item = attn_item_wait(&smem, &items);
         uint32_t q = smem.q + wg * (CUDA_ATTN_ROWS * Shape::DIMS * 2);
-        if (item != NULL) attn_queries_copy<Shape>(&p, item, &lane, q);
+        if (item != NULL && !attn_rope_is_on(&p)) attn_queries_copy<Shape>(&p, item, &lane, q);
         while (item != NULL) {
+            if constexpr (Shape::SPLIT)
+                if (attn_rope_is_on(&p)) attn_rope_make<Shape>(&p, item, &lane, q);
             attn_rows<Shape>(&p, &smem, item, &lane, &ring, &items);
             attn_item_done(&smem, &items);
             item = attn_item_wait(&smem, &items);
@@ -348,9 +359,23 @@ static void attn_params(const CudaAttnArgs *args, AttnParams *p) {
     p->block_tokens = args->block_tokens;
     while (1 << p->block_shift < args->block_tokens) p->block_shift++;
     p->window = args->window, p->causal = args->causal;
+    const CudaAttnRope *rope = &args->rope;
+    p->rope = AttnRope{rope->k,       rope->v,       rope->kv_stride, rope->q_norm,
+                       rope->k_norm,  rope->cos_sin, rope->kv_slot,   (void *)args->k,
+                       (void *)args->v,
+                       {limits->head_dim, rope->rope_dim, rope->norm_eps, (RopeStyle)rope->style}};
     bool capped = args->softcap > 0;
     p->cap_in = capped ? args->scale / args->softcap : 0;
     p->scale_log2 = (capped ? args->softcap : args->scale) * 1.4426950409f;
+}
+
+bool cuda_attn_can_rope(const CudaAttnArgs *args) {
+    int32_t n_sms = 0, group = args->limits.n_heads / args->limits.n_kv_heads;
+    return args->query_len_max == 1 && group <= ATTN_ROPE_GROUP_MAX && !args->q_f32 &&
+           attn_is_valid(args) && args->rope.kv_stride % 8 == 0 &&
+           (uintptr_t)args->rope.k % 16 == 0 && (uintptr_t)args->rope.v % 16 == 0 &&
+           cuda_attn_bounds(args).n_whole == 0 && cuda_attn_n_sms(&n_sms) == cudaSuccess &&
+           args->n_tokens * args->limits.n_kv_heads <= 2 * n_sms;
 }
 
 template <typename Shape>

@@ -29,6 +29,19 @@ typedef struct CudaAttnLimits {
     int32_t n_heads, n_kv_heads, head_dim;
 } CudaAttnLimits;
 
+/* The rotation of single tokens, RopeKvArgs of ops.h with addresses of the device. k is NULL where
+ * it was done before; else q, k and v are as the product made them, and the new keys and values go
+ * to the cache. */
+typedef struct CudaAttnRope {
+    const void *k, *v; /* [n_tokens, n_kv_heads, head_dim] bf16 */
+    int64_t kv_stride;
+    const float *q_norm, *k_norm; /* [head_dim], or NULL */
+    float norm_eps;
+    int32_t style, rope_dim; /* RopeStyle */
+    const float *cos_sin;
+    const int32_t *kv_slot;
+} CudaAttnRope;
+
 /* AttnArgs of ops.h with addresses of the device. */
 typedef struct CudaAttnArgs {
     CudaAttnLimits limits; /* those that the memory was sized for */
@@ -45,6 +58,7 @@ typedef struct CudaAttnArgs {
     int32_t window;
     bool causal;
     const float *sinks; /* [n_heads] in device memory, or NULL */
+    CudaAttnRope rope;  /* where cuda_attn_can_rope */
     /* Launch as a dependent of the kernel before it in the stream (programmatic dependent launch). */
     bool dependent;
     void *plan;    /* cuda_attn_plan_bytes, written by cuda_attn_plan */
@@ -60,6 +74,9 @@ cudaError_t cuda_attn_clear(cudaStream_t stream, const CudaAttnLimits *limits, v
 
 /* Queues the plan of a step: it reads the lengths, where tables start, the window and the shapes of args. */
 cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args);
+/* Whether the attention can begin with the rotation: few sequences of one token, few heads a
+ * group. */
+bool cuda_attn_can_rope(const CudaAttnArgs *args);
 /* Queues the attention of one layer by the plan. cudaErrorInvalidValue for a shape that it does not
  * take: head_dim over 256 or no multiple of 8, block_tokens no power of two up to 256, addresses that
  * are not multiples of 16 bytes. */

@@ -157,7 +157,6 @@ static __device__ void plan_wholes(const PlanParams *p, int32_t *bucket, AttnIte
 static __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const PlanParams p) {
     __shared__ int32_t bucket[PLAN_THREADS];
     cuda_launch_wait();
-    cuda_launch_next();
     int32_t n_split = plan_splits(&p), n_whole;
     bucket[threadIdx.x] = 0;
     __syncthreads();
@@ -168,6 +167,9 @@ static __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const PlanPar
     __syncthreads();
     plan_wholes(&p, bucket, p.whole);
     if (threadIdx.x == 0) p.plan->n_split = n_split, p.plan->n_whole = n_whole;
+    /* Attention may read the plan before the kernels in front of it have ended. */
+    __threadfence();
+    cuda_launch_next();
 }
 
 /* ---- host ---- */

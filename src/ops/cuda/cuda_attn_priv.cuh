@@ -5,6 +5,7 @@
 #pragma once
 
 #include "ops/cuda/cuda_attn.cuh"
+#include "ops/cuda/cuda_rope.cuh"
 
 #include <cuda.h>
 
@@ -45,6 +46,15 @@ typedef struct AttnPlaces {
     int64_t partial_bytes;
 } AttnPlaces;
 
+typedef struct AttnRope {
+    const void *k, *v; /* NULL: the rotation was done before */
+    int64_t kv_stride;
+    const float *q_norm, *k_norm, *cos_sin;
+    const int32_t *kv_slot;
+    void *k_cache, *v_cache;
+    CudaRopeHead head;
+} AttnRope;
+
 typedef struct AttnParams {
     CUtensorMap k_map, v_map;
     const void *q;
@@ -64,6 +74,7 @@ typedef struct AttnParams {
     float scale_log2; /* exponents of two per unit of what cuda_mask leaves in the tile */
     float cap_in;     /* scale / softcap, or 0 */
     bool causal, q_f32, out_f32;
+    AttnRope rope;
 } AttnParams;
 
 /* Fixed by the limits. */

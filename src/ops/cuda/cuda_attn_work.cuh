@@ -109,6 +109,7 @@ static __device__ __forceinline__ void attn_take_items(const AttnParams *p, cons
         cuda_mbar_wait(smem->item_empty + ring.at * 8, ring.parity ^ 1);
         if (lane == word) ((int32_t *)(smem->item + ring.at))[word] = v;
         cuda_mbar_arrive(smem->item_full + ring.at * 8);
+        cuda_launch_wait(); /* behind the first item: the counts may be in use before */
         if (lane == 0) {
             index = n_items;
             if (is_left) index = min(gridDim.x + atomicAdd(taken, 1), (uint32_t)n_items);

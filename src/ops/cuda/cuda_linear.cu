@@ -2,6 +2,7 @@
 #include "ops/cuda/cuda_linear.cuh"
 
 #include "ops/cuda/cuda_linear_priv.cuh"
+#include "ops/cuda/cuda_norm.cuh"
 
 /* One thread a 16-byte piece of a source row; columns past k are left alone but for the last
  * piece. */
@@ -72,14 +73,42 @@ static int32_t linear_large_tokens(const CudaLinearArgs *args, int32_t n_segment
     return best_tokens;
 }
 
+bool cuda_linear_can_norm(int64_t n_tokens, int64_t k) {
+    return n_tokens <= CUDA_LINEAR_NORM_TOKENS && k >= CUDA_NORM_WIDE &&
+           k <= CUDA_LINEAR_NORM_K_MAX && k % CUDA_LINEAR_BLOCK == 0;
+}
+
+/* What the rows of the kernel for few tokens take of shared memory. */
+static int32_t linear_few_bytes(const CudaLinearArgs *args) {
+    return args->n_tokens * (args->k * 2 + 16);
+}
+
+static bool linear_is_few(const CudaLinearArgs *args) {
+    if (args->norm.x != NULL) return true;
+    return args->n_experts == 0 && args->n_tokens <= CUDA_LINEAR_NORM_TOKENS &&
+           linear_few_bytes(args) <= 66 << 10;
+}
+
+/* Nearly all shared memory: where two kernels fit beside each other, the weights of the second
+ * delay what the first waits for. Few rows of a long k occupy more multiprocessors in smaller
+ * tiles. */
+static CudaLinearPlan linear_few_plan(const CudaLinearArgs *args) {
+    CudaLinearPlan plan = {false, CUDA_LINEAR_FEW_TOKENS, 32, 2, 132, 1, true};
+    if (linear_row_blocks(args) < 48 && args->k > 4096) plan.tile_rows = 16;
+    plan.n_stages = ((200 << 10) - 9216 - linear_few_bytes(args)) / (4 * plan.tile_rows * 128);
+    if (plan.n_stages > 32) plan.n_stages = 32;
+    return plan;
+}
+
 /* The choices below were measured on an H200: docs/gpu.md. */
 CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args) {
     const int32_t n_segments = linear_segments(args);
     const bool experts = args->n_experts > 0;
+    if (linear_is_few(args)) return linear_few_plan(args);
     /* Of experts, what one gets on average and as much again. */
     const int32_t n_tokens =
         experts ? (int32_t)((int64_t)args->n_tokens * 2 / args->n_experts) : args->n_tokens;
-    CudaLinearPlan plan = {false, 8, 128, 2, 132, 1};
+    CudaLinearPlan plan = {false, 8, 128, 2, 132, 1, false};
     while (plan.tile_tokens < n_tokens && plan.tile_tokens < 128) plan.tile_tokens *= 2;
     if (n_tokens > (n_segments > 1 ? 128 : 64)) {
         plan.large = true;
@@ -133,6 +162,12 @@ static LinearEncode linear_encode(void) {
 cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
                             const CudaLinearPlan *plan) {
     if (args->n_tokens <= 0) return cudaSuccess;
+    if (plan->few && args->n_tokens > CUDA_LINEAR_FEW_TOKENS) return cudaErrorInvalidValue;
+    if (args->norm.x != NULL && (!plan->few || !cuda_linear_can_norm(args->n_tokens, args->k) ||
+                                 (uintptr_t)args->norm.x % 16 != 0 || args->norm.stride % 4 != 0 ||
+                                 args->n_experts > 0)) {
+        return cudaErrorInvalidValue;
+    }
     if (args->k < 8 || args->k % 8 != 0 || args->x_stride % 8 != 0 ||
         (uintptr_t)args->x % 16 != 0 || args->n_parts < 1 ||
         args->n_parts > CUDA_LINEAR_PARTS_MAX || args->n_experts > CUDA_LINEAR_EXPERTS_MAX) {
@@ -149,6 +184,10 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
     params.k_blocks = (args->k + CUDA_LINEAR_BLOCK - 1) / CUDA_LINEAR_BLOCK;
     params.n_segments = linear_segments(args);
     params.n_stages = plan->n_stages;
+    params.norm = args->norm;
+    params.x = (const char *)args->x;
+    params.x_stride = args->x_stride;
+    params.k = args->k;
     params.out = args->out;
     params.act = args->act;
     params.n_parts = args->n_parts;
@@ -157,6 +196,7 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
         params.part_block[i] = params.row_blocks;
         params.row_blocks += (int32_t)linear_part_blocks(args, i);
     }
+    if (plan->few) return cuda_linear_few_launch(stream, &params, plan, args->dependent);
     cuuint64_t dim[2] = {(cuuint64_t)args->k, (cuuint64_t)args->n_tokens};
     cuuint64_t stride = (cuuint64_t)args->x_stride * 2;
     cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)(plan->tile_tokens / plan->cluster)};

@@ -22,7 +22,10 @@ enum {
     CUDA_LINEAR_BLOCK_BYTES = CUDA_LINEAR_BLOCK * CUDA_LINEAR_BLOCK * 2,
     CUDA_LINEAR_PARTS_MAX = 3,
     CUDA_LINEAR_K_MULTIPLE = 8, /* k, the strides of x and its address in elements */
-    CUDA_LINEAR_EXPERTS_MAX = 512
+    CUDA_LINEAR_EXPERTS_MAX = 512,
+    CUDA_LINEAR_FEW_TOKENS = 8,  /* at most, of the kernel for few */
+    CUDA_LINEAR_NORM_TOKENS = 4, /* at most, that it normalizes, and their columns */
+    CUDA_LINEAR_NORM_K_MAX = 4096
 };
 
 #ifdef __CUDACC__
@@ -80,6 +83,13 @@ typedef struct CudaLinearPart {
     int32_t n;          /* outputs per token; for GATED half the rows, which are padded to 16 */
 } CudaLinearPart;
 
+/* The RMS-norm of a product's rows. */
+typedef struct CudaLinearNorm {
+    const float *x, *w; /* [n_tokens, k], [k], 16-byte aligned */
+    int64_t stride;     /* of x, a multiple of 4 */
+    float eps;
+} CudaLinearNorm;
+
 typedef struct CudaLinearArgs {
     const void *x; /* [n_tokens, k] bf16, 16-byte aligned */
     int64_t x_stride;
@@ -95,10 +105,16 @@ typedef struct CudaLinearArgs {
     int32_t n_experts;           /* 0: none */
     const void *const *expert_w; /* [n_experts] packed, in device memory */
     const int32_t *expert_start; /* [n_experts + 1] in device memory */
+    /* norm.x is not NULL: the rows are those of norm.x, normalized and rounded to bf16, and x is
+     * not read. cuda_linear_can_norm says where. The bits are those of a norm of its own. */
+    CudaLinearNorm norm;
     /* Launch as a dependent of the kernel before it in the stream: weights are fetched while that
      * still runs. Right in any stream order. */
     bool dependent;
 } CudaLinearArgs;
+
+/* Whether the product can normalize rows of these sizes itself. */
+bool cuda_linear_can_norm(int64_t n_tokens, int64_t k);
 
 /* Queues the product. */
 cudaError_t cuda_linear(cudaStream_t stream, const CudaLinearArgs *args);
@@ -111,6 +127,7 @@ typedef struct CudaLinearPlan {
     int32_t n_stages;    /* 2 or more */
     int32_t n_ctas;      /* of the grid, at most */
     int32_t cluster;     /* large: CTAs that share a tile of tokens, 1 or 2 */
+    bool few;            /* up to 8 tokens in tiles of 16 or 32 rows, with a norm or without */
 } CudaLinearPlan;
 
 CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args);

@@ -14,7 +14,10 @@ typedef struct LinearParams {
     const char *const *expert_w;
     const int32_t *expert_start;
     int32_t n_experts;
-    int32_t n_tokens, row_blocks, k_blocks, n_segments, n_stages;
+    const char *x; /* where the kernel takes no tensor map */
+    int64_t x_stride;
+    int32_t n_tokens, row_blocks, k, k_blocks, n_segments, n_stages;
+    CudaLinearNorm norm;
     int32_t out, act; /* CudaLinearOut, CudaLinearAct */
     int32_t n_parts;
     CudaLinearPart part[CUDA_LINEAR_PARTS_MAX];
@@ -183,3 +186,5 @@ cudaError_t cuda_linear_large_launch(cudaStream_t stream, const LinearParams *pa
 cudaError_t cuda_linear_slim_launch(cudaStream_t stream, const LinearParams *params,
                                     const CudaLinearPlan *plan, const CUtensorMap *x,
                                     bool dependent);
+cudaError_t cuda_linear_few_launch(cudaStream_t stream, const LinearParams *params,
+                                   const CudaLinearPlan *plan, bool dependent);

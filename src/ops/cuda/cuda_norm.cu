@@ -3,8 +3,7 @@
  * A row is read once and kept in shared memory. Threads sum what they hold of it, then the block
  * does: the order follows from the row's length. */
 #include "ops/cuda/cuda_common.cuh"
-
-enum { CUDA_NORM_THREADS = 512 };
+#include "ops/cuda/cuda_norm.cuh"
 
 struct CudaNorm {
     float *x;
@@ -29,8 +28,7 @@ static __device__ __forceinline__ float cuda_norm_load(const CudaNorm &n, float 
             ((float4 *)x)[i] = v;
         }
         ((float4 *)row)[i] = v;
-        sum += n.layer ? (v.x + v.y) + (v.z + v.w)
-                       : (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+        sum = __fadd_rn(sum, n.layer ? (v.x + v.y) + (v.z + v.w) : cuda_norm_squares(v));
     }
     for (int i = threadIdx.x; !wide && i < n.dim; i += n_threads) {
         float v = x[i];
@@ -59,10 +57,10 @@ static __global__ void __launch_bounds__(CUDA_NORM_THREADS) cuda_norm_kernel(Cud
             sum += (row[i] - mean) * (row[i] - mean);
         sum = cuda_block_sum(sum);
     }
-    const float scale = 1 / sqrtf(sum / n.dim + n.eps);
+    const float scale = cuda_norm_scale(sum, n.dim, n.eps);
     T *to = out + t * n.out_stride;
     for (int i = threadIdx.x; i < n.dim; i += blockDim.x) {
-        float y = (row[i] - mean) * scale * n.w[i];
+        float y = cuda_norm_value(row[i] - mean, scale, n.w[i]);
         cuda_put(to + i, n.bias != NULL ? y + n.bias[i] : y);
     }
 }
@@ -82,7 +80,7 @@ void cuda_norm(OpCtx *ctx, const NormArgs *args) {
                         args->eps,
                         args->kind == NORM_LAYER};
     const size_t bytes = (size_t)n.dim * sizeof(float);
-    const int threads = n.dim >= 1024 ? CUDA_NORM_THREADS : 128;
+    const int threads = n.dim >= CUDA_NORM_WIDE ? (int)CUDA_NORM_THREADS : 128;
     cuda_by_dtype(out->dtype, [&](auto one) {
         typedef decltype(one) T;
         if (bytes > 48 << 10)

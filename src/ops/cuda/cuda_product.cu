@@ -77,8 +77,22 @@ static bool cuda_product_follows(const LinearPart *a, const LinearPart *b) {
            a->out.dtype == b->out.dtype;
 }
 
+/* Whether the product can make x, out of the norm's rows, as it needs it. */
+static bool cuda_product_can_norm(const NormArgs *norm) {
+    return norm->kind == NORM_RMS && norm->add == NULL && norm->bias == NULL &&
+           norm->x.dtype == DTYPE_F32 && norm->x.stride[0] % 4 == 0 &&
+           (uintptr_t)norm->x.data % 16 == 0 && (uintptr_t)norm->w % 16 == 0 &&
+           cuda_linear_can_norm(norm->x.shape[0], norm->x.shape[1]);
+}
+
+static CudaLinearNorm cuda_product_norm(const NormArgs *norm) {
+    if (norm == NULL) return CudaLinearNorm{};
+    return CudaLinearNorm{(const float *)norm->x.data, norm->w, norm->x.stride[0], norm->eps};
+}
+
 /* Part `first` and those that can be made with it; returns how many. */
-static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, int32_t first) {
+static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, const NormArgs *norm,
+                                  int32_t first) {
     const Tensor *x = &args->x;
     const LinearPart *part = &args->part[first];
     if (!cuda_product_is_packed(x, part)) {
@@ -95,6 +109,7 @@ static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, int32_t fi
                                              : CUDA_LINEAR_F32;
     fast.w = part->w->t.data;
     fast.dependent = true;
+    fast.norm = cuda_product_norm(norm);
     do {
         fast.part[fast.n_parts++] = CudaLinearPart{part->out.data, part->out.stride[0], part->bias,
                                                    (int32_t)part->out.shape[1]};
@@ -113,7 +128,15 @@ void cuda_product(OpCtx *ctx, const LinearArgs *args) {
         CHECK(part->out.shape[0] == args->x.shape[0] && part->out.shape[1] == part->w->t.shape[0]);
         CHECK(!args->accumulate || part->out.dtype == DTYPE_F32);
     }
-    for (int32_t i = 0; i < args->n_parts;) i += cuda_product_parts(ctx, args, i);
+    const NormArgs *norm = args->norm;
+    bool inside = norm != NULL && cuda_product_can_norm(norm);
+    for (int32_t i = 0; i < args->n_parts; i++)
+        inside = inside && cuda_product_is_packed(&args->x, &args->part[i]);
+    if (norm != NULL && !inside) {
+        cuda_norm(ctx, norm);
+        norm = NULL;
+    }
+    for (int32_t i = 0; i < args->n_parts;) i += cuda_product_parts(ctx, args, norm, i);
 }
 
 size_t cuda_product_scratch_bytes(const OpsLimits *limits) {
@@ -157,8 +180,12 @@ static bool cuda_product_gated_is_packed(const GatedArgs *args) {
 void cuda_product_gated(OpCtx *ctx, const GatedArgs *args) {
     const int64_t n_tokens = args->x.shape[0], n = args->out.shape[1];
     CHECK(args->gate->t.shape[0] == n && args->up->t.shape[0] == n);
-    if (cuda_product_gated_is_packed(args)) {
+    const bool packed = cuda_product_gated_is_packed(args);
+    const bool norm_inside = packed && args->norm != NULL && cuda_product_can_norm(args->norm);
+    if (args->norm != NULL && !norm_inside) cuda_norm(ctx, args->norm);
+    if (packed) {
         CudaLinearArgs fast = cuda_product_gated_args(&args->x, args->gate, args->act, &args->out);
+        if (norm_inside) fast.norm = cuda_product_norm(args->norm);
         cuda_note(cuda_of(ctx), cuda_linear(cuda_of(ctx)->stream, &fast), "gated");
         return;
     }

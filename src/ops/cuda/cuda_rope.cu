@@ -1,6 +1,6 @@
 /* cuda_rope: q/k norm, rotary embedding, and the write of k and v to the paged cache; a warp per
  * token and head. What the step's arrays say is read before the kernel in front has ended. */
-#include "ops/cuda/cuda_common.cuh"
+#include "ops/cuda/cuda_rope.cuh"
 
 enum { CUDA_ROPE_WARPS = 8 };
 
@@ -8,32 +8,9 @@ struct CudaRope {
     const float *q_norm, *k_norm, *cos_sin;
     const int32_t *pos, *kv_slot;
     int64_t q_stride, k_stride, v_stride;
-    int n_heads, n_kv_heads, head_dim, rope_dim, block_tokens;
-    float eps;
-    RopeStyle style;
+    int n_heads, n_kv_heads, block_tokens;
+    CudaRopeHead head;
 };
-
-/* Normalizes and rotates one head in shared memory. */
-static __device__ __forceinline__ void cuda_rope_head(const CudaRope &r, float *head,
-                                                      const float *norm, const float *cos_sin,
-                                                      int lane) {
-    if (norm != NULL) {
-        float sum = 0;
-        for (int i = lane; i < r.head_dim; i += CUDA_WARP) sum += head[i] * head[i];
-        const float scale = 1 / sqrtf(cuda_warp_sum(sum) / r.head_dim + r.eps);
-        for (int i = lane; i < r.head_dim; i += CUDA_WARP) head[i] = head[i] * scale * norm[i];
-        __syncwarp();
-    }
-    const int n_pairs = r.style == ROPE_NONE ? 0 : r.rope_dim / 2;
-    for (int i = lane; i < n_pairs; i += CUDA_WARP) {
-        const int first = r.style == ROPE_NEOX ? i : 2 * i;
-        const int second = r.style == ROPE_NEOX ? i + n_pairs : 2 * i + 1;
-        const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = head[first], b = head[second];
-        head[first] = a * c - b * s;
-        head[second] = b * c + a * s;
-    }
-    __syncwarp();
-}
 
 template <typename T, typename C>
 static __global__ void __launch_bounds__(CUDA_ROPE_WARPS *CUDA_WARP)
@@ -43,33 +20,33 @@ static __global__ void __launch_bounds__(CUDA_ROPE_WARPS *CUDA_WARP)
     const int h = blockIdx.y * CUDA_ROPE_WARPS + warp;
     const int64_t t = blockIdx.x;
     const bool is_there = h < r.n_heads + 2 * r.n_kv_heads;
-    float *head = heads + warp * 2 * r.head_dim, *cos_sin = head + r.head_dim;
+    float *head = heads + warp * 2 * r.head.head_dim, *cos_sin = head + r.head.head_dim;
     const bool is_q = h < r.n_heads, is_k = !is_q && h < r.n_heads + r.n_kv_heads;
     const int slot = !is_q && is_there ? r.kv_slot[t] : -1;
-    if ((is_q || is_k) && r.style != ROPE_NONE)
-        for (int i = lane; i < r.rope_dim; i += CUDA_WARP)
-            cos_sin[i] = r.cos_sin[(int64_t)r.pos[t] * r.rope_dim + i];
+    if ((is_q || is_k) && r.head.style != ROPE_NONE)
+        for (int i = lane; i < r.head.rope_dim; i += CUDA_WARP)
+            cos_sin[i] = r.cos_sin[(int64_t)r.pos[t] * r.head.rope_dim + i];
     cuda_wait();
     if (!is_there) return;
     const int kv_head = is_k ? h - r.n_heads : h - r.n_heads - r.n_kv_heads;
-    const T *from = is_q   ? q + t * r.q_stride + (int64_t)h * r.head_dim
-                    : is_k ? k + t * r.k_stride + (int64_t)kv_head * r.head_dim
-                           : v + t * r.v_stride + (int64_t)kv_head * r.head_dim;
-    for (int i = lane; i < r.head_dim; i += CUDA_WARP) head[i] = cuda_to_f32(from[i]);
+    const T *from = is_q   ? q + t * r.q_stride + (int64_t)h * r.head.head_dim
+                    : is_k ? k + t * r.k_stride + (int64_t)kv_head * r.head.head_dim
+                           : v + t * r.v_stride + (int64_t)kv_head * r.head.head_dim;
+    for (int i = lane; i < r.head.head_dim; i += CUDA_WARP) head[i] = cuda_to_f32(from[i]);
     __syncwarp();
     if (is_q || is_k)
-        cuda_rope_head(r, head, is_q ? r.q_norm : r.k_norm, cos_sin, lane);
+        cuda_rope_head(r.head, head, is_q ? r.q_norm : r.k_norm, cos_sin, lane);
     if (is_q) {
-        T *to = q + t * r.q_stride + (int64_t)h * r.head_dim;
-        for (int i = lane; i < r.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
+        T *to = q + t * r.q_stride + (int64_t)h * r.head.head_dim;
+        for (int i = lane; i < r.head.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
         return;
     }
     if (slot < 0) return;
     const int64_t block = slot / r.block_tokens, offset = slot % r.block_tokens;
     const int64_t at =
-        ((block * r.n_kv_heads + kv_head) * r.block_tokens + offset) * r.head_dim;
+        ((block * r.n_kv_heads + kv_head) * r.block_tokens + offset) * r.head.head_dim;
     C *to = (is_k ? k_cache : v_cache) + at;
-    for (int i = lane; i < r.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
+    for (int i = lane; i < r.head.head_dim; i += CUDA_WARP) cuda_put(to + i, head[i]);
 }
 
 void cuda_rope(OpCtx *ctx, const RopeKvArgs *args) {
@@ -87,14 +64,11 @@ void cuda_rope(OpCtx *ctx, const RopeKvArgs *args) {
                         v->stride[0],
                         (int)q->shape[1],
                         kv->n_kv_heads,
-                        kv->head_dim,
-                        args->rope_dim,
                         kv->block_tokens,
-                        args->norm_eps,
-                        args->style};
+                        {kv->head_dim, args->rope_dim, args->norm_eps, args->style}};
     const int n = r.n_heads + 2 * r.n_kv_heads;
     const dim3 grid((unsigned)q->shape[0], (unsigned)DIV_UP(n, (int)CUDA_ROPE_WARPS));
-    const size_t bytes = CUDA_ROPE_WARPS * 2 * (size_t)r.head_dim * sizeof(float);
+    const size_t bytes = CUDA_ROPE_WARPS * 2 * (size_t)r.head.head_dim * sizeof(float);
     cuda_by_dtype(q->dtype, [&](auto in) {
         typedef decltype(in) T;
         cuda_by_dtype(kv->dtype, [&](auto one) {
