@@ -4,8 +4,10 @@
  *
  * Each figure is the median of several replays of a graph whose launches walk through more
  * weights than the L2 cache holds. With the argument "sweep" every plan is tried and the best is
- * shown too; "csv" writes the lines of bench/baselines. */
+ * shown too; "csv" writes the lines of bench/baselines. Two numbers behind it: the fewest and the
+ * most tokens. */
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +85,8 @@ static void cublas_load(cudaStream_t stream) {
 static cudaStream_t stream;
 static bool csv;
 static char *weights, *x_all, *out_all;
-static uint32_t *sink;
+static uint32_t *sink, *n_arrived;
+static void *sums;
 
 typedef struct Job {
     int32_t n, k, n_tokens;
@@ -115,6 +118,7 @@ static void queue(const Job *job, int32_t i) {
     int32_t n = job->out == CUDA_LINEAR_GATED ? job->n / 2 : job->n;
     CudaLinearPart part = {out_all, n, NULL, n};
     args.part[0] = part;
+    args.sums = sums, args.n_arrived = n_arrived;
     args.n_experts = job->n_experts, args.expert_start = job->expert_start;
     args.expert_w = job->expert_w == NULL ? NULL : job->expert_w + i % 8 * job->n_touched;
     OK_CUDA(cuda_linear_run(stream, &args, job->plan));
@@ -125,34 +129,50 @@ static int compare(const void *a, const void *b) {
     return (d > 0) - (d < 0);
 }
 
-/* Microseconds a launch. */
-static float measure(const Job *job, int32_t n_launches) {
+static cudaGraphExec_t graph_of(const Job *job, int32_t n_launches) {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
-    cudaEvent_t begin, end;
     OK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
     for (int32_t i = 0; i < n_launches; i++) queue(job, i);
     OK_CUDA(cudaStreamEndCapture(stream, &graph));
     OK_CUDA(cudaGraphInstantiate(&exec, graph, 0));
+    OK_CUDA(cudaGraphDestroy(graph));
+    return exec;
+}
+
+/* Microseconds a launch of each job, their replays in turn: what one heats, the others pay too. */
+static void measure_in_turn(const Job *job, int32_t n_jobs, int32_t n_launches, float *median) {
+    enum { JOBS_MAX = 4 };
+    cudaGraphExec_t exec[JOBS_MAX];
+    cudaEvent_t begin, end;
+    float us[JOBS_MAX][REPLAYS];
     OK_CUDA(cudaEventCreate(&begin));
     OK_CUDA(cudaEventCreate(&end));
-    OK_CUDA(cudaGraphLaunch(exec, stream));
-    OK_CUDA(cudaStreamSynchronize(stream));
-    float us[REPLAYS];
-    for (int32_t r = 0; r < REPLAYS; r++) {
-        OK_CUDA(cudaEventRecord(begin, stream));
-        OK_CUDA(cudaGraphLaunch(exec, stream));
-        OK_CUDA(cudaEventRecord(end, stream));
-        OK_CUDA(cudaStreamSynchronize(stream));
-        OK_CUDA(cudaEventElapsedTime(&us[r], begin, end));
-        us[r] *= 1000.0f / (float)n_launches;
+    for (int32_t i = 0; i < n_jobs; i++) exec[i] = graph_of(&job[i], n_launches);
+    for (int32_t r = -1; r < REPLAYS; r++) {
+        for (int32_t i = 0; i < n_jobs; i++) {
+            float ms;
+            OK_CUDA(cudaEventRecord(begin, stream));
+            OK_CUDA(cudaGraphLaunch(exec[i], stream));
+            OK_CUDA(cudaEventRecord(end, stream));
+            OK_CUDA(cudaStreamSynchronize(stream));
+            OK_CUDA(cudaEventElapsedTime(&ms, begin, end));
+            if (r >= 0) us[i][r] = ms * 1000.0f / (float)n_launches;
+        }
     }
-    qsort(us, REPLAYS, sizeof us[0], compare);
-    OK_CUDA(cudaGraphExecDestroy(exec));
-    OK_CUDA(cudaGraphDestroy(graph));
+    for (int32_t i = 0; i < n_jobs; i++) {
+        qsort(us[i], REPLAYS, sizeof us[i][0], compare);
+        median[i] = us[i][REPLAYS / 2];
+        OK_CUDA(cudaGraphExecDestroy(exec[i]));
+    }
     OK_CUDA(cudaEventDestroy(begin));
     OK_CUDA(cudaEventDestroy(end));
-    return us[REPLAYS / 2];
+}
+
+static float measure(const Job *job, int32_t n_launches) {
+    float us;
+    measure_in_turn(job, 1, n_launches, &us);
+    return us;
 }
 
 static double read_limit(void) {
@@ -174,7 +194,7 @@ static double read_limit(void) {
 }
 
 /* The plans of a sweep. */
-static int32_t plans_of(int32_t n_tokens, int32_t n_segments, CudaLinearPlan *plan) {
+static int32_t plans_of(int32_t rows, int32_t n_tokens, int32_t n_segments, CudaLinearPlan *plan) {
     int32_t n = 0;
     for (int32_t tokens = 8; tokens <= 64 && n_segments > 1; tokens *= 2) {
         if (tokens < n_tokens || (tokens > 8 && tokens / 2 >= n_tokens)) continue;
@@ -185,12 +205,12 @@ static int32_t plans_of(int32_t n_tokens, int32_t n_segments, CudaLinearPlan *pl
                                  (n_segments * 128 * (rows + tokens));
                 if (stages > 16) stages = 16;
                 if (stages < 2) continue;
-                CudaLinearPlan p = {false, tokens, rows, stages, 132 * per_sm, 1};
+                CudaLinearPlan p = {false, tokens, rows, stages, 132 * per_sm, false};
                 plan[n++] = p;
             }
         }
     }
-    for (int32_t tokens = 8; tokens <= 128 && n_tokens <= 512; tokens *= 2) {
+    for (int32_t tokens = 8; tokens <= 128 && n_tokens <= 128; tokens *= 2) {
         if ((tokens < n_tokens && tokens < 64) || (tokens > 8 && tokens / 2 >= n_tokens)) continue;
         for (int32_t rows = 64; rows <= 128; rows += 64) {
             for (int32_t per_sm = 1; per_sm <= 3; per_sm++) {
@@ -199,36 +219,39 @@ static int32_t plans_of(int32_t n_tokens, int32_t n_segments, CudaLinearPlan *pl
                 if (stages > 16) stages = 16;
                 if (stages < 2) continue;
                 CudaLinearPlan p = {
-                    false, tokens, rows, stages, 132 * per_sm / n_segments * n_segments, 1};
+                    false, tokens, rows, stages, 132 * per_sm / n_segments * n_segments, false};
                 plan[n++] = p;
             }
         }
     }
-    for (int32_t tokens = 128; tokens <= 256 && n_tokens >= 128; tokens += 64) {
-        if (tokens == 256 && n_segments > 1) continue;
-        for (int32_t cluster = 1; cluster <= 2; cluster++) {
-            CudaLinearPlan p = {true, tokens, 128, tokens == 128 ? 6 : tokens == 192 ? 5 : 4,
-                                132,  cluster};
-            plan[n++] = p;
-        }
+    for (int32_t tokens = 128; tokens <= 256 && n_tokens >= 64; tokens += 64) {
+        if (tokens > 128 && n_tokens <= tokens - 64) continue;
+        int32_t stages = tokens == 128 ? 6 : tokens == 192 ? 5 : 4;
+        CudaLinearPlan p = {true, tokens, 128, stages, 132, false};
+        int32_t n_tiles = (rows + 127) / 128 * ((n_tokens + tokens - 1) / tokens);
+        if (n_segments == 1 || tokens < 256) plan[n++] = p;
+        p.split = true;
+        if (n_segments == 1 || n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
+        plan[n++] = p;
     }
     return n;
 }
 
 static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, double limit) {
     double bytes = 2.0 * n * k, flops = 2.0 * n * k * n_tokens;
-    int32_t n_launches = n_tokens <= 256 ? (int32_t)(3e9 / bytes) : (int32_t)(1e13 / flops);
+    int32_t n_launches =
+        n_tokens <= 256 ? (int32_t)(3e9 / bytes) : (int32_t)((sweep ? 4e12 : 1e13) / flops);
     if (n_launches > 64) n_launches = 64;
     if (n_launches < 4) n_launches = 4;
-    Job job = {n, k, n_tokens, NULL, CUDA_LINEAR_BF16, false};
-    float cublas_us = cublas.gemm == NULL ? 0 : measure(&job, n_launches);
     CudaLinearArgs args = {};
     args.n_tokens = n_tokens, args.k = k, args.n_parts = 1, args.part[0].n = n;
+    args.sums = sums, args.n_arrived = n_arrived;
     CudaLinearPlan plan = cuda_linear_plan(&args);
-    job.plan = &plan, job.dependent = true;
-    float us = measure(&job, n_launches);
-    job.dependent = false;
-    float alone_us = measure(&job, n_launches);
+    Job job = {n, k, n_tokens, &plan, CUDA_LINEAR_BF16, true}, jobs[3] = {job, job, job};
+    jobs[1].dependent = false, jobs[2].plan = NULL;
+    float took[3] = {};
+    measure_in_turn(jobs, cublas.gemm == NULL ? 2 : 3, n_launches, took);
+    const float us = took[0], alone_us = took[1], cublas_us = took[2];
     if (csv) {
         printf("%d,%d,%d,1,1,%.2f,%.2f,%.2f,%.3f,%.0f\n", n, k, n_tokens, cublas_us, us, alone_us,
                bytes / us / 1e6 / limit, flops / us / 1e6);
@@ -242,21 +265,22 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
     if (sweep) {
         CudaLinearPlan plans[64], best_plan = plan;
         float best = us;
-        int32_t n_plans = plans_of(n_tokens, cuda_linear_segments(n, k), plans);
+        int32_t n_plans = plans_of(n, n_tokens, cuda_linear_segments(n, k), plans);
         printf(" |");
         for (int32_t i = 0; i < n_plans; i++) {
             job.plan = &plans[i], job.dependent = true;
             float t = measure(&job, n_launches);
-            printf(" %s%d.%d.%d.%d=%.2f", plans[i].large ? "L" : "s", plans[i].tile_tokens,
+            printf(" %s%d.%d.%d.%d.%d=%.2f", plans[i].large ? "L" : "s", plans[i].tile_tokens,
                    plans[i].tile_rows, plans[i].n_stages,
-                   plans[i].large ? plans[i].cluster
-                                  : plans[i].n_ctas / 132 + (plans[i].n_ctas % 132 > 66),
-                   t);
+                   plans[i].n_ctas / 132 + (plans[i].n_ctas % 132 > 66), plans[i].split, t);
             if (t < best) best = t, best_plan = plans[i];
         }
-        printf(" | best %.2f (%.1f %% of limit, %.1f %% of cuBLAS): %s%d.%d.%d", best,
-               bytes / best / 1e4 / limit, 100 * cublas_us / best, best_plan.large ? "L" : "s",
-               best_plan.tile_tokens, best_plan.tile_rows, best_plan.n_stages);
+        printf(
+            " | chosen %s%d.%d.%d.%d | best %.2f (%.1f %% of limit, %.1f %% of cuBLAS): "
+            "%s%d.%d.%d.%d",
+            plan.large ? "L" : "s", plan.tile_tokens, plan.tile_rows, plan.n_stages, plan.split,
+            best, bytes / best / 1e4 / limit, 100 * cublas_us / best, best_plan.large ? "L" : "s",
+            best_plan.tile_tokens, best_plan.tile_rows, best_plan.n_stages, best_plan.split);
     }
     printf("\n");
     fflush(stdout);
@@ -312,7 +336,7 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
                                      ((tokens <= 32 ? 256 : 128) * (rows + tokens));
                     if (stages < 2) continue;
                     CudaLinearPlan p = {false,        tokens, rows, stages > 16 ? 16 : stages,
-                                        132 * per_sm, 1};
+                                        132 * per_sm, false};
                     job.plan = &p;
                     printf(" s%d.%d.%d=%.2f", tokens, rows, per_sm, measure(&job, 8));
                 }
@@ -320,7 +344,7 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
         }
         for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
             CudaLinearPlan p = {true, tokens, 128, tokens == 128 ? 6 : tokens == 192 ? 5 : 4,
-                                132,  1};
+                                132,  false};
             job.plan = &p;
             printf(" L%d=%.2f", tokens, measure(&job, 8));
         }
@@ -332,6 +356,8 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
 }
 
 int main(int argc, char **argv) {
+    const long from = argc > 2 ? strtol(argv[2], NULL, 10) : 1;
+    const long to = argc > 3 ? strtol(argv[3], NULL, 10) : LONG_MAX;
     bool sweep = argc > 1 && strcmp(argv[1], "sweep") == 0;
     csv = argc > 1 && strcmp(argv[1], "csv") == 0;
     int n_devices = 0;
@@ -347,6 +373,9 @@ int main(int argc, char **argv) {
     OK_CUDA(cudaMalloc(&x_all, (size_t)8192 * 14336 * 2));
     OK_CUDA(cudaMalloc(&out_all, (size_t)8192 * 28672 * 4));
     OK_CUDA(cudaMalloc(&sink, 4));
+    OK_CUDA(cudaMalloc(&sums, CUDA_LINEAR_SUMS_BYTES));
+    OK_CUDA(cudaMalloc(&n_arrived, CUDA_LINEAR_COUNTERS * 4));
+    OK_CUDA(cudaMemset(n_arrived, 0, CUDA_LINEAR_COUNTERS * 4));
     fill_bf16<<<4096, 256, 0, stream>>>((__nv_bfloat16 *)weights, (int64_t)weight_bytes / 2);
     fill_bf16<<<4096, 256, 0, stream>>>((__nv_bfloat16 *)x_all, (int64_t)8192 * 14336);
     OK_CUDA(cudaStreamSynchronize(stream));
@@ -363,18 +392,21 @@ int main(int argc, char **argv) {
     static const int32_t many[] = {512, 1024, 2048, 4096, 8192};
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
         for (size_t t = 0; t < sizeof few / sizeof few[0]; t++) {
-            if (shape[s][0] > 100000 && few[t] != 1 && few[t] != 64) continue;
+            if (shape[s][0] > 100000 && few[t] != 1 && few[t] < 64) continue;
+            if (few[t] < from || few[t] > to) continue;
             bench_shape(shape[s][0], shape[s][1], few[t], sweep, limit);
         }
     }
     static const int32_t moe[] = {1, 4, 16, 64, 256, 1024, 4096};
     for (size_t t = 0; t < sizeof moe / sizeof moe[0]; t++) {
+        if (moe[t] < from || moe[t] > to) continue;
         bench_experts(1536, 2048, moe[t], CUDA_LINEAR_GATED, sweep, limit);
         bench_experts(2048, 768, moe[t], CUDA_LINEAR_F32, sweep, limit);
     }
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
         for (size_t t = 0; t < sizeof many / sizeof many[0]; t++) {
-            if (shape[s][0] < 100000) bench_shape(shape[s][0], shape[s][1], many[t], sweep, limit);
+            if (shape[s][0] > 100000 || many[t] < from || many[t] > to) continue;
+            bench_shape(shape[s][0], shape[s][1], many[t], sweep, limit);
         }
     }
     printf("%sread limit again %.3f TB/s\n", csv ? "# " : "", read_limit());

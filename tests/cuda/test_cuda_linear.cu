@@ -61,19 +61,42 @@ static void check(bool ok, const char *what, const CudaLinearArgs *args, const C
     if (++n_failed <= 40) {
         printf(
             "FAILED %s: out %d, tokens %d, k %d, n %d, plan %s tokens %d rows %d stages %d ctas %d "
-            "cluster %d: %g, bound %g\n",
+            "split %d: %g, bound %g\n",
             what, args->out, args->n_tokens, args->k, args->part[0].n,
             plan->large ? "large" : "small", plan->tile_tokens, plan->tile_rows, plan->n_stages,
-            plan->n_ctas, plan->cluster, got, bound);
+            plan->n_ctas, plan->split, got, bound);
     }
 }
 
+/* Where CTAs meet; the counters are zeros after every launch. */
+static void *sums;
+static uint32_t *n_arrived;
+
+static void check_counters(const CudaLinearArgs *args, const CudaLinearPlan *plan) {
+    uint32_t count[CUDA_LINEAR_COUNTERS], sum = 0;
+    OK_CUDA(cudaMemcpy(count, n_arrived, sizeof count, cudaMemcpyDeviceToHost));
+    for (int32_t i = 0; i < CUDA_LINEAR_COUNTERS; i++) sum += count[i];
+    check(sum == 0, "counters are zeros", args, plan, sum, 0);
+}
+
+/* Whether the segments of a plan's tiles fit the CTAs. */
+static bool can_split(const CudaLinearArgs *args, const CudaLinearPlan *plan, int32_t n_segments) {
+    int32_t rows = 0;
+    for (int32_t i = 0; i < args->n_parts; i++) {
+        int32_t part = args->part[i].n;
+        if (args->out == CUDA_LINEAR_GATED) part = (part + 7) / 8 * 16;
+        rows += (part + 63) / 64 * 64;
+    }
+    int32_t token_tiles = (args->n_tokens + plan->tile_tokens - 1) / plan->tile_tokens;
+    return (rows + 127) / 128 * token_tiles * n_segments <= CUDA_LINEAR_CTAS_MAX;
+}
+
 /* Every plan worth trying for some arguments. */
-static int32_t plans_of(const CudaLinearArgs *args, bool segments, CudaLinearPlan *plan) {
+static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLinearPlan *plan) {
     int32_t n = 0;
     for (int32_t tokens = 8; tokens <= 128; tokens *= 2) {
         for (int32_t rows = 16; rows <= 128; rows *= 2) {
-            if (rows < 64 && (!segments || tokens > 64)) continue;
+            if (rows < 64 && (n_segments == 1 || tokens > 64)) continue;
             for (int32_t stages = 2; stages <= 5; stages += 3) {
                 if (stages *
                         (rows < 64      ? 512
@@ -82,23 +105,22 @@ static int32_t plans_of(const CudaLinearArgs *args, bool segments, CudaLinearPla
                         (rows + tokens) >
                     210000)
                     continue;
-                CudaLinearPlan p = {false, tokens, rows, stages, 128, 1};
+                CudaLinearPlan p = {false, tokens, rows, stages, 128, false};
                 plan[n++] = p;
             }
         }
     }
     for (int32_t rows = 16; rows <= 32 && args->n_tokens <= CUDA_LINEAR_FEW_TOKENS; rows *= 2) {
         for (int32_t stages = 2; stages <= 5 && args->n_experts == 0; stages += 3) {
-            CudaLinearPlan p = {false, CUDA_LINEAR_FEW_TOKENS, rows, stages, 128, 1, true};
+            CudaLinearPlan p = {false, CUDA_LINEAR_FEW_TOKENS, rows, stages, 128, false, true};
             plan[n++] = p;
         }
     }
     for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
-        if (segments && tokens == 256) continue;
-        for (int32_t cluster = 1; cluster <= (args->n_experts > 0 ? 1 : 2); cluster++) {
-            CudaLinearPlan p = {true, tokens, 128, 4, 132, cluster};
-            plan[n++] = p;
-        }
+        CudaLinearPlan p = {true, tokens, 128, 4, 132, false};
+        if (n_segments == 1 || tokens < 256) plan[n++] = p;
+        p.split = true;
+        if (n_segments > 1 && can_split(args, &p, n_segments)) plan[n++] = p;
     }
     return n;
 }
@@ -168,16 +190,16 @@ static void test_small(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut out
     CudaLinearArgs args = {};
     args.x = x, args.x_stride = x_stride, args.n_tokens = n_tokens, args.k = k, args.out = out;
     args.act = (CudaLinearAct)act, args.w = packed, args.n_parts = n_parts;
+    args.sums = sums, args.n_arrived = n_arrived;
     for (int32_t i = 0; i < n_parts; i++) {
         CudaLinearPart part = {o + i * out_len * size, out_stride,
                                with_bias ? bias + i * packed_rows : NULL, n};
         args.part[i] = part;
     }
-    bool segments =
-        cuda_linear_segments((int64_t)part_bytes * n_parts / (cuda_linear_packed_bytes(64, k) / 64),
-                             k) > 1;
-    CudaLinearPlan plan[64];
-    int32_t n_plans = plans_of(&args, segments, plan);
+    const int32_t n_segments = cuda_linear_segments(
+        (int64_t)part_bytes * n_parts / (cuda_linear_packed_bytes(64, k) / 64), k);
+    CudaLinearPlan plan[96];
+    int32_t n_plans = plans_of(&args, n_segments, plan);
     char *first = (char *)malloc(out_len * size * n_parts);
     for (int32_t c = 0; c < n_plans; c++) {
         if (size == 4) {
@@ -213,6 +235,7 @@ static void test_small(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut out
         double bound = size == 4 ? 2e-6 : 4.1e-3;
         check(error <= bound * scale, "against f64", &args, &plan[c], error / scale, bound);
         check(guards, "guard values", &args, &plan[c], 0, 0);
+        check_counters(&args, &plan[c]);
         if (c == 0) memcpy(first, ho, out_len * size * n_parts);
         check(memcmp(first, ho, out_len * size * n_parts) == 0, "same bits in every plan", &args,
               &plan[c], 0, 0);
@@ -259,7 +282,8 @@ static __global__ void count_different(const uint32_t *a, const uint32_t *b, int
 /* One large shape: right at random places, and the same bits in every batch and plan. */
 static void test_same_bits(int32_t n, int32_t k) {
     enum { TOKENS = 4096 };
-    static const int32_t sizes[] = {1, 2, 7, 8, 16, 17, 64, 65, 128, 129, 1000, 4096};
+    static const int32_t sizes[] = {1,   2,   7,   8,   16,  17,   64,   65,
+                                    128, 129, 192, 200, 256, 1000, 2048, 4096};
     /* The vocabulary's output would be gigabytes: fewer tokens. */
     const int32_t n_max = n > 100000 ? 1024 : TOKENS;
     __nv_bfloat16 *x = (__nv_bfloat16 *)device_alloc((size_t)n_max * k * 2);
@@ -277,6 +301,7 @@ static void test_same_bits(int32_t n, int32_t k) {
     CudaLinearArgs args = {};
     args.x = x, args.x_stride = k, args.n_tokens = n_max, args.k = k, args.out = CUDA_LINEAR_F32;
     args.w = packed, args.n_parts = 1;
+    args.sums = sums, args.n_arrived = n_arrived;
     CudaLinearPart part = {all, n, NULL, n};
     args.part[0] = part;
     CudaLinearPlan plan = cuda_linear_plan(&args);
@@ -288,24 +313,28 @@ static void test_same_bits(int32_t n, int32_t k) {
     check(got[0] <= 1e-5f * got[1], "against f64 at random places", &args, &plan, got[0] / got[1],
           1e-5);
     int32_t n_shape_failed = n_failed;
-    CudaLinearPlan plans[64];
-    int32_t n_plans = plans_of(&args, cuda_linear_segments(n, k) > 1, plans);
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        const int32_t n_tokens = sizes[s];
+        if (n_tokens > n_max) continue;
+        CudaLinearPlan plans[96];
+        args.n_tokens = n_tokens;
+        int32_t n_plans = plans_of(&args, cuda_linear_segments(n, k), plans);
         for (int32_t c = -1; c < n_plans; c++) {
-            int32_t n_tokens = sizes[s];
-            if (n_tokens > n_max) continue;
             /* Every plan at two sizes; else the plan that the size gets. */
             if (c >= 0 && n_tokens != 17 && n_tokens != 129) continue;
             int32_t at = (int32_t)((random_at(31, s) + 1) / 2 * (n_max - n_tokens));
-            args.x = x + (int64_t)at * k, args.n_tokens = n_tokens, args.part[0].out = out;
+            args.x = x + (int64_t)at * k, args.part[0].out = out;
             CudaLinearPlan p = c < 0 ? cuda_linear_plan(&args) : plans[c];
             OK_CUDA(cudaMemset(out, 0xff, (size_t)n_tokens * n * 4));
             OK_CUDA(cudaMemset(count, 0, 8));
-            OK_CUDA(cuda_linear_run(0, &args, &p));
+            /* Launches that follow one another closely are as right as one alone. */
+            args.dependent = true;
+            for (int32_t i = 0; i < 8; i++) OK_CUDA(cuda_linear_run(0, &args, &p));
             count_different<<<1024, 256>>>((uint32_t *)out, (uint32_t *)(all + (int64_t)at * n),
                                            (int64_t)n_tokens * n, count);
             OK_CUDA(cudaMemcpy(&different, count, 8, cudaMemcpyDeviceToHost));
             check(different == 0, "same bits", &args, &p, (double)different, 0);
+            check_counters(&args, &p);
         }
     }
     printf("same bits %d x %d, %d segments: error %.2g, %s\n", n, k, cuda_linear_segments(n, k),
@@ -374,8 +403,8 @@ static void test_experts(int32_t n_experts, int32_t n, int32_t k, int32_t n_rows
     CudaLinearPart part = {out, n, NULL, n};
     args.x = x, args.n_tokens = n_rows, args.part[0] = part, args.n_experts = n_experts;
     args.expert_w = dp, args.expert_start = ds;
-    CudaLinearPlan plans[64];
-    int32_t n_plans = plans_of(&args, false, plans);
+    CudaLinearPlan plans[96];
+    int32_t n_plans = plans_of(&args, 1, plans);
     for (int32_t c = 0; c < n_plans; c++) {
         OK_CUDA(cudaMemset(out, 0xee, out_bytes));
         OK_CUDA(cuda_linear_run(0, &args, &plans[c]));
@@ -438,6 +467,10 @@ int main(void) {
         printf("no Hopper GPU\n[  SKIPPED ] cuda_linear\n");
         return 0;
     }
+    sums = device_alloc(CUDA_LINEAR_SUMS_BYTES);
+    OK_CUDA(cudaMemset(sums, 0xff, CUDA_LINEAR_SUMS_BYTES));
+    n_arrived = (uint32_t *)device_alloc(CUDA_LINEAR_COUNTERS * 4);
+    OK_CUDA(cudaMemset(n_arrived, 0, CUDA_LINEAR_COUNTERS * 4));
     report("small_shapes_are_right", small_shapes_are_right);
     report("experts_equal_products_of_their_own", experts_equal_products_of_their_own);
     report("rows_have_the_same_bits_in_every_batch", rows_have_the_same_bits_in_every_batch);

@@ -28,6 +28,8 @@ struct CudaDevice {
     struct CudaArena *arena; /* weights; see cuda_weight.cu */
     struct CudaUpload *upload;
     bool recording;
+    void *sums; /* where the CTAs of a product meet; see cuda_linear.cuh */
+    uint32_t *n_arrived;
 };
 
 static inline CudaDevice *cuda_of(const OpCtx *ctx) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "ops/cuda/cuda_common.cuh"
+#include "ops/cuda/cuda_linear.cuh"
 
 static CudaDevice *cuda_device(Device *device) {
     return (CudaDevice *)device;
@@ -136,6 +137,8 @@ static void cuda_device_graph_free(Device *device, void *graph) {
 static void cuda_device_close(Device *device) {
     CudaDevice *d = cuda_device(device);
     cuda_weight_close(d);
+    if (d->sums != NULL) (void)cudaFree(d->sums);
+    if (d->n_arrived != NULL) (void)cudaFree(d->n_arrived);
     if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
     free(d);
 }
@@ -188,9 +191,14 @@ static Status cuda_device_open(int32_t id, Device **out, Err *err) {
     d->n_sms = properties.multiProcessorCount;
     cudaError_t code = cudaSetDevice(id);
     if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (code == cudaSuccess) code = cudaMalloc(&d->sums, CUDA_LINEAR_SUMS_BYTES);
+    const size_t counters_bytes = CUDA_LINEAR_COUNTERS * sizeof(uint32_t);
+    if (code == cudaSuccess) code = cudaMalloc((void **)&d->n_arrived, counters_bytes);
+    if (code == cudaSuccess) code = cudaMemset(d->n_arrived, 0, counters_bytes);
+    if (code == cudaSuccess) code = cudaDeviceSynchronize();
     if (code != cudaSuccess) {
         cuda_device_close(&d->base);
-        return cuda_device_fail(code, "cudaStreamCreate", err);
+        return cuda_device_fail(code, "a stream and its memory", err);
     }
     *out = &d->base;
     return OK;

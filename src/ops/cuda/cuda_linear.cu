@@ -59,18 +59,46 @@ static int32_t linear_segments(const CudaLinearArgs *args) {
 /* Shared memory of a multiprocessor that stages may take, beside barriers and sums. */
 enum { LINEAR_STAGES_BYTES = 220 << 10 };
 
-/* Tokens of a tile of the large kernel: the fewest clocks over all rounds of the CTAs. A block of
- * columns takes 4 clocks a token and some in which the tensor cores wait. */
-static int32_t linear_large_tokens(const CudaLinearArgs *args, int32_t n_segments) {
-    int64_t row_tiles = (linear_row_blocks(args) + 1) / 2, best = INT64_MAX;
-    int32_t best_tokens = 128;
-    for (int32_t tokens = 128; tokens <= (n_segments > 1 ? 192 : 256); tokens += 64) {
-        int64_t n_tiles = row_tiles * ((args->n_tokens + tokens - 1) / tokens);
-        int64_t tile = args->k / CUDA_LINEAR_BLOCK * (4 * tokens + 192) + 8 * tokens + 1000;
-        int64_t clocks = (n_tiles + 131) / 132 * tile;
-        if (clocks <= best) best = clocks, best_tokens = tokens;
+static int64_t linear_div_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Tiles of a plan of the large kernel. */
+static int32_t linear_tiles(int64_t row_blocks, int32_t n_tokens, const CudaLinearPlan *plan) {
+    return (int32_t)(linear_div_up(row_blocks, 2) * linear_div_up(n_tokens, plan->tile_tokens));
+}
+
+/* Nanoseconds of a plan of the large kernel, over all rounds of the CTAs. Measured on an H200 at
+ * its limit of power: a block of columns; what a tile takes besides, and a segment, whose sums go
+ * to memory and back. */
+static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPlan *plan,
+                                  int32_t n_segments) {
+    const int32_t tokens = plan->tile_tokens;
+    const int64_t block = tokens == 128 ? 510 : tokens == 192 ? 620 : 850;
+    const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
+    if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 44 * tokens;
+    const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
+    return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + 5 * tokens + 600);
+}
+
+/* The plan of the large kernel that takes the least time: the tokens of a tile, and whether its
+ * segments are apart. */
+static CudaLinearPlan linear_plan_large(const CudaLinearArgs *args, int32_t n_segments) {
+    CudaLinearPlan best = {};
+    int64_t best_ns = INT64_MAX;
+    for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
+        for (int32_t split = 0; split <= (n_segments > 1 && args->sums != NULL); split++) {
+            CudaLinearPlan plan = {true, tokens, 128, 6, CUDA_LINEAR_CTAS_MAX, split == 1, false};
+            if (tokens > 128) plan.n_stages = tokens == 256 ? 4 : 5;
+            const int32_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, &plan);
+            if (split && n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
+            /* Two sets of sums find no registers at 256 tokens. */
+            if (!split && n_segments > 1 && tokens == 256) continue;
+            const int64_t ns = linear_nanoseconds(args, &plan, n_segments);
+            if (ns <= best_ns) best_ns = ns, best = plan;
+        }
     }
-    return best_tokens;
+    return best;
 }
 
 bool cuda_linear_can_norm(int64_t n_tokens, int64_t k) {
@@ -93,7 +121,7 @@ static bool linear_is_few(const CudaLinearArgs *args) {
  * delay what the first waits for. Few rows of a long k occupy more multiprocessors in smaller
  * tiles. */
 static CudaLinearPlan linear_few_plan(const CudaLinearArgs *args) {
-    CudaLinearPlan plan = {false, CUDA_LINEAR_FEW_TOKENS, 32, 2, 132, 1, true};
+    CudaLinearPlan plan = {false, CUDA_LINEAR_FEW_TOKENS, 32, 2, 132, false, true};
     if (linear_row_blocks(args) < 48 && args->k > 4096) plan.tile_rows = 16;
     plan.n_stages = ((200 << 10) - 9216 - linear_few_bytes(args)) / (4 * plan.tile_rows * 128);
     if (plan.n_stages > 32) plan.n_stages = 32;
@@ -108,25 +136,24 @@ CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args) {
     /* Of experts, what one gets on average and as much again. */
     const int32_t n_tokens =
         experts ? (int32_t)((int64_t)args->n_tokens * 2 / args->n_experts) : args->n_tokens;
-    CudaLinearPlan plan = {false, 8, 128, 2, 132, 1, false};
+    CudaLinearPlan plan = {false, 8, 128, 2, 132, false, false};
     while (plan.tile_tokens < n_tokens && plan.tile_tokens < 128) plan.tile_tokens *= 2;
-    if (n_tokens > (n_segments > 1 ? 128 : 64)) {
+    if (n_tokens > 64) {
+        if (!experts) return linear_plan_large(args, n_segments);
         plan.large = true;
-        plan.tile_tokens = experts ? 128 : linear_large_tokens(args, n_segments);
-        plan.n_stages = plan.tile_tokens == 256 ? 4 : plan.tile_tokens == 192 ? 5 : 6;
-        if (n_segments > 1 && plan.tile_tokens == 192) plan.cluster = 2;
+        plan.tile_tokens = 128;
+        plan.n_stages = 6;
         return plan;
     }
-    if (n_segments == 1 || n_tokens > 64) {
+    if (n_segments == 1) {
         int32_t stage = (plan.tile_tokens <= 32 ? 256 : 128) * (128 + plan.tile_tokens);
         plan.n_stages = LINEAR_STAGES_BYTES / stage;
-        if (n_segments > 1) plan.n_ctas = 132 / n_segments * n_segments;
         return plan;
     }
     /* Few rows with a long k occupy more multiprocessors in clusters. */
     const int64_t row_blocks = linear_row_blocks(args);
     const bool clusters =
-        n_tokens > 32 ? row_blocks <= 32 || n_segments == 2 : row_blocks <= 32 && args->k >= 4096;
+        (n_tokens > 32 && n_segments == 2) || (row_blocks <= 32 && args->k >= 4096);
     if (clusters) {
         plan.tile_rows = 64;
         plan.n_stages = (LINEAR_STAGES_BYTES / 2 - 8192) /
@@ -188,6 +215,8 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
     params.x = (const char *)args->x;
     params.x_stride = args->x_stride;
     params.k = args->k;
+    params.sums = (float4 *)args->sums;
+    params.n_arrived = args->n_arrived;
     params.out = args->out;
     params.act = args->act;
     params.n_parts = args->n_parts;
@@ -199,13 +228,14 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
     if (plan->few) return cuda_linear_few_launch(stream, &params, plan, args->dependent);
     cuuint64_t dim[2] = {(cuuint64_t)args->k, (cuuint64_t)args->n_tokens};
     cuuint64_t stride = (cuuint64_t)args->x_stride * 2;
-    cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)(plan->tile_tokens / plan->cluster)};
+    cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)plan->tile_tokens};
     cuuint32_t step[2] = {1, 1};
     CUtensorMap x;
     CUresult result = encode(&x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)args->x, dim, &stride,
                              box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) return cudaErrorInvalidValue;
+    if (plan->split) return cuda_linear_split_launch(stream, &params, plan, &x, args->dependent);
     if (plan->large) return cuda_linear_large_launch(stream, &params, plan, &x, args->dependent);
     if (plan->tile_rows < CUDA_LINEAR_BLOCK) {
         return cuda_linear_slim_launch(stream, &params, plan, &x, args->dependent);

@@ -3,8 +3,9 @@
  * Same bits: k is cut into segments by the shape (n, k) of the weight alone. Each segment is summed
  * from zero by the tensor cores, 16 columns at a time in rising order, and the segment sums are
  * added in rising order. The small kernel gives each segment to one CTA of a cluster and adds
- * through shared memory; the large one walks all segments with a second set of sums. Both multiply
- * with the same instruction, weights in its 64 rows and tokens in its columns.
+ * through shared memory; the large one walks all segments with a second set of sums, or gives each
+ * to one CTA and adds through global memory. All multiply with the same instruction, weights in its
+ * 64 rows and tokens in its columns.
  *
  * Weights are packed: blocks of 64 rows and 64 columns, 8 KiB each, zeros outside the matrix,
  * block rows outermost; within a block the 16-byte piece c of row r stands at r * 128 + ((c ^ r
@@ -25,7 +26,10 @@ enum {
     CUDA_LINEAR_EXPERTS_MAX = 512,
     CUDA_LINEAR_FEW_TOKENS = 8,  /* at most, of the kernel for few */
     CUDA_LINEAR_NORM_TOKENS = 4, /* at most, that it normalizes, and their columns */
-    CUDA_LINEAR_NORM_K_MAX = 4096
+    CUDA_LINEAR_NORM_K_MAX = 4096,
+    CUDA_LINEAR_CTAS_MAX = 132, /* of the large kernel */
+    CUDA_LINEAR_SUMS_BYTES = CUDA_LINEAR_CTAS_MAX * 128 * 256 * 4,
+    CUDA_LINEAR_COUNTERS = 2 * CUDA_LINEAR_CTAS_MAX
 };
 
 #ifdef __CUDACC__
@@ -108,6 +112,11 @@ typedef struct CudaLinearArgs {
     /* norm.x is not NULL: the rows are those of norm.x, normalized and rounded to bf16, and x is
      * not read. cuda_linear_can_norm says where. The bits are those of a norm of its own. */
     CudaLinearNorm norm;
+    /* Where CTAs meet that make a tile together: CUDA_LINEAR_SUMS_BYTES of anything and
+     * CUDA_LINEAR_COUNTERS zeros, which every launch leaves as zeros. For one stream at a time.
+     * NULL: every CTA makes whole tiles, which is slower for few of them. */
+    void *sums;
+    uint32_t *n_arrived;
     /* Launch as a dependent of the kernel before it in the stream: weights are fetched while that
      * still runs. Right in any stream order. */
     bool dependent;
@@ -126,7 +135,7 @@ typedef struct CudaLinearPlan {
     int32_t tile_rows;   /* small: 64, 128; large: 128 */
     int32_t n_stages;    /* 2 or more */
     int32_t n_ctas;      /* of the grid, at most */
-    int32_t cluster;     /* large: CTAs that share a tile of tokens, 1 or 2 */
+    bool split;          /* large: a CTA makes one segment of a tile, all CTAs at once */
     bool few;            /* up to 8 tokens in tiles of 16 or 32 rows, with a norm or without */
 } CudaLinearPlan;
 

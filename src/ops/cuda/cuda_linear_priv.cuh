@@ -18,7 +18,9 @@ typedef struct LinearParams {
     int64_t x_stride;
     int32_t n_tokens, row_blocks, k, k_blocks, n_segments, n_stages;
     CudaLinearNorm norm;
-    int32_t out, act; /* CudaLinearOut, CudaLinearAct */
+    float4 *sums;        /* CudaLinearArgs.sums */
+    uint32_t *n_arrived; /* and its n_arrived */
+    int32_t out, act;    /* CudaLinearOut, CudaLinearAct */
     int32_t n_parts;
     CudaLinearPart part[CUDA_LINEAR_PARTS_MAX];
     int32_t part_block[CUDA_LINEAR_PARTS_MAX]; /* first block row of each part */
@@ -181,6 +183,9 @@ cudaError_t cuda_linear_small_launch(cudaStream_t stream, const LinearParams *pa
                                      const CudaLinearPlan *plan, const CUtensorMap *x,
                                      bool dependent);
 cudaError_t cuda_linear_large_launch(cudaStream_t stream, const LinearParams *params,
+                                     const CudaLinearPlan *plan, const CUtensorMap *x,
+                                     bool dependent);
+cudaError_t cuda_linear_split_launch(cudaStream_t stream, const LinearParams *params,
                                      const CudaLinearPlan *plan, const CUtensorMap *x,
                                      bool dependent);
 cudaError_t cuda_linear_slim_launch(cudaStream_t stream, const LinearParams *params,

@@ -90,6 +90,11 @@ static CudaLinearNorm cuda_product_norm(const NormArgs *norm) {
     return CudaLinearNorm{(const float *)norm->x.data, norm->w, norm->x.stride[0], norm->eps};
 }
 
+static void cuda_product_meet(const OpCtx *ctx, CudaLinearArgs *fast) {
+    fast->sums = cuda_of(ctx)->sums;
+    fast->n_arrived = cuda_of(ctx)->n_arrived;
+}
+
 /* Part `first` and those that can be made with it; returns how many. */
 static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, const NormArgs *norm,
                                   int32_t first) {
@@ -108,6 +113,7 @@ static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, const Norm
                : args->accumulate            ? CUDA_LINEAR_F32_ADD
                                              : CUDA_LINEAR_F32;
     fast.w = part->w->t.data;
+    cuda_product_meet(ctx, &fast);
     fast.dependent = true;
     fast.norm = cuda_product_norm(norm);
     do {
@@ -186,6 +192,7 @@ void cuda_product_gated(OpCtx *ctx, const GatedArgs *args) {
     if (packed) {
         CudaLinearArgs fast = cuda_product_gated_args(&args->x, args->gate, args->act, &args->out);
         if (norm_inside) fast.norm = cuda_product_norm(args->norm);
+        cuda_product_meet(ctx, &fast);
         cuda_note(cuda_of(ctx), cuda_linear(cuda_of(ctx)->stream, &fast), "gated");
         return;
     }

@@ -43,15 +43,6 @@ static __device__ __forceinline__ void cuda_mbar_arrive_expect(uint32_t bar, uin
                  : "memory");
 }
 
-/* Arrives on the barrier at the same address of another CTA of the cluster. */
-static __device__ __forceinline__ void cuda_mbar_arrive_cta(uint32_t bar, uint32_t cta) {
-    asm volatile(
-        "{.reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-        "mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(bar),
-        "r"(cta)
-        : "memory");
-}
-
 static __device__ __forceinline__ bool cuda_mbar_try(uint32_t bar, uint32_t parity) {
     uint32_t done;
     asm volatile(
@@ -107,18 +98,6 @@ static __device__ __forceinline__ void cuda_tma_load(uint32_t dst, const CUtenso
         : "memory");
 }
 
-/* The same into every CTA of the cluster whose bit is set, at the same place in each; the
- * barrier at the same place in each counts the bytes. */
-static __device__ __forceinline__ void cuda_tma_load_multicast(uint32_t dst, const CUtensorMap *map,
-                                                               int32_t x, int32_t y, uint32_t bar,
-                                                               uint16_t ctas) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(dst),
-        "l"(map), "r"(bar), "r"(x), "r"(y), "h"(ctas)
-        : "memory");
-}
-
 static __device__ __forceinline__ void cuda_tma_prefetch_map(const CUtensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -153,6 +132,31 @@ static __device__ __forceinline__ void cuda_bulk_wait(void) {
 /* Makes this thread's writes to shared memory visible to the copy engine and the tensor cores. */
 static __device__ __forceinline__ void cuda_fence_async(void) {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* ---- counters in global memory, between CTAs that run at once ---- */
+
+/* Adds one; what was there. What the caller's CTA wrote or read before, in an order that reaches
+ * the caller, is done for whoever sees the count. */
+static __device__ __forceinline__ uint32_t cuda_count(uint32_t *counter) {
+    uint32_t before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(counter)
+                 : "memory");
+    return before;
+}
+
+/* Waits until the count is at least n. */
+static __device__ __forceinline__ void cuda_count_wait(const uint32_t *counter, uint32_t n) {
+    uint32_t count, n_tries = 0;
+    do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                     : "=r"(count)
+                     : "l"(counter)
+                     : "memory");
+        if (++n_tries > (1u << 24)) __trap();
+    } while (count < n);
 }
 
 /* ---- clusters ---- */
