@@ -76,7 +76,7 @@ static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPl
     const int32_t tokens = plan->tile_tokens;
     const int64_t block = tokens == 128 ? 510 : tokens == 192 ? 620 : 850;
     const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
-    if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 44 * tokens;
+    if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 36 * tokens;
     const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
     return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + 5 * tokens + 600);
 }
