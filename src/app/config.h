@@ -196,7 +196,7 @@ typedef enum CommandBit {
     X(rate, NUMBER, "rate", 0, "X", "0", 0, 1e6, CMD_LOAD,                                         \
       "requests a second, at random (Poisson); 0: all at once")                                    \
     X(burst, INT, "burst", 0, "N", "1", 1, 1000000, CMD_LOAD, "arrive in groups of N")             \
-    X(concurrency, INT, "concurrency", 0, "N", "0", 0, 100000, CMD_BENCH_SERVE,                    \
+    X(concurrency, INT, "concurrency", 0, "N", "0", 0, 100000, CMD_BENCH_SERVE | CMD_BENCH_ENGINE, \
       "run at most N at once (closed loop); 0: no bound")                                          \
     X(input_len, INT, "input-len", 0, "N", "256", 1, 1 << 24, CMD_PLAY, "prompt tokens")           \
     X(output_len, INT, "output-len", 0, "N", "64", 1, 1 << 24, CMD_PLAY, "tokens to generate")     \

@@ -12,20 +12,27 @@ struct RunnerDevice {
     SampleSpec *spec; /* [n_jobs_max] of the host, with its twin on the device; so for the others */
     SampleChange *change; /* [RUNNER_CHANGES_MAX] */
     SampleResult *answer; /* [n_jobs_max] */
+    SampleTop *top;       /* [n_jobs_max * SAMPLE_TOP_MAX] */
     SampleSpec *device_spec;
     SampleChange *device_change;
     SampleResult *device_answer;
+    SampleTop *device_top;
     int32_t *job, *host_job; /* [n_jobs_max] of each spec; those left */
     int32_t *entry;          /* [vocab] zero between calls */
-    int32_t n, n_changes, n_host;
+    int32_t vocab;
+    int32_t n, n_changes, n_tops, n_host;
+    bool logprobs;
 };
+
+_Static_assert((int)SAMPLE_TOP_MAX == (int)SAMPLER_LOGPROBS_MAX, "the same bound");
 
 static int32_t runner_device_jobs(const EngineLimits *limits) {
     return limits->max_seqs + limits->max_logits;
 }
 
 int64_t runner_device_bytes(const EngineLimits *limits) {
-    const int64_t job = 2 * (int64_t)(sizeof(SampleSpec) + sizeof(SampleResult) + sizeof(int32_t));
+    const int64_t job = 2 * (int64_t)(sizeof(SampleSpec) + sizeof(SampleResult) +
+                                      SAMPLE_TOP_MAX * sizeof(SampleTop) + sizeof(int32_t));
     return runner_device_jobs(limits) * job +
            2 * RUNNER_CHANGES_MAX * (int64_t)sizeof(SampleChange) +
            limits->vocab * (int64_t)sizeof(int32_t);
@@ -49,6 +56,9 @@ static Status runner_device_alloc(RunnerDevice *d, const EngineLimits *limits, E
     TRY(runner_device_twin(d->device, n * sizeof *d->answer, &host, &twin, err));
     d->answer = host;
     d->device_answer = twin;
+    TRY(runner_device_twin(d->device, n * SAMPLE_TOP_MAX * sizeof *d->top, &host, &twin, err));
+    d->top = host;
+    d->device_top = twin;
     d->job = mem_try_alloc(n, sizeof *d->job);
     d->host_job = mem_try_alloc(n, sizeof *d->host_job);
     d->entry = mem_try_alloc((size_t)limits->vocab, sizeof *d->entry);
@@ -62,6 +72,7 @@ Status runner_device_open(RunnerDevice **out, Device *device, const EngineLimits
     RunnerDevice *d = mem_alloc(sizeof *d);
     d->device = device;
     d->n_jobs_max = runner_device_jobs(limits);
+    d->vocab = limits->vocab;
     const Status status = runner_device_alloc(d, limits, err);
     if (status != OK) {
         runner_device_close(d);
@@ -78,9 +89,11 @@ void runner_device_close(RunnerDevice *d) {
     v->free(d->device, d->device_spec, n * sizeof *d->spec);
     v->free(d->device, d->device_change, RUNNER_CHANGES_MAX * sizeof *d->change);
     v->free(d->device, d->device_answer, n * sizeof *d->answer);
+    v->free(d->device, d->device_top, n * SAMPLE_TOP_MAX * sizeof *d->top);
     if (d->spec != NULL) v->host_free(d->device, d->spec);
     if (d->change != NULL) v->host_free(d->device, d->change);
     if (d->answer != NULL) v->host_free(d->device, d->answer);
+    if (d->top != NULL) v->host_free(d->device, d->top);
     mem_free(d->job);
     mem_free(d->host_job);
     mem_free(d->entry);
@@ -94,22 +107,27 @@ static bool runner_device_shares_row(const StepPlan *plan, int32_t i) {
            (i + 1 < plan->n_jobs && jobs[i + 1].row == jobs[i].row);
 }
 
-/* Adds the job's picks to the device's; false: it is the host's. */
+/* What the changes of the job's logits are; -1: the host has to make them. */
+static int32_t runner_device_change(RunnerDevice *d, const StepPlan *plan, int32_t i) {
+    const SampleJob *job = &plan->jobs[i];
+    const Seq *seq = job->seq;
+    if (job->target >= 0 || !penalty_is_on(&job->params)) return 0;
+    if (runner_device_shares_row(plan, i)) return -1;
+    const PenaltyHistory history = {seq->token, seq->n_tokens, seq->request->n_prompt};
+    return penalty_list(&job->params, &history, d->entry, d->change + d->n_changes,
+                        RUNNER_CHANGES_MAX - d->n_changes);
+}
+
+/* Adds the job to the device's; false: it is the host's. */
 static bool runner_device_add(RunnerDevice *d, const StepPlan *plan, int32_t i) {
     const SampleJob *job = &plan->jobs[i];
     const SamplerParams *p = &job->params;
-    const Seq *seq = job->seq;
-    if (job->target >= 0 || p->n_logprobs >= 0) return false;
-    int32_t n_changes = 0;
-    if (penalty_is_on(p)) {
-        if (runner_device_shares_row(plan, i)) return false;
-        const PenaltyHistory history = {seq->token, seq->n_tokens, seq->request->n_prompt};
-        n_changes = penalty_list(p, &history, d->entry, d->change + d->n_changes,
-                                 RUNNER_CHANGES_MAX - d->n_changes);
-        if (n_changes < 0) return false;
-    }
+    const int32_t n_changes = runner_device_change(d, plan, i);
+    if (n_changes < 0) return false;
+    const bool scores = job->target >= 0;
+    const int32_t n_top = MIN(scores ? job->seq->request->n_prompt_top : p->n_logprobs, d->vocab);
     d->spec[d->n] =
-        (SampleSpec){.u = rng_uniform(p->seed, p->stream, (uint64_t)request_n_output(seq)),
+        (SampleSpec){.u = rng_uniform(p->seed, p->stream, (uint64_t)request_n_output(job->seq)),
                      .row = job->row,
                      .temperature = p->temperature,
                      .top_k = p->top_k,
@@ -119,9 +137,14 @@ static bool runner_device_add(RunnerDevice *d, const StepPlan *plan, int32_t i) 
                      .presence = p->presence_penalty,
                      .frequency = p->frequency_penalty,
                      .first_change = d->n_changes,
-                     .n_changes = n_changes};
+                     .n_changes = n_changes,
+                     .target = job->target,
+                     .n_top = n_top,
+                     .first_top = d->n_tops};
     d->job[d->n++] = i;
     d->n_changes += n_changes;
+    d->n_tops += MAX(n_top, 0);
+    d->logprobs = d->logprobs || n_top >= 0;
     return true;
 }
 
@@ -135,23 +158,39 @@ static Status runner_device_ask(RunnerDevice *d, Forward *forward, Err *err) {
     const SampleArgs args = {.n = d->n,
                              .spec = d->device_spec,
                              .change = d->n_changes > 0 ? d->device_change : NULL,
-                             .out = d->device_answer};
+                             .out = d->device_answer,
+                             .top = d->device_top,
+                             .logprobs = d->logprobs};
     forward_sample(forward, &args);
+    if (d->n_tops > 0)
+        TRY(v->receive(d->device, d->top, d->device_top, (size_t)d->n_tops * sizeof *d->top, err));
     return v->receive(d->device, d->answer, d->device_answer, n * sizeof *d->answer, err);
 }
 
 Status runner_device_queue(RunnerDevice *d, Forward *forward, const StepPlan *plan, Err *err) {
-    d->n = d->n_changes = d->n_host = 0;
+    d->n = d->n_changes = d->n_tops = d->n_host = 0;
+    d->logprobs = false;
     for (int32_t i = 0; i < plan->n_jobs; i++)
         if (!runner_device_add(d, plan, i)) d->host_job[d->n_host++] = i;
     return d->n > 0 ? runner_device_ask(d, forward, err) : OK;
+}
+
+static void runner_device_answer(const RunnerDevice *d, int32_t i, SamplerResult *out) {
+    const SampleSpec *spec = &d->spec[i];
+    out->token = d->answer[i].token;
+    out->logprob = spec->n_top >= 0 ? d->answer[i].logprob : 0;
+    out->n_top = MAX(spec->n_top, 0);
+    for (int32_t k = 0; k < out->n_top; k++) {
+        const SampleTop *top = &d->top[spec->first_top + k];
+        out->top[k] = (TokenLogprob){top->token, top->logprob};
+    }
 }
 
 Status runner_device_take(RunnerDevice *d, StepResult *result, RunnerJobs *left, Err *err) {
     TRY(d->device->vtable->sync(d->device, err));
     for (int32_t i = 0; i < d->n; i++) {
         const int32_t job = d->job[i];
-        result->sample[job] = (SamplerResult){.token = d->answer[i].token};
+        runner_device_answer(d, i, &result->sample[job]);
         result->status[job] = (Status)d->answer[i].status;
     }
     *left = (RunnerJobs){d->host_job, d->n_host};

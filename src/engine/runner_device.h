@@ -1,8 +1,8 @@
 /* runner_device: picks tokens where the logits lie, and says which jobs are left to the host.
  *
- * Greedy and drawn picks with every filter, bias and penalty are made on the device, whose answer
- * is one small copy. The host's are those that report log-probabilities, that allow or ban tokens,
- * and those with more changed logits than there is room for. */
+ * Greedy and drawn picks with every filter, bias and penalty, and log-probabilities, are made on the
+ * device, whose answer is one small copy. The host's are those that allow or ban tokens, and those
+ * with more changed logits than there is room for. */
 #pragma once
 
 #include "engine/step.h"

@@ -218,6 +218,9 @@ typedef struct SampleSpec {
     float top_p, min_p;                    /* 1, 0: off */
     float repetition, presence, frequency; /* penalties; 1, 0, 0: off */
     int32_t first_change, n_changes;       /* in SampleArgs.change */
+    int32_t target;                        /* this token, whatever the logits; -1: pick one */
+    int32_t n_top;     /* likeliest tokens to report, and the token's logprob; -1: nothing */
+    int32_t first_top; /* in SampleArgs.top */
 } SampleSpec;
 
 /* A logit that bias or penalties change: a token stands once in a spec's. */
@@ -226,19 +229,31 @@ typedef struct SampleChange {
     int32_t n_output; /* times that the output has it */
     float bias;       /* added first; -inf takes the token out */
     int32_t seen;     /* in prompt or output: the penalties apply */
+    float logit;      /* is set to what it was before */
 } SampleChange;
 
 typedef struct SampleResult {
     int32_t token;
     int32_t status; /* OK, or ERR_DEVICE: a logit is NaN or +inf, or none is finite */
+    float logprob;  /* of the unchanged logits; where the spec asks for it */
 } SampleResult;
+
+/* One of the likeliest tokens by the unchanged logits: most likely first, ties by id. */
+typedef struct SampleTop {
+    int32_t token;
+    float logprob;
+} SampleTop;
+
+enum { SAMPLE_TOP_MAX = 20 };
 
 typedef struct SampleArgs {
     Tensor logits; /* [n_rows, vocab] f32; the rows of specs with changes are changed */
     int32_t n;
-    const SampleSpec *spec;     /* [n], a row with changes stands in one spec only */
-    const SampleChange *change; /* all specs' */
-    SampleResult *out;          /* [n] */
+    const SampleSpec *spec; /* [n], a row with changes stands in one spec only */
+    SampleChange *change;   /* all specs' */
+    SampleResult *out;      /* [n] */
+    SampleTop *top;         /* all specs' */
+    bool logprobs;          /* some spec asks for them */
 } SampleArgs;
 
 /* The matrices of a layer's experts as a file has them, arrays of one for each expert. */

@@ -1,5 +1,6 @@
 /* test_cuda_sample: the GPU picks the tokens that the CPU's sampler picks from the same logits:
- * greedy and drawn, with every filter, bias and penalty, ties, infinities and NaN. */
+ * greedy and drawn, with every filter, bias and penalty, ties, infinities and NaN; and its
+ * log-probabilities, of picked and of given tokens and of the likeliest, are the CPU's bits. */
 #include "cuda/cuda_testing.h"
 #include "sample/penalty.h"
 #include "sample/sampler.h"
@@ -38,6 +39,8 @@ static SamplerParams job_params(int32_t i, int32_t vocab, uint64_t seed, LogitBi
         p.bias = bias;
         p.n_bias = 4;
     }
+    p.n_logprobs = (int32_t)draw(seed, 8 * n + 4, SAMPLER_LOGPROBS_MAX + 5) - 4;
+    p.n_logprobs = MAX(p.n_logprobs, -1);
     return p;
 }
 
@@ -56,6 +59,23 @@ static void fill_row(float *row, int32_t i, int32_t vocab, uint64_t seed) {
         for (int32_t j = 0; j < vocab; j++) row[j] = -INFINITY;
 }
 
+/* Given tokens are scored in every eighth job from the sixth. */
+static int32_t job_target(int32_t i, int32_t vocab, uint64_t seed) {
+    return i % 8 == 5 ? (int32_t)draw(seed, 8 * (uint64_t)i + 5, (uint64_t)vocab) : -1;
+}
+
+static void compare_logprobs(const SampleResult *got, const SampleTop *top, int32_t n_top,
+                             const SamplerResult *want) {
+    assert_int_equal(want->n_top, n_top);
+    if (memcmp(&got->logprob, &want->logprob, sizeof got->logprob) != 0)
+        fail_msg("logprob %a, the CPU's %a", (double)got->logprob, (double)want->logprob);
+    for (int32_t k = 0; k < n_top; k++)
+        if (top[k].token != want->top[k].token ||
+            memcmp(&top[k].logprob, &want->top[k].logprob, sizeof top->logprob) != 0)
+            fail_msg("place %d: token %d with %a, the CPU's %d with %a", k, top[k].token,
+                     (double)top[k].logprob, want->top[k].token, (double)want->top[k].logprob);
+}
+
 static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
     Err err = {0};
     Sampler *sampler = NULL;
@@ -65,6 +85,8 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
     static SampleChange change[CHANGES];
     static SamplerParams params[JOBS];
     static LogitBias bias[JOBS][4];
+    static SampleTop top[JOBS * SAMPLE_TOP_MAX];
+    int32_t n_tops = 0;
     SampleResult got[JOBS];
     ASSERT_OK(sampler_open(&sampler, vocab, &err), err);
     for (int32_t i = 0; i < HISTORY; i++)
@@ -74,9 +96,11 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
         fill_row(logits + (int64_t)i * vocab, i, vocab, seed);
         params[i] = job_params(i, vocab, seed, bias[i]);
         const SamplerParams *p = &params[i];
-        const int32_t n = penalty_is_on(p) ? penalty_list(p, &tokens, entry, change + n_changes,
-                                                          CHANGES - n_changes)
-                                           : 0;
+        const int32_t target = job_target(i, vocab, seed), n_top = MIN(p->n_logprobs, vocab);
+        const int32_t n =
+            target < 0 && penalty_is_on(p)
+                ? penalty_list(p, &tokens, entry, change + n_changes, CHANGES - n_changes)
+                : 0;
         assert_true(n >= 0);
         spec[i] = (SampleSpec){.u = rng_uniform(p->seed, p->stream, 7),
                                .row = i,
@@ -88,8 +112,12 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
                                .presence = p->presence_penalty,
                                .frequency = p->frequency_penalty,
                                .first_change = n_changes,
-                               .n_changes = n};
+                               .n_changes = n,
+                               .target = target,
+                               .n_top = target >= 0 ? MAX(n_top, 0) : n_top,
+                               .first_top = n_tops};
         n_changes += n;
+        n_tops += MAX(n_top, 0);
     }
     const SampleArgs args = {
         .logits = tensor_2d(cuda_testing_put(t, logits, (size_t)JOBS * (size_t)vocab * 4),
@@ -97,19 +125,28 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
         .n = JOBS,
         .spec = cuda_testing_put(t, spec, sizeof spec),
         .change = cuda_testing_put(t, change, sizeof change),
-        .out = cuda_testing_put(t, NULL, sizeof got)};
+        .out = cuda_testing_put(t, NULL, sizeof got),
+        .top = cuda_testing_put(t, NULL, sizeof top),
+        .logprobs = true};
     t->ops->sample(&t->ctx, &args);
     cuda_testing_get(t, got, args.out, sizeof got);
+    cuda_testing_get(t, top, args.top, sizeof top);
     for (int32_t i = 0; i < JOBS; i++) {
         SamplerResult want = {0};
-        const SamplerInput input = {logits + (int64_t)i * vocab, history, HISTORY, HISTORY / 2, 7};
-        const Status status = sampler_pick(sampler, &params[i], &input, &want, NULL);
+        const float *row = logits + (int64_t)i * vocab;
+        const SamplerInput input = {row, history, HISTORY, HISTORY / 2, 7};
+        const Status status =
+            spec[i].target >= 0
+                ? sampler_score(sampler, row, spec[i].target, spec[i].n_top, &want, NULL)
+                : sampler_pick(sampler, &params[i], &input, &want, NULL);
         if (got[i].status != (int32_t)status || (status == OK && got[i].token != want.token))
             fail_msg(
                 "vocab %d, job %d (temperature %g, top_k %d, top_p %g, min_p %g): token %d, "
                 "status %d; the CPU's %d, %d",
                 vocab, i, (double)params[i].temperature, params[i].top_k, (double)params[i].top_p,
                 (double)params[i].min_p, got[i].token, got[i].status, want.token, (int)status);
+        if (status == OK && spec[i].n_top >= 0)
+            compare_logprobs(&got[i], top + spec[i].first_top, spec[i].n_top, &want);
     }
     sampler_close(sampler);
     mem_free(logits);

@@ -1,42 +1,10 @@
 /* cuda_sample: from logits to tokens by the rules of sample/sampler.h, a block per pick.
  *
- * Weights are exp((logit - max) / temperature) in f64, as on the CPU. Their sums are whole numbers:
- * a weight counts as floor(w * 2^40) and the rest times 2^40 again, so the order in which threads
- * add cannot show, and a sum is closer to the true one than the CPU's. A draw differs from the
- * CPU's only where u falls within the rounding of f64 beside the border of two tokens. */
-#include "ops/cuda/cuda_common.cuh"
+ * Weights are exp((logit - max) / temperature) in f64, as on the CPU. A draw differs from the CPU's
+ * only where u falls within the rounding of f64 beside the border of two tokens. */
+#include "ops/cuda/cuda_sample.cuh"
 
-enum { CUDA_SAMPLE_THREADS = 1024, CUDA_SAMPLE_SPLIT = 32, CUDA_SAMPLE_BUCKETS = 2048 };
-
-/* The best logit of a part of a row. */
-struct CudaBest {
-    float logit;
-    int32_t token; /* -1: all are -inf */
-    int32_t bad;   /* NaN or +inf was met */
-};
-
-/* A sum of weights; hi * 2^-40 + lo * 2^-80. */
-struct CudaMass {
-    unsigned long long hi, lo;
-};
-
-static __device__ __forceinline__ CudaMass cuda_sample_mass(double w) {
-    const double scaled = w * 0x1p40, whole = floor(scaled);
-    return CudaMass{(unsigned long long)whole, (unsigned long long)((scaled - whole) * 0x1p40)};
-}
-
-static __device__ __forceinline__ double cuda_sample_value(CudaMass m) {
-    return (double)m.hi * 0x1p-40 + (double)m.lo * 0x1p-80;
-}
-
-static __device__ __forceinline__ CudaMass cuda_sample_add(CudaMass a, CudaMass b) {
-    return CudaMass{a.hi + b.hi, a.lo + b.lo};
-}
-
-static __device__ __forceinline__ uint32_t cuda_sample_key(float x) {
-    const uint32_t bits = __float_as_uint(x + 0.0f);
-    return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
-}
+enum { CUDA_SAMPLE_THREADS = 1024, CUDA_SAMPLE_BUCKETS = 2048 };
 
 /* ---- bias and penalties ------------------------------------------------------------------- */
 
@@ -47,13 +15,14 @@ static __device__ __forceinline__ float cuda_sample_clamp(double x) {
 
 static __global__ void cuda_sample_change_kernel(float *logits, int64_t stride,
                                                  const SampleSpec *specs,
-                                                 const SampleChange *changes) {
+                                                 SampleChange *changes) {
     cuda_wait();
     const SampleSpec *spec = &specs[blockIdx.x];
     for (int i = threadIdx.x; i < spec->n_changes; i += blockDim.x) {
         const SampleChange c = changes[spec->first_change + i];
         float *at = logits + spec->row * stride + c.token;
         float logit = *at;
+        changes[spec->first_change + i].logit = logit;
         if (c.bias == -CUDART_INF_F) logit = -CUDART_INF_F;
         if (logit == -CUDART_INF_F) {
             *at = logit;
@@ -75,30 +44,10 @@ static __global__ void cuda_sample_change_kernel(float *logits, int64_t stride,
 
 /* ---- the largest logit -------------------------------------------------------------------- */
 
-static __device__ __forceinline__ CudaBest cuda_sample_better(CudaBest a, CudaBest b) {
-    const bool first = b.token < 0 || (a.token >= 0 && (a.logit > b.logit ||
-                                                        (a.logit == b.logit && a.token < b.token)));
-    CudaBest best = first ? a : b;
-    best.bad = a.bad | b.bad;
-    return best;
-}
-
-static __device__ __forceinline__ CudaBest cuda_sample_warp_best(CudaBest best) {
-    for (int i = 16; i > 0; i >>= 1) {
-        CudaBest other;
-        other.logit = __shfl_xor_sync(~0u, best.logit, i);
-        other.token = __shfl_xor_sync(~0u, best.token, i);
-        other.bad = __shfl_xor_sync(~0u, best.bad, i);
-        best = cuda_sample_better(best, other);
-    }
-    return best;
-}
-
 /* Part blockIdx.x of the row of spec blockIdx.y. */
 static __global__ void __launch_bounds__(256)
     cuda_sample_best_kernel(const float *logits, int64_t stride, int vocab,
                             const SampleSpec *specs, CudaBest *out) {
-    __shared__ CudaBest part[8];
     cuda_wait();
     const float *row = logits + specs[blockIdx.y].row * stride;
     const int size = (vocab + CUDA_SAMPLE_SPLIT - 1) / CUDA_SAMPLE_SPLIT;
@@ -109,12 +58,7 @@ static __global__ void __launch_bounds__(256)
         if (!(x < CUDART_INF_F)) best.bad = 1;
         if (x > best.logit) best.logit = x, best.token = i;
     }
-    best = cuda_sample_warp_best(best);
-    if (threadIdx.x % CUDA_WARP == 0) part[threadIdx.x / CUDA_WARP] = best;
-    __syncthreads();
-    if (threadIdx.x >= CUDA_WARP) return;
-    const int n = blockDim.x / CUDA_WARP;
-    best = cuda_sample_warp_best(threadIdx.x < n ? part[threadIdx.x] : CudaBest{-CUDART_INF_F, -1, 0});
+    best = cuda_sample_block_best(best);
     if (threadIdx.x == 0) out[blockIdx.y * CUDA_SAMPLE_SPLIT + blockIdx.x] = best;
 }
 
@@ -277,9 +221,10 @@ static __global__ void __launch_bounds__(CUDA_SAMPLE_THREADS)
     const int lane = threadIdx.x % CUDA_WARP;
     const CudaBest best =
         cuda_sample_warp_best(parts[blockIdx.x * CUDA_SAMPLE_SPLIT + lane]);
-    if (best.bad || best.token < 0 || spec.temperature <= 0) {
-        if (threadIdx.x == 0)
-            out[blockIdx.x] = SampleResult{best.token, best.bad || best.token < 0 ? ERR_DEVICE : OK};
+    const bool bad = best.bad || best.token < 0;
+    if (bad || spec.temperature <= 0 || spec.target >= 0) {
+        const int token = spec.target >= 0 ? spec.target : best.token;
+        if (threadIdx.x == 0) out[blockIdx.x] = SampleResult{token, bad ? ERR_DEVICE : OK, 0};
         return;
     }
     CudaPick p = {logits + spec.row * stride, vocab, best.logit, 1 / (double)spec.temperature,
@@ -306,12 +251,16 @@ static __global__ void __launch_bounds__(CUDA_SAMPLE_THREADS)
     }
     __syncthreads();
     const int token = cuda_sample_draw(p, shared, spec.u);
-    if (threadIdx.x == 0) out[blockIdx.x] = SampleResult{token < vocab ? token : best.token, OK};
+    if (threadIdx.x == 0) out[blockIdx.x] = SampleResult{token < vocab ? token : best.token, OK, 0};
+}
+
+static size_t cuda_sample_parts_bytes(int64_t n) {
+    return ALIGN_UP((size_t)(n * CUDA_SAMPLE_SPLIT) * sizeof(CudaBest), (size_t)16);
 }
 
 size_t cuda_sample_scratch_bytes(const OpsLimits *limits) {
     const int64_t n = (int64_t)limits->n_seqs_max + limits->n_logits_max;
-    return limits->vocab > 0 ? (size_t)(n * CUDA_SAMPLE_SPLIT) * sizeof(CudaBest) : 0;
+    return limits->vocab > 0 ? cuda_sample_parts_bytes(n) + cuda_logprob_bytes(n) : 0;
 }
 
 void cuda_sample(OpCtx *ctx, const SampleArgs *args) {
@@ -319,10 +268,12 @@ void cuda_sample(OpCtx *ctx, const SampleArgs *args) {
     const unsigned n = (unsigned)args->n;
     const int vocab = (int)logits->shape[1];
     CHECK(logits->dtype == DTYPE_F32);
-    CHECK((size_t)n * CUDA_SAMPLE_SPLIT * sizeof(CudaBest) <= ctx->scratch_bytes);
+    CHECK(cuda_sample_parts_bytes(n) + cuda_logprob_bytes(n) <= ctx->scratch_bytes);
     float *data = (float *)logits->data;
     const int64_t stride = logits->stride[0];
     CudaBest *parts = (CudaBest *)ctx->scratch;
+    char *logprob = (char *)ctx->scratch + cuda_sample_parts_bytes(n);
+    if (args->logprobs) cuda_logprob_begin(ctx, args, logprob);
     if (args->change != NULL)
         cuda_launch(ctx, "sample change", cuda_sample_change_kernel, dim3(n), dim3(256), 0, data,
                     stride, args->spec, args->change);
@@ -331,4 +282,5 @@ void cuda_sample(OpCtx *ctx, const SampleArgs *args) {
     cuda_launch(ctx, "sample pick", cuda_sample_pick_kernel, dim3(n), dim3(CUDA_SAMPLE_THREADS),
                 sizeof(CudaSampleShared), (const float *)data, stride, vocab, args->spec,
                 (const CudaBest *)parts, args->out);
+    if (args->logprobs) cuda_logprob_end(ctx, args, logprob);
 }
