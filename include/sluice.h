@@ -144,8 +144,8 @@ typedef enum sluice_preempt {
 typedef struct sluice_engine_options {
     size_t size;
     int32_t max_context;     /* tokens of one sequence; 0: the model's */
-    int32_t max_seqs;        /* running at once; 0: 64 */
-    int32_t max_step_tokens; /* token budget of a step; 0: 512 */
+    int32_t max_seqs;        /* running at once; 0: 64, on an accelerator 256 */
+    int32_t max_step_tokens; /* token budget of a step; 0: 512, on an accelerator 2048 */
     int32_t max_queue;       /* waiting requests; 0: 4 * max_seqs, at least 64 */
     int64_t kv_bytes;        /* memory for KV blocks; 0: enough for max_seqs short sequences or one
                                 of max_context, whichever is more */
@@ -164,6 +164,9 @@ typedef struct sluice_engine_options {
     int32_t max_kv_events; /* events of the prefix cache that are kept for readers; 0: none */
     int64_t kv_dir_bytes;  /* of kv_dir, which has a file for each model, number format and build;
                               the least recently used leave; 0: four times this one's */
+    double gpu_memory;     /* of an accelerator's memory, with the weights and whatever is there: a
+                              share up to 1, or bytes. KV gets the rest, where kv_bytes is 0; 0: no
+                              such bound */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }
@@ -179,6 +182,10 @@ typedef struct sluice_engine_plan {
     const char *kv_dtype;
     int64_t host_kv_bytes; /* of the host-memory tier */
     int64_t kv_dir_bytes;  /* that this engine's file in kv_dir takes at most; 0: none */
+
+    /* Of an accelerator's memory in use when the engine is open, the model's, the engine's and
+     * what others have; and all of it. 0: there is none. */
+    int64_t device_bytes, device_bytes_all;
 } sluice_engine_plan;
 SLUICE_API sluice_status sluice_engine_dry_run(const sluice_model *model,
                                                const sluice_engine_options *options,
@@ -364,6 +371,7 @@ typedef struct sluice_stats {
     /* Records of the file in kv_dir: blocks taken in at the start and written since, writes that
      * failed, and records that were not whole. */
     int64_t n_disk_restored, n_disk_written, n_disk_failed, n_disk_damaged;
+    int64_t device_bytes; /* of the accelerator's memory, in use when the engine was ready */
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);

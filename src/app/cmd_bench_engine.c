@@ -336,6 +336,7 @@ static Status bench_engine_load(const BenchEngine *b, Err *err) {
     session_options(b->config, &unused, &options);
     options.max_seqs = (int32_t)b->config->max_seqs;
     options.kv_bytes = b->config->kv_mb << 20;
+    options.gpu_memory = b->config->gpu_memory;
     return bench_load_run(b->config, b->model, &options, err);
 }
 

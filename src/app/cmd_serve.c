@@ -50,6 +50,7 @@ static Status cmd_serve_options(const Config *config, sluice_model_options *mode
     engine->max_seqs = (int32_t)config->max_seqs;
     engine->max_queue = (int32_t)config->max_queue;
     engine->kv_bytes = config->kv_mb << 20;
+    engine->gpu_memory = config->gpu_memory;
     engine->host_kv_bytes = config->host_kv << 20;
     engine->kv_dir = config->kv_dir;
     engine->kv_dir_bytes = config->kv_dir_mb << 20;
@@ -172,6 +173,13 @@ static void cmd_serve_banner(const Serve *serve, const sluice_engine_plan *plan,
     fprintf(stderr, "memory    %.1f MB in all: weights %.1f, KV %.1f, activations %.1f\n",
             (double)plan->total_bytes / 1e6, (double)plan->weight_bytes / 1e6,
             (double)plan->kv_bytes / 1e6, (double)plan->activation_bytes / 1e6);
+    if (plan->device_bytes > 0) {
+        sluice_stats stats = {.size = sizeof stats};
+        sluice_engine_get_stats(serve->engine, &stats);
+        fprintf(stderr, "GPU       %.1f of %.1f MB in use, %.1f planned\n",
+                (double)stats.device_bytes / 1e6, (double)plan->device_bytes_all / 1e6,
+                (double)plan->device_bytes / 1e6);
+    }
     fprintf(stderr, "context   %d tokens; KV cache (%s) holds %lld tokens in %d blocks of %d\n",
             plan->max_context, plan->kv_dtype, (long long)plan->kv_tokens, plan->n_blocks,
             plan->block_tokens);

@@ -112,6 +112,10 @@ typedef enum CommandBit {
       CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE, "sequences that run at once; 0: 64")            \
     X(max_queue, INT, "max-queue", 0, "N", "0", 0, 1 << 20, CMD_SERVE,                             \
       "requests that wait at most; 0: four times as many")                                         \
+    X(gpu_memory, NUMBER, "gpu-memory", 0, "X", "0.9", 0, 1e15,                                    \
+      CMD_SERVE | CMD_RUN | CMD_BENCH_ENGINE,                                                      \
+      "of the GPU's memory, weights included: a share up to 1, or bytes; the KV cache gets the "   \
+      "rest unless --kv-mb says how much")                                                         \
     X(kv_mb, INT, "kv-mb", 0, "MB", "0", 0, 1 << 24, CMD_SERVE | CMD_SIMULATE | CMD_BENCH_ENGINE,  \
       "memory for the KV cache; 0: what max-seqs short sequences need")                            \
     X(receipts, TEXT, "receipts", 0, "DIR", "", 0, 0, CMD_SERVE,                                   \

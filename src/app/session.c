@@ -24,6 +24,7 @@ void session_options(const Config *config, sluice_model_options *model,
     engine->max_step_tokens = (int32_t)config->chunk;
     engine->block_tokens = (int32_t)config->block_tokens;
     engine->kv_dtype = config->kv_dtype;
+    if (config_given(config, CONFIG_gpu_memory)) engine->gpu_memory = config->gpu_memory;
 }
 
 static void session_print_bytes(const char *name, int64_t bytes) {
@@ -47,6 +48,7 @@ Status session_dry_run(const char *path, const sluice_model_options *model_optio
     session_print_bytes("other", plan.other_bytes);
     session_print_bytes("total", plan.total_bytes);
     if (plan.kv_dir_bytes > 0) session_print_bytes("kv dir", plan.kv_dir_bytes);
+    if (plan.device_bytes > 0) session_print_bytes("of the GPU's", plan.device_bytes);
     printf("%-14s %12lld  tokens in %d blocks of %d, %s\n", "kv capacity",
            (long long)plan.kv_tokens, plan.n_blocks, plan.block_tokens, plan.kv_dtype);
     return OK;

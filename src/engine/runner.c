@@ -5,6 +5,9 @@
 #include "base/mem.h"
 #include "engine/runner_device.h"
 
+/* Of an accelerator's memory, that recorded steps and kernels take at their first use. */
+enum { RUNNER_RECORDED_BYTES = 64 << 20 };
+
 typedef struct RunnerModel {
     const Model *model;
     ThreadPool *pool;
@@ -35,7 +38,10 @@ RunnerBytes runner_bytes(const RunnerOptions *options) {
         .activation = forward_bytes(options->model, &forward, options->n_threads),
         .sampler = options->n_threads * sampler_bytes(config->vocab),
     };
-    if (options->device->id != DEVICE_HOST) bytes.sampler += runner_device_bytes(limits);
+    if (options->device->id != DEVICE_HOST) {
+        bytes.sampler += runner_device_bytes(limits);
+        bytes.device = bytes.activation + runner_device_bytes(limits) / 2 + RUNNER_RECORDED_BYTES;
+    }
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
         const int64_t block_bytes =
             kv_store_block_bytes(config, g, limits->kv.block_tokens, options->kv_dtype);

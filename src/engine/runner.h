@@ -30,9 +30,10 @@ typedef struct RunnerOptions {
     EngineLimits limits;
 } RunnerOptions;
 
-/* Bytes that runner_open allocates: the KV tensors, the host tier, activations and samplers. */
+/* Bytes that runner_open allocates: the KV tensors, the host tier, activations and samplers;
+ * device: of an accelerator's memory beside KV (parts of the others, and recorded steps). */
 typedef struct RunnerBytes {
-    int64_t kv, host, activation, sampler;
+    int64_t kv, host, activation, sampler, device;
 } RunnerBytes;
 RunnerBytes runner_bytes(const RunnerOptions *options);
 MUST_USE Status runner_open(Runner *out, const RunnerOptions *options, Err *err);

@@ -31,11 +31,10 @@ static int32_t runner_device_jobs(const EngineLimits *limits) {
 }
 
 int64_t runner_device_bytes(const EngineLimits *limits) {
-    const int64_t job = 2 * (int64_t)(sizeof(SampleSpec) + sizeof(SampleResult) +
-                                      SAMPLE_TOP_MAX * sizeof(SampleTop) + sizeof(int32_t));
-    return runner_device_jobs(limits) * job +
-           2 * RUNNER_CHANGES_MAX * (int64_t)sizeof(SampleChange) +
-           limits->vocab * (int64_t)sizeof(int32_t);
+    const int64_t job = (int64_t)(sizeof(SampleSpec) + sizeof(SampleResult)) +
+                        SAMPLE_TOP_MAX * (int64_t)sizeof(SampleTop);
+    return 2 *
+           (runner_device_jobs(limits) * job + RUNNER_CHANGES_MAX * (int64_t)sizeof(SampleChange));
 }
 
 /* Memory of the host that the device copies from, and its twin. */

@@ -1,8 +1,8 @@
 /* runner_device: picks tokens where the logits lie, and says which jobs are left to the host.
  *
- * Greedy and drawn picks with every filter, bias and penalty, and log-probabilities, are made on the
- * device, whose answer is one small copy. The host's are those that allow or ban tokens, and those
- * with more changed logits than there is room for. */
+ * Greedy and drawn picks with every filter, bias and penalty, and log-probabilities, are made on
+ * the device, whose answer is one small copy. The host's are those that allow or ban tokens, and
+ * those with more changed logits than there is room for. */
 #pragma once
 
 #include "engine/step.h"
@@ -10,7 +10,7 @@
 
 typedef struct RunnerDevice RunnerDevice;
 
-/* Bytes of host and device memory that runner_device_open allocates. */
+/* Bytes that runner_device_open allocates, half of the host's memory and half of the device's. */
 int64_t runner_device_bytes(const EngineLimits *limits);
 MUST_USE Status runner_device_open(RunnerDevice **out, Device *device, const EngineLimits *limits,
                                    Err *err);

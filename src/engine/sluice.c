@@ -204,6 +204,11 @@ static Status sluice_engine_make(sluice_engine *e, const sluice_model *model,
         }
     }
     TRY(engine_open(&e->engine, &plan.engine, err));
+    if (model->ctx.device->id != DEVICE_HOST) {
+        int64_t all, left;
+        model->ctx.device->vtable->memory(model->ctx.device, &all, &left);
+        e->device_bytes = all - left;
+    }
     return engine_start(e->engine, err);
 }
 
@@ -253,6 +258,7 @@ void sluice_engine_get_stats(const sluice_engine *e, sluice_stats *stats) {
     sluice_stats all;
     const size_t size = stats->size;
     engine_get_stats(e->engine, &all);
+    all.device_bytes = e->device_bytes;
     memcpy(stats, &all, MIN(size, sizeof all));
     stats->size = size;
 }

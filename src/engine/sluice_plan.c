@@ -6,6 +6,8 @@
 enum {
     PLAN_SEQS = 64,
     PLAN_STEP_TOKENS = 512,
+    PLAN_DEVICE_SEQS = 256, /* of an accelerator, which wants many rows for its products */
+    PLAN_DEVICE_STEP_TOKENS = 2048,
     PLAN_BLOCK_TOKENS = 16,
     PLAN_SHORT_TOKENS = 512,
     PLAN_QUEUE_PER_SEQ = 4,
@@ -26,17 +28,18 @@ static Status sluice_plan_range(const char *name, int64_t x, int64_t min, int64_
          (long long)max);
 }
 
-static Status sluice_plan_limits(EngineLimits *limits, const ModelConfig *model,
+static Status sluice_plan_limits(EngineLimits *limits, const ModelConfig *model, bool on_host,
                                  const sluice_engine_options *o, Err *err) {
     const int32_t context = MIN(model->context, (int32_t)ENGINE_CONTEXT_MAX);
-    const int32_t max_seqs = o->max_seqs == 0 ? PLAN_SEQS : o->max_seqs;
+    const int32_t n_seqs = on_host ? PLAN_SEQS : PLAN_DEVICE_SEQS;
+    const int32_t n_tokens = on_host ? PLAN_STEP_TOKENS : PLAN_DEVICE_STEP_TOKENS;
+    const int32_t max_seqs = o->max_seqs == 0 ? n_seqs : o->max_seqs;
     *limits = (EngineLimits){
         .vocab = model->vocab,
         .dim = model->dim,
         .max_context = o->max_context == 0 ? context : o->max_context,
         .max_seqs = max_seqs,
-        .max_step_tokens =
-            o->max_step_tokens == 0 ? MAX(PLAN_STEP_TOKENS, max_seqs) : o->max_step_tokens,
+        .max_step_tokens = o->max_step_tokens == 0 ? MAX(n_tokens, max_seqs) : o->max_step_tokens,
     };
     TRY(sluice_plan_range("max_context", limits->max_context, 2, context, err));
     TRY(sluice_plan_range("max_seqs", limits->max_seqs, 1, ENGINE_SEQS_MAX, err));
@@ -146,6 +149,27 @@ static Status sluice_plan_kv(EngineLimits *limits, const ModelConfig *model, DTy
     return sluice_plan_host(limits, model, dtype, o->host_kv_bytes, err);
 }
 
+/* Once everything but KV is known: KV gets the rest of the accelerator's memory. */
+static Status sluice_plan_rest(EnginePlan *plan, const ModelConfig *model,
+                               const sluice_engine_options *o, Err *err) {
+    Device *device = plan->runner.device;
+    TRY(sluice_plan_range("gpu_memory", (int64_t)MIN(o->gpu_memory, 1e18), 0, INT64_MAX / 4, err));
+    if (device->id == DEVICE_HOST) return OK;
+    int64_t all, left;
+    device->vtable->memory(device, &all, &left);
+    plan->sum.device_bytes_all = all;
+    plan->sum.device_bytes = all - left + runner_bytes(&plan->runner).device;
+    if (o->kv_bytes > 0 || o->gpu_memory <= 0) return OK;
+    const double bound = o->gpu_memory <= 1 ? o->gpu_memory * (double)all : o->gpu_memory;
+    const int64_t rest = (int64_t)MIN(bound, (double)all) - plan->sum.device_bytes;
+    if (rest <= 0) {
+        FAIL(err, ERR_LIMIT,
+             "gpu_memory allows %.1f GB, but %.1f of the device's %.1f GB are in use without KV",
+             bound / 1e9, (double)plan->sum.device_bytes / 1e9, (double)all / 1e9);
+    }
+    return sluice_plan_blocks(&plan->runner.limits, model, plan->runner.kv_dtype, rest, err);
+}
+
 static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
     TRY(sluice_plan_range("policy", o->policy, SLUICE_POLICY_FCFS, SLUICE_POLICY_FAIR, err));
     TRY(sluice_plan_range("preempt", o->preempt, SLUICE_PREEMPT_AUTO, SLUICE_PREEMPT_SWAP, err));
@@ -200,8 +224,11 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         if (limits->kv.window[g] > 0 && limits->kv.n_groups > 1) continue;
         kv_tokens = (int64_t)limits->kv.n_blocks[g] * limits->kv.block_tokens;
     }
+    const int64_t device_bytes = plan->sum.device_bytes, all = plan->sum.device_bytes_all;
     plan->sum = (sluice_engine_plan){
         .size = sizeof plan->sum,
+        .device_bytes = all > 0 ? device_bytes + runner.kv : 0,
+        .device_bytes_all = all,
         .weight_bytes = weights.resident,
         .kv_bytes = runner.kv,
         .host_kv_bytes = runner.host,
@@ -235,10 +262,12 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
                                   .n_threads = model->n_threads}};
     EngineLimits *limits = &made.engine.limits;
     TRY(sluice_plan_features(o, err));
-    TRY(sluice_plan_limits(limits, config, o, err));
+    TRY(sluice_plan_limits(limits, config, model->ctx.device->id == DEVICE_HOST, o, err));
     TRY(sluice_plan_dtype(&made.runner.kv_dtype, config, o, err));
     TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
     made.runner.limits = *limits;
+    TRY(sluice_plan_rest(&made, config, o, err));
+    *limits = made.runner.limits;
     made.runner.populate = o->populate;
     made.engine.policy = o->policy;
     made.engine.chunk_slack = o->chunk_slack;

@@ -17,6 +17,7 @@ struct sluice_model {
 
 struct sluice_engine {
     Engine *engine;
+    int64_t device_bytes; /* of an accelerator's memory, in use when it was ready */
 };
 
 /* Copies a failure into the caller's struct (may be NULL). Returns the status. */

@@ -10,7 +10,8 @@ static Status model_load(Model *model, bool quiet, Err *err) {
     Status status = weights_bind(&model->weights, model->file, &model->config, model->ops,
                                  model->ctx, progress, err);
     progress_close(progress);
-    return status;
+    if (status != OK || model->ops->weights_ready == NULL) return status;
+    return model->ops->weights_ready(model->ctx, err);
 }
 
 Status model_open(Model **out, ModelFile *file, const ModelOptions *options, Err *err) {

@@ -275,6 +275,8 @@ typedef struct Ops {
      * uploads. weight_release undoes it. */
     Status (*weight_prepare)(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
     void (*weight_release)(OpCtx *ctx, Weight *weight);
+    /* All weights of a model are there: what preparing them took is given back. May be NULL. */
+    Status (*weights_ready)(OpCtx *ctx, Err *err);
     /* The gate and up matrices of a gated layer, of one shape and dtype, and those of n experts
      * with their down matrices. NULL where weight_prepare for each does as well. */
     Status (*gated_prepare)(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,

@@ -17,7 +17,7 @@ enum {
     N_MAX = 1000,
     N_OUTPUT = 40,
     N_TOP = 20,
-    EMBEDDING_MAX = 512,
+    EMBEDDING_MAX = 1024,
     CONTEXT = GOLDEN_CONTEXT,
     HOST_FLIGHTS = 600
 };

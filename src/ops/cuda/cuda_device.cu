@@ -223,6 +223,7 @@ static const Ops CUDA_DEVICE_OPS = {
     .scratch_bytes = cuda_device_scratch_bytes,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
+    .weights_ready = cuda_weight_ready,
     .gated_prepare = cuda_weight_gated,
     .experts_prepare = cuda_weight_experts,
     .takes_norm = true,

@@ -1,7 +1,8 @@
 /* cuda_weight: weights to the device, through page-locked buffers that the pool's threads fill while
  * the copy engine empties others.
  *
- * Their memory comes in large pieces: a model has tens of thousands of matrices. */
+ * A large matrix has memory of its own; small ones are cut from pieces, as a model may have tens of
+ * thousands of them. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,13 +11,14 @@
 
 enum : size_t {
     CUDA_WEIGHT_ALIGN = 256,
-    CUDA_WEIGHT_PIECE = (size_t)256 << 20, /* of device memory, or one larger matrix */
+    CUDA_WEIGHT_PIECE = (size_t)64 << 20, /* of device memory */
+    CUDA_WEIGHT_LARGE = (size_t)8 << 20,  /* from here on a matrix has a piece of its own */
     CUDA_WEIGHT_SLICE = (size_t)4 << 20,   /* of a page-locked buffer */
     CUDA_WEIGHT_ROWS = (size_t)64 << 20    /* of rows that wait to be packed */
 };
 enum { CUDA_WEIGHT_SLOTS = 16, CUDA_WEIGHT_STAGES = 2 };
 
-/* A piece of device memory; weights are cut from the newest one. */
+/* A piece of device memory; weights are cut from the first that has room. */
 struct CudaArena {
     CudaArena *next;
     char *data;
@@ -42,24 +44,32 @@ static Status cuda_weight_fail(cudaError_t code, const char *call, Err *err) {
          cudaGetErrorString(code));
 }
 
+static Status cuda_weight_open_arena(CudaDevice *d, size_t bytes, CudaArena **out, Err *err) {
+    CudaArena *arena = (CudaArena *)calloc(1, sizeof *arena);
+    if (arena == NULL) FAIL(err, ERR_NOMEM, "no memory for the list of weights");
+    arena->bytes = bytes;
+    void *data = NULL;
+    Status status = d->base.vtable->alloc(&d->base, bytes, &data, err);
+    if (status != OK) {
+        free(arena);
+        return status;
+    }
+    arena->data = (char *)data;
+    arena->next = d->arena;
+    d->arena = arena;
+    *out = arena;
+    return OK;
+}
+
 static Status cuda_weight_alloc(CudaDevice *d, size_t bytes, void **out, Err *err) {
     bytes = ALIGN_UP(bytes, (size_t)CUDA_WEIGHT_ALIGN);
-    if (d->arena == NULL || d->arena->bytes - d->arena->used < bytes) {
-        CudaArena *arena = (CudaArena *)calloc(1, sizeof *arena);
-        if (arena == NULL) FAIL(err, ERR_NOMEM, "no memory for the list of weights");
-        arena->bytes = MAX(bytes, (size_t)CUDA_WEIGHT_PIECE);
-        void *data = NULL;
-        Status status = d->base.vtable->alloc(&d->base, arena->bytes, &data, err);
-        if (status != OK) {
-            free(arena);
-            return status;
-        }
-        arena->data = (char *)data;
-        arena->next = d->arena;
-        d->arena = arena;
-    }
-    *out = d->arena->data + d->arena->used;
-    d->arena->used += bytes;
+    const bool large = bytes >= CUDA_WEIGHT_LARGE;
+    CudaArena *arena = large ? NULL : d->arena;
+    while (arena != NULL && arena->bytes - arena->used < bytes) arena = arena->next;
+    if (arena == NULL)
+        TRY(cuda_weight_open_arena(d, large ? bytes : (size_t)CUDA_WEIGHT_PIECE, &arena, err));
+    *out = arena->data + arena->used;
+    arena->used += bytes;
     return OK;
 }
 
@@ -318,6 +328,15 @@ Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weigh
 void cuda_weight_release(OpCtx *ctx, Weight *weight) {
     (void)ctx;
     *weight = Weight{};
+}
+
+Status cuda_weight_ready(OpCtx *ctx, Err *err) {
+    CudaDevice *d = cuda_of(ctx);
+    if (d->upload == NULL) return OK;
+    TRY(d->base.vtable->sync(&d->base, err));
+    cuda_weight_close_upload(d->upload);
+    d->upload = NULL;
+    return OK;
 }
 
 void cuda_weight_close(CudaDevice *device) {
