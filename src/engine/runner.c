@@ -51,12 +51,22 @@ RunnerBytes runner_bytes(const RunnerOptions *options) {
     return bytes;
 }
 
+static void runner_free_host(RunnerModel *r, int32_t group) {
+    Device *device = r->ctx.device;
+    if (r->host[group] == NULL) return;
+    if (device->id == DEVICE_HOST) {
+        mem_free_large(r->host[group], (size_t)r->host_bytes[group]);
+    } else {
+        device->vtable->host_free(device, r->host[group]);
+    }
+}
+
 static void runner_close(void *self) {
     RunnerModel *r = self;
     for (int32_t i = 0; i < r->n_samplers; i++) sampler_close(r->sampler[i]);
     mem_free(r->sampler);
     for (int32_t g = 0; g < KV_GROUPS_MAX; g++) {
-        if (r->host[g] != NULL) mem_free_large(r->host[g], (size_t)r->host_bytes[g]);
+        runner_free_host(r, g);
     }
     runner_device_close(r->picks);
     if (r->store != NULL) kv_store_close(r->store);
@@ -65,48 +75,78 @@ static void runner_close(void *self) {
     mem_free(r);
 }
 
-static Status runner_save(RunnerModel *r, const KvMove *move, KvMoved *moved, Err *err) {
-    const size_t bytes = (size_t)r->block_bytes[move->group];
-    char *slot = r->host[move->group] + (size_t)move->dst * bytes;
-    TRY(kv_store_read_block(r->store, move->group, move->src, slot, err));
-    *moved = (KvMoved){.ticket = move->ticket, .checksum = hash_bytes(slot, bytes, 0)};
+static char *runner_slot(const RunnerModel *r, int32_t group, int32_t slot) {
+    return r->host[group] + slot * r->block_bytes[group];
+}
+
+static uint64_t runner_checksum(const RunnerModel *r, int32_t group, int32_t slot) {
+    return hash_bytes(runner_slot(r, group, slot), (size_t)r->block_bytes[group], 0);
+}
+
+/* Where a walk over the moves stands: those up to `move` that were saved have their checksums. */
+typedef struct RunnerMoves {
+    const StepPlan *plan;
+    StepResult *result;
+    int32_t move, moved;
+    bool saved; /* some behind it */
+} RunnerMoves;
+
+/* Waits for the copies that were queued, and sums up what was saved by the moves before `to`. */
+static Status runner_land(RunnerModel *r, RunnerMoves *m, int32_t to, Err *err) {
+    TRY(r->ctx.device->vtable->sync(r->ctx.device, err));
+    m->saved = false;
+    for (; m->move < to; m->move++) {
+        const KvMove *move = &m->plan->moves.move[m->move];
+        if (move->kind == KV_MOVE_SAVE)
+            m->result->moved[m->moved].checksum = runner_checksum(r, move->group, move->dst);
+        m->moved += move->kind == KV_MOVE_SAVE || move->kind == KV_MOVE_LOAD;
+    }
     return OK;
 }
 
 static Status runner_load(RunnerModel *r, const KvMove *move, KvMoved *moved, Err *err) {
-    const size_t bytes = (size_t)r->block_bytes[move->group];
-    const char *slot = r->host[move->group] + (size_t)move->src * bytes;
-    *moved = (KvMoved){.ticket = move->ticket};
-    if (hash_bytes(slot, bytes, 0) != move->checksum) {
+    if (runner_checksum(r, move->group, move->src) != move->checksum) {
         moved->status = ERR_FORMAT;
         return OK;
     }
-    return kv_store_write_block(r->store, move->group, move->dst, slot, err);
+    return kv_store_write_block(r->store, move->group, move->dst,
+                                runner_slot(r, move->group, move->src), err);
+}
+
+static Status runner_move_one(RunnerModel *r, RunnerMoves *m, int32_t i, Err *err) {
+    const KvMove *move = &m->plan->moves.move[i];
+    StepResult *result = m->result;
+    switch (move->kind) {
+        case KV_MOVE_COPY:
+            return kv_store_copy_block(r->store, move->group, move->src, move->dst, err);
+        case KV_MOVE_SAVE:
+            m->saved = true;
+            result->moved[result->n_moved++] = (KvMoved){.ticket = move->ticket};
+            return kv_store_read_block(r->store, move->group, move->src,
+                                       runner_slot(r, move->group, move->dst), err);
+        case KV_MOVE_LOAD:
+            if (m->saved) TRY(runner_land(r, m, i, err)); /* its slot may be among them */
+            result->moved[result->n_moved++] = (KvMoved){.ticket = move->ticket};
+            return runner_load(r, move, &result->moved[result->n_moved - 1], err);
+        case KV_MOVE_READ:
+            return kv_store_read_block(r->store, move->group, move->src, move->bytes, err);
+        case KV_MOVE_WRITE:
+            return kv_store_write_block(r->store, move->group, move->dst, move->bytes, err);
+    }
+    return OK;
 }
 
 static Status runner_move(RunnerModel *r, const StepPlan *plan, StepResult *result, Err *err) {
-    const int64_t start = plan->moves.n > 0 ? clock_us() : 0;
+    if (plan->moves.n == 0) return OK;
+    const int64_t start = clock_us();
+    RunnerMoves moves = {.plan = plan, .result = result, .moved = result->n_moved};
+    bool copies = true; /* nothing but: the pass may follow them in the queue */
     for (int32_t i = 0; i < plan->moves.n; i++) {
-        const KvMove *move = &plan->moves.move[i];
-        switch (move->kind) {
-            case KV_MOVE_COPY:
-                TRY(kv_store_copy_block(r->store, move->group, move->src, move->dst, err));
-                break;
-            case KV_MOVE_SAVE:
-                TRY(runner_save(r, move, &result->moved[result->n_moved++], err));
-                break;
-            case KV_MOVE_LOAD:
-                TRY(runner_load(r, move, &result->moved[result->n_moved++], err));
-                break;
-            case KV_MOVE_READ:
-                TRY(kv_store_read_block(r->store, move->group, move->src, move->bytes, err));
-                break;
-            case KV_MOVE_WRITE:
-                TRY(kv_store_write_block(r->store, move->group, move->dst, move->bytes, err));
-                break;
-        }
+        copies = copies && plan->moves.move[i].kind == KV_MOVE_COPY;
+        TRY(runner_move_one(r, &moves, i, err));
     }
-    if (plan->moves.n > 0) result->move_us = clock_us() - start;
+    if (!copies) TRY(runner_land(r, &moves, plan->moves.n, err));
+    result->move_us = clock_us() - start;
     return OK;
 }
 
@@ -188,6 +228,22 @@ static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, 
     return runner_sample(r, plan, result, left, err);
 }
 
+/* Memory of the host tier; an accelerator's is page-locked. */
+static Status runner_alloc_host(RunnerModel *r, int32_t group, Err *err) {
+    Device *device = r->ctx.device;
+    const size_t bytes = (size_t)r->host_bytes[group];
+    if (device->id != DEVICE_HOST) {
+        void *memory = NULL;
+        TRY(device->vtable->host_alloc(device, bytes, &memory, err));
+        r->host[group] = memory;
+        return OK;
+    }
+    r->host[group] = mem_try_alloc_large(bytes);
+    if (r->host[group] == NULL)
+        FAIL(err, ERR_NOMEM, "no memory for %zu bytes of KV blocks in the host tier", bytes);
+    return OK;
+}
+
 static Status runner_open_host(RunnerModel *r, const RunnerOptions *options, Err *err) {
     const KvCacheConfig *kv = &options->limits.kv;
     for (int32_t g = 0; g < kv->n_groups; g++) {
@@ -195,11 +251,7 @@ static Status runner_open_host(RunnerModel *r, const RunnerOptions *options, Err
                                                  options->kv_dtype);
         r->host_bytes[g] = kv->n_host[g] * r->block_bytes[g];
         if (r->host_bytes[g] == 0) continue;
-        r->host[g] = mem_try_alloc_large((size_t)r->host_bytes[g]);
-        if (r->host[g] == NULL) {
-            FAIL(err, ERR_NOMEM, "no memory for %lld bytes of KV blocks in the host tier",
-                 (long long)r->host_bytes[g]);
-        }
+        TRY(runner_alloc_host(r, g, err));
         if (options->populate) mem_populate(r->host[g], (size_t)r->host_bytes[g]);
     }
     return OK;

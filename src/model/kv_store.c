@@ -166,32 +166,34 @@ static const KvStoreGroup *kv_store_group(const KvStore *store, int32_t group, i
 Status kv_store_copy_block(KvStore *store, int32_t group, int32_t src, int32_t dst, Err *err) {
     const KvStoreGroup *g = kv_store_group(store, group, src);
     CHECK(dst >= 0 && dst < g->n_blocks);
-    for (int32_t layer = 0; layer < g->n_layers; layer++)
-        for (int32_t part = 0; part < 2; part++)
-            TRY(store->device->vtable->copy(store->device, kv_store_at(g, layer, part, dst),
-                                            kv_store_at(g, layer, part, src),
-                                            (size_t)g->part_block_bytes, err));
-    return OK;
+    const DeviceRows rows = {.dst = kv_store_at(g, 0, 0, dst),
+                             .src = kv_store_at(g, 0, 0, src),
+                             .dst_pitch = (size_t)g->part_bytes,
+                             .src_pitch = (size_t)g->part_bytes,
+                             .row_bytes = (size_t)g->part_block_bytes,
+                             .n_rows = 2 * (size_t)g->n_layers};
+    return store->device->vtable->copy_rows(store->device, &rows, err);
 }
 
 Status kv_store_read_block(KvStore *store, int32_t group, int32_t block, void *dst, Err *err) {
     const KvStoreGroup *g = kv_store_group(store, group, block);
-    char *out = dst;
-    for (int32_t layer = 0; layer < g->n_layers; layer++)
-        for (int32_t part = 0; part < 2; part++, out += g->part_block_bytes)
-            TRY(store->device->vtable->download(store->device, out,
-                                                kv_store_at(g, layer, part, block),
-                                                (size_t)g->part_block_bytes, err));
-    return OK;
+    const DeviceRows rows = {.dst = dst,
+                             .src = kv_store_at(g, 0, 0, block),
+                             .dst_pitch = (size_t)g->part_block_bytes,
+                             .src_pitch = (size_t)g->part_bytes,
+                             .row_bytes = (size_t)g->part_block_bytes,
+                             .n_rows = 2 * (size_t)g->n_layers};
+    return store->device->vtable->copy_rows(store->device, &rows, err);
 }
 
 Status kv_store_write_block(KvStore *store, int32_t group, int32_t block, const void *src,
                             Err *err) {
     const KvStoreGroup *g = kv_store_group(store, group, block);
-    const char *in = src;
-    for (int32_t layer = 0; layer < g->n_layers; layer++)
-        for (int32_t part = 0; part < 2; part++, in += g->part_block_bytes)
-            TRY(store->device->vtable->upload(store->device, kv_store_at(g, layer, part, block), in,
-                                              (size_t)g->part_block_bytes, err));
-    return OK;
+    const DeviceRows rows = {.dst = kv_store_at(g, 0, 0, block),
+                             .src = src,
+                             .dst_pitch = (size_t)g->part_bytes,
+                             .src_pitch = (size_t)g->part_block_bytes,
+                             .row_bytes = (size_t)g->part_block_bytes,
+                             .n_rows = 2 * (size_t)g->n_layers};
+    return store->device->vtable->copy_rows(store->device, &rows, err);
 }

@@ -31,7 +31,8 @@ int32_t kv_store_block_tokens(const KvStore *store);
 /* Copies block src to block dst of the group, all layers (copy-on-write). */
 MUST_USE Status kv_store_copy_block(KvStore *store, int32_t group, int32_t src, int32_t dst,
                                     Err *err);
-/* One block of the group, all layers, to and from kv_store_block_bytes of host memory. */
+/* One block of the group, all layers, to and from kv_store_block_bytes of host memory; queued, as
+ * the device's copy_rows. */
 MUST_USE Status kv_store_read_block(KvStore *store, int32_t group, int32_t block, void *dst,
                                     Err *err);
 MUST_USE Status kv_store_write_block(KvStore *store, int32_t group, int32_t block, const void *src,

@@ -10,6 +10,13 @@
 
 typedef struct Device Device;
 
+/* n_rows pieces of row_bytes each, so many bytes apart on either side. */
+typedef struct DeviceRows {
+    void *dst;
+    const void *src;
+    size_t dst_pitch, src_pitch, row_bytes, n_rows;
+} DeviceRows;
+
 typedef struct DeviceVtable {
     const char *name; /* "cpu", "cuda" */
     Status (*alloc)(Device *device, size_t bytes, void **out, Err *err);
@@ -18,6 +25,9 @@ typedef struct DeviceVtable {
     Status (*upload)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
     Status (*download)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
     Status (*copy)(Device *device, void *dst, const void *src, size_t bytes, Err *err);
+    /* Between any two memories, the host's too; queued: what leaves the device is there after sync,
+     * and the host's side stays as it is until then. */
+    Status (*copy_rows)(Device *device, const DeviceRows *rows, Err *err);
     /* Waits; fails when anything queued before it failed. */
     Status (*sync)(Device *device, Err *err);
     /* Bytes in all and free now. */

@@ -28,6 +28,13 @@ static Status device_host_copy(Device *device, void *dst, const void *src, size_
     return OK;
 }
 
+static Status device_host_copy_rows(Device *device, const DeviceRows *rows, Err *err) {
+    for (size_t i = 0; i < rows->n_rows; i++)
+        TRY(device_host_copy(device, (char *)rows->dst + i * rows->dst_pitch,
+                             (const char *)rows->src + i * rows->src_pitch, rows->row_bytes, err));
+    return OK;
+}
+
 static Status device_host_sync(Device *device, Err *err) {
     (void)device;
     (void)err;
@@ -64,6 +71,7 @@ static const DeviceVtable DEVICE_HOST_VTABLE = {
     .upload = device_host_copy,
     .download = device_host_copy,
     .copy = device_host_copy,
+    .copy_rows = device_host_copy_rows,
     .sync = device_host_sync,
     .memory = device_host_memory,
     .close = device_host_close,
