@@ -531,13 +531,13 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
         status = http_tls_open(&server->tls, options->tls_cert, options->tls_key, err);
     if (status == OK) status = http_listen(options, &server->listen_fd, &server->port, err);
     if (status == OK) status = http_watch_start(server, err);
-    if (status == OK) status = http_start(server, err);
-    if (status != OK) {
-        http_close(server);
-        return status;
-    }
+    /* The first request may come before this returns, and its handler wants the server. */
     *out = server;
-    return OK;
+    if (status == OK) status = http_start(server, err);
+    if (status == OK) return OK;
+    *out = NULL;
+    http_close(server);
+    return status;
 }
 
 Status http_set_tls(HttpServer *server, const char *cert, const char *key, Err *err) {
