@@ -179,10 +179,11 @@ const char *http_tenant(const HttpExchange *exchange) {
 
 void http_set_id(HttpExchange *exchange, const char *id) {
     snprintf(exchange->id, sizeof exchange->id, "%s", id);
+    atomic_store(&exchange->has_id, true);
 }
 
 const char *http_id(const HttpExchange *exchange) {
-    return exchange->id;
+    return atomic_load(&exchange->has_id) ? exchange->id : "";
 }
 
 int64_t http_start_us(const HttpExchange *exchange) {

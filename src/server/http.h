@@ -79,7 +79,7 @@ int64_t http_start_us(const HttpExchange *exchange);
  * nobody in particular. */
 void http_set_tenant(HttpExchange *exchange, const char *tenant);
 const char *http_tenant(const HttpExchange *exchange);
-/* What the request is called in the log: set and read likewise, cut at HTTP_ID_BYTES - 1. */
+/* What the request is called in the log: set once, likewise, cut at HTTP_ID_BYTES - 1. */
 void http_set_id(HttpExchange *exchange, const char *id);
 const char *http_id(const HttpExchange *exchange);
 

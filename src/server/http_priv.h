@@ -48,7 +48,8 @@ struct HttpExchange {
     int64_t start_us;
     char *method, *path;
     char peer[HTTP_PEER_BYTES], tenant[HTTP_TENANT_BYTES], id[HTTP_ID_BYTES];
-    Buf fields; /* headers and arguments: kind, name, NUL, value, NUL, and so on */
+    atomic_bool has_id; /* the client may leave, and be logged, while a worker gives it */
+    Buf fields;         /* headers and arguments: kind, name, NUL, value, NUL, and so on */
     Buf body;
     const char *chunks_from;  /* of a chunked body: where the head ended */
     const char *chunks_fault; /* what is wrong with it, or NULL */
