@@ -40,8 +40,11 @@ static void child_main(int port_fd, int32_t max_seqs, int32_t max_queue, int32_t
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sluice_model model = {0};
     sluice_engine *engine = fake_open(max_seqs, max_queue, tick_us);
-    sluice_engine_plan plan = {
-        .size = sizeof plan, .block_tokens = 16, .max_seqs = max_seqs, .max_queue = max_queue};
+    sluice_engine_plan plan = {.size = sizeof plan,
+                               .max_context = 1 << 20,
+                               .block_tokens = 16,
+                               .max_seqs = max_seqs,
+                               .max_queue = max_queue};
     ServerOptions options = {
         .address = "127.0.0.1", .plan = &plan, .limits = server_limits_default()};
     options.limits.http.connections_max = FILES_MAX;
