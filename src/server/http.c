@@ -87,12 +87,6 @@ void http_unref(HttpExchange *exchange) {
     mem_free(exchange);
 }
 
-void http_exchange_wake(HttpExchange *exchange) {
-    if (!exchange->suspended || exchange->detached) return;
-    exchange->suspended = false;
-    MHD_resume_connection(exchange->connection);
-}
-
 void http_exchange_gone(HttpExchange *exchange) {
     pthread_mutex_lock(&exchange->lock);
     if (!exchange->client_gone) {
@@ -438,6 +432,7 @@ static void http_connection(void *context, struct MHD_Connection *connection, vo
     } else {
         conn->state = HTTP_CONN_FREE;
         server->stats.n_connections--;
+        server->net_again = true; /* it listens again where there were too many */
     }
     pthread_mutex_unlock(&server->lock);
 }
@@ -501,9 +496,8 @@ static Status http_start(HttpServer *server, Err *err) {
         {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem no_items[] = {{MHD_OPTION_END, 0, NULL}};
     server->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME |
-            (tls ? MHD_USE_TLS : 0),
-        0, NULL, NULL, http_access, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL,
+        http_access, server, MHD_OPTION_LISTEN_SOCKET, server->listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, http_completed, server, MHD_OPTION_NOTIFY_CONNECTION,
         http_connection, server, MHD_OPTION_URI_LOG_CALLBACK, http_request_line, server,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->limits.connections_max,
@@ -513,7 +507,7 @@ static Status http_start(HttpServer *server, Err *err) {
         MHD_OPTION_END);
     if (server->daemon == NULL) FAIL(err, ERR_IO, "cannot start the server");
     server->listening = true;
-    return OK;
+    return http_net_start(server, err);
 }
 
 Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
@@ -521,8 +515,10 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     server->options = *options;
     http_check_init(&server->check, &options->limits);
     server->epoll_fd = server->stop_fd = server->listen_fd = -1;
+    server->net_epoll_fd = server->wake_fd = -1;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->work, NULL);
+    pthread_mutex_init(&server->woken_lock, NULL);
     struct rlimit files = {0};
     getrlimit(RLIMIT_NOFILE, &files);
     server->n_conns = (int32_t)MIN(MAX(files.rlim_cur, (rlim_t)1024), (rlim_t)1 << 20);
@@ -573,13 +569,16 @@ void http_cut(HttpServer *server) {
 void http_close(HttpServer *server) {
     if (server->daemon != NULL) {
         http_stop_listening(server);
-        /* Suspended connections must be resumed before libmicrohttpd may stop. */
         http_cut(server);
     }
     http_watch_stop(server);
-    if (server->daemon != NULL) MHD_stop_daemon(server->daemon);
+    if (server->daemon != NULL) {
+        http_net_stop(server);
+        MHD_stop_daemon(server->daemon);
+    }
     if (server->listen_fd >= 0) close(server->listen_fd);
     pthread_cond_destroy(&server->work);
+    pthread_mutex_destroy(&server->woken_lock);
     pthread_mutex_destroy(&server->lock);
     mem_free(server->conn);
     http_tls_close(server->tls);

@@ -1,4 +1,5 @@
-/* http_priv: what http.c (sockets, exchanges) and http_watch.c (watcher, workers) share. */
+/* http_priv: what http.c (sockets, exchanges), http_net.c (the thread that runs libmicrohttpd) and
+ * http_watch.c (watcher, workers) share. */
 #pragma once
 
 #include <microhttpd.h>
@@ -54,6 +55,7 @@ struct HttpExchange {
     const char *chunks_from;  /* of a chunked body: where the head ended */
     const char *chunks_fault; /* what is wrong with it, or NULL */
     HttpExchange *next;       /* in the workers' queue */
+    HttpExchange *next_woken; /* guarded by the server's woken_lock */
 
     pthread_mutex_t lock; /* guards what follows */
     bool suspended, detached, client_gone;
@@ -89,13 +91,25 @@ struct HttpServer {
 
     int epoll_fd, stop_fd;
     pthread_t watcher, *worker;
+
+    pthread_t net;
+    bool has_net;
+    bool net_again; /* the net thread's: libmicrohttpd wants to be run once more, at once */
+    int net_epoll_fd, wake_fd;
+    pthread_mutex_t woken_lock; /* guards what follows; inside an exchange's lock */
+    HttpExchange *woken;        /* referenced; to be resumed by the net thread */
+    bool net_stop;
     int32_t n_started; /* workers */
 };
 
 /* Marks the client as gone: runs `gone`, wakes the connection so that libmicrohttpd drops it. */
 void http_exchange_gone(HttpExchange *exchange);
-/* Resumes the connection if it waits. The exchange's lock is held. */
+/* Has the net thread resume the connection if it waits. The exchange's lock is held. */
 void http_exchange_wake(HttpExchange *exchange);
+
+MUST_USE Status http_net_start(HttpServer *server, Err *err);
+/* Ends the net thread and resumes every connection, so that libmicrohttpd may stop. */
+void http_net_stop(HttpServer *server);
 
 /* The exchange's connection is watched for a client that leaves, until http_watch_drop. */
 void http_watch(HttpServer *server, HttpExchange *exchange);
