@@ -56,6 +56,7 @@ static Status cmd_serve_options(const Config *config, sluice_model_options *mode
     engine->kv_dir_bytes = config->kv_dir_mb << 20;
     engine->populate = true;
     if (config->kv_events != NULL) engine->max_kv_events = KV_PUBLISHER_RING;
+    TRY(session_policy(config, &engine->policy, err));
     return cmd_serve_preempt(config->preempt, &engine->preempt, err);
 }
 

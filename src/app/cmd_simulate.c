@@ -4,6 +4,7 @@
 
 #include "app/cmd.h"
 #include "app/load_report.h"
+#include "app/session.h"
 #include "app/simulate.h"
 #include "base/json.h"
 #include "base/mem.h"
@@ -57,7 +58,6 @@ static Status cmd_simulate_cost(SimCost *cost, const Config *config, Err *err) {
 }
 
 static Status cmd_simulate_options(SimOptions *options, const Config *config, Err *err) {
-    static const char *const policies[] = {"fcfs", "priority", "shortest", "cache", "fair"};
     static const char *const routes[] = {"round-robin", "least-load", "affinity"};
     *options =
         (SimOptions){.n_replicas = (int32_t)config->replicas,
@@ -67,12 +67,8 @@ static Status cmd_simulate_options(SimOptions *options, const Config *config, Er
                      .max_step_tokens = config->chunk > 0 ? (int32_t)config->chunk : 512,
                      .no_prefix_cache = config->no_prefix_cache};
     TRY(cmd_simulate_cost(&options->cost, config, err));
-    size_t i = 0;
-    while (i < ARRAY_LEN(policies) && !str_is(str_from(config->policy), policies[i])) i++;
-    if (i == ARRAY_LEN(policies))
-        FAIL(err, ERR_ARG, "--policy: got '%s', wanted fcfs, priority, shortest, cache or fair",
-             config->policy);
-    options->policy = (sluice_policy)i;
+    TRY(session_policy(config, &options->policy, err));
+    size_t i;
     for (i = 0; i < ARRAY_LEN(routes) && !str_is(str_from(config->route), routes[i]);) i++;
     if (i == ARRAY_LEN(routes))
         FAIL(err, ERR_ARG, "--route: got '%s', wanted round-robin, least-load or affinity",

@@ -234,7 +234,7 @@ typedef enum CommandBit {
       "memory bandwidth in GB/s, for reading keys and values; 0: free")                            \
     X(kv_token_bytes, INT, "kv-token-bytes", 0, "N", "131072", 1, 1 << 30, CMD_SIMULATE,           \
       "KV cache bytes per token (131072: an 8B Llama in bf16)")                                    \
-    X(policy, TEXT, "policy", 0, "NAME", "fcfs", 0, 0, CMD_SIMULATE,                               \
+    X(policy, TEXT, "policy", 0, "NAME", "fcfs", 0, 0, CMD_SERVE | CMD_SIMULATE,                   \
       "who runs next: fcfs, priority, shortest, cache or fair")                                    \
     X(route, TEXT, "route", 0, "NAME", "least-load", 0, 0, CMD_SIMULATE,                           \
       "to which replica: round-robin, least-load or affinity (same beginning, same replica)")      \

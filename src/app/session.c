@@ -31,6 +31,17 @@ static void session_print_bytes(const char *name, int64_t bytes) {
     printf("%-14s %12lld  %9.1f MB\n", name, (long long)bytes, (double)bytes / 1e6);
 }
 
+Status session_policy(const Config *config, sluice_policy *out, Err *err) {
+    static const char *const policies[] = {"fcfs", "priority", "shortest", "cache", "fair"};
+    size_t i = 0;
+    while (i < ARRAY_LEN(policies) && strcmp(config->policy, policies[i]) != 0) i++;
+    if (i == ARRAY_LEN(policies))
+        FAIL(err, ERR_ARG, "--policy: got '%s', wanted fcfs, priority, shortest, cache or fair",
+             config->policy);
+    *out = (sluice_policy)i;
+    return OK;
+}
+
 Status session_dry_run(const char *path, const sluice_model_options *model_options,
                        const sluice_engine_options *engine_options, Err *err) {
     sluice_error failure = {0};

@@ -28,6 +28,9 @@ Status session_error(const sluice_error *from, Err *err);
 void session_options(const Config *config, sluice_model_options *model,
                      sluice_engine_options *engine);
 
+/* --policy. */
+MUST_USE Status session_policy(const Config *config, sluice_policy *out, Err *err);
+
 /* Prints what model and engine would allocate. */
 MUST_USE Status session_dry_run(const char *path, const sluice_model_options *model,
                                 const sluice_engine_options *engine, Err *err);

@@ -370,6 +370,7 @@ static Status api_params_counts(ApiParams *params, const json_t *body, ApiFault 
     TRY(api_params_bool(body, "skip_special_tokens", &skip_special, fault));
     request->sampling.top_k = (int32_t)MAX(top_k, 0);
     request->with_special = !skip_special;
+    request->priority = -request->priority; /* vLLM: the lower runs first */
     params->seed_given = seed != INT64_MIN;
     if (params->seed_given) request->sampling.seed = (uint64_t)seed;
     if (best_of != request->n)

@@ -179,6 +179,23 @@ class Queue(unittest.TestCase):
         self.hold("num_requests_waiting", 2)  # at it
         self.refused("full")
 
+    def test_priority(self):
+        """With that policy who waits longer lets the lower number go first."""
+        for policy in ("fcfs", "priority"):
+            self.start("--policy", policy)
+            self.hold("num_requests_running", 1)
+            done, threads = [], []
+            for n, priority in enumerate((5, -5)):
+                body = {**LONG, "stream": False, "max_tokens": 5, "priority": priority}
+                threads.append(threading.Thread(target=lambda body=body: done.append(
+                    (self.server.request("POST", "/v1/completions", body)[0], body["priority"]))))
+                threads[n].start()
+                self.wait("num_requests_waiting", n + 1)
+            for thread in threads:
+                thread.join()
+            want = [5, -5] if policy == "fcfs" else [-5, 5]
+            self.assertEqual([(200, priority) for priority in want], done)
+
     def test_time(self):
         self.start("--queue-timeout", "0.1")
         self.hold("num_requests_running", 1)
