@@ -93,7 +93,7 @@ void http_exchange_gone(HttpExchange *exchange) {
         exchange->client_gone = true;
         if (exchange->gone != NULL) exchange->gone(exchange->gone_user);
         exchange->gone = NULL;
-        http_exchange_wake(exchange);
+        http_net_wake(exchange);
     }
     pthread_mutex_unlock(&exchange->lock);
 }
@@ -203,7 +203,7 @@ void http_reply(HttpExchange *exchange, int32_t code, const char *content_type, 
     exchange->data = *body;
     exchange->gone = NULL;
     *body = (Buf){0};
-    http_exchange_wake(exchange);
+    http_net_wake(exchange);
     pthread_mutex_unlock(&exchange->lock);
 }
 
@@ -213,7 +213,7 @@ void http_stream_begin(HttpExchange *exchange, int32_t code, const char *content
     exchange->reply = HTTP_REPLY_STREAM;
     exchange->code = code;
     exchange->content_type = mem_strdup(content_type);
-    http_exchange_wake(exchange);
+    http_net_wake(exchange);
     pthread_mutex_unlock(&exchange->lock);
 }
 
@@ -232,7 +232,7 @@ void http_stream_write(HttpExchange *exchange, Str data) {
                    exchange->server->options.limits.pending_bytes_max;
         if (!too_much) {
             buf_append_str(&exchange->data, data);
-            http_exchange_wake(exchange);
+            http_net_wake(exchange);
         } else if (!exchange->detached) { /* later the descriptor may be another client's */
             shutdown(exchange->fd, SHUT_RDWR);
         }
@@ -246,7 +246,7 @@ void http_stream_end(HttpExchange *exchange) {
     CHECK(exchange->reply == HTTP_REPLY_STREAM);
     exchange->reply = HTTP_REPLY_ENDED;
     exchange->gone = NULL;
-    http_exchange_wake(exchange);
+    http_net_wake(exchange);
     pthread_mutex_unlock(&exchange->lock);
 }
 

@@ -1,6 +1,6 @@
-/* The net thread: runs libmicrohttpd and resumes the connections that have something to say. They are
- * collected while it works and resumed together, for libmicrohttpd looks at all that are suspended
- * whenever one of them is resumed: with 5,000 streams that took most of a core. */
+/* The net thread: runs libmicrohttpd and resumes the connections that have something to say. They
+ * are collected while it works and resumed together, for libmicrohttpd looks at all that are
+ * suspended whenever one of them is resumed: with 5,000 streams that took most of a core. */
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -8,7 +8,7 @@
 
 #include "server/http_priv.h"
 
-void http_exchange_wake(HttpExchange *exchange) {
+void http_net_wake(HttpExchange *exchange) {
     if (!exchange->suspended || exchange->detached) return;
     HttpServer *server = exchange->server;
     exchange->suspended = false;

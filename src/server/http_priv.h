@@ -91,6 +91,7 @@ struct HttpServer {
 
     int epoll_fd, stop_fd;
     pthread_t watcher, *worker;
+    int32_t n_started; /* workers */
 
     pthread_t net;
     bool has_net;
@@ -99,14 +100,12 @@ struct HttpServer {
     pthread_mutex_t woken_lock; /* guards what follows; inside an exchange's lock */
     HttpExchange *woken;        /* referenced; to be resumed by the net thread */
     bool net_stop;
-    int32_t n_started; /* workers */
 };
 
 /* Marks the client as gone: runs `gone`, wakes the connection so that libmicrohttpd drops it. */
 void http_exchange_gone(HttpExchange *exchange);
 /* Has the net thread resume the connection if it waits. The exchange's lock is held. */
-void http_exchange_wake(HttpExchange *exchange);
-
+void http_net_wake(HttpExchange *exchange);
 MUST_USE Status http_net_start(HttpServer *server, Err *err);
 /* Ends the net thread and resumes every connection, so that libmicrohttpd may stop. */
 void http_net_stop(HttpServer *server);
