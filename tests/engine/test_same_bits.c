@@ -48,17 +48,22 @@ static void same_bits_file(const char *path) {
     golden_close_model(&m);
 }
 
-/* Too slow for a sanitizer, which sees the same code with the smaller models. */
-static void same_bits_default(void **state) {
-    (void)state;
+/* Files are too slow for a sanitizer, which sees the same code with the families. */
+static void skip_if_sanitized(void) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     skip();
 #endif
+}
+
+static void same_bits_default(void **state) {
+    (void)state;
+    skip_if_sanitized();
     same_bits_file("models/fable-28m.gguf");
 }
 
 /* The larger ones take minutes even for few requests. */
 static void same_bits_shared(void **state) {
+    skip_if_sanitized();
     if (strstr(*state, "fable-3m") == NULL && getenv("SLUICE_SAME_BITS") == NULL) skip();
     char *path = testing_shared(*state);
     same_bits_file(path);
