@@ -12,6 +12,7 @@
 
 #include "base/rng.h"
 #include "engine/engine_priv.h"
+#include "plain_disk.h"
 
 enum {
     N_MAX = 1000,
@@ -95,25 +96,11 @@ static inline EngineLimits setting_limits(const Setting *s, const Subject *subje
     return limits;
 }
 
-static inline KvDisk *open_disk(const char *dir, const EngineLimits *limits) {
-    const KvDiskOptions options = {.dir = dir,
-                                   .dir_bytes_max = (int64_t)1 << 32,
-                                   .identity = {1, 2},
-                                   .salt_seed = 1,
-                                   .block_tokens = limits->kv.block_tokens,
-                                   .payload_bytes = limits->block_bytes[0] + limits->block_bytes[1],
-                                   .n_records = limits->kv.n_blocks[0]};
-    KvDisk *disk = NULL;
-    Err err = {0};
-    ASSERT_OK(kv_disk_open(&disk, &options, &err), err);
-    return disk;
-}
-
 /* dir: where the cache is kept; NULL: nowhere. */
 static inline Engine *open_engine(const Subject *subject, const Setting *s, const char *dir) {
     EngineConfig config = {
         .limits = setting_limits(s, subject), .salt_seed = 1, .preempt = s->preempt};
-    if (dir != NULL) config.disk = open_disk(dir, &config.limits);
+    if (dir != NULL) config.disk = plain_disk_open(dir, &config.limits);
     const RunnerOptions runner = {.model = subject->model->model,
                                   .device = subject->model->ctx.device,
                                   .n_threads = s->n_threads,

@@ -6,6 +6,7 @@
 
 #include "base/thread.h"
 #include "engine/engine_priv.h"
+#include "plain_disk.h"
 #include "text/tokenizer.h"
 
 /* Of this thread alone: a worker of a pool may still be starting. */
@@ -79,20 +80,6 @@ typedef struct Watched {
     Ints prompt;
 } Watched;
 
-static KvDisk *open_disk(const char *dir, const EngineLimits *limits) {
-    const KvDiskOptions options = {.dir = dir,
-                                   .dir_bytes_max = (int64_t)1 << 32,
-                                   .identity = {1, 2},
-                                   .salt_seed = 1,
-                                   .block_tokens = limits->kv.block_tokens,
-                                   .payload_bytes = limits->block_bytes[0] + limits->block_bytes[1],
-                                   .n_records = limits->kv.n_blocks[0]};
-    KvDisk *disk = NULL;
-    Err err = {0};
-    ASSERT_OK(kv_disk_open(&disk, &options, &err), err);
-    return disk;
-}
-
 static EngineLimits setting_limits(const Setting *s, const ModelConfig *c) {
     EngineLimits limits = {.vocab = c->vocab,
                            .dim = c->dim,
@@ -124,7 +111,7 @@ static Engine *open_engine(const Watched *w, const Setting *s, const char *dir) 
                            .tokenizer = w->tokenizer,
                            .n_eos = c->n_eos};
     memcpy(config.eos_id, c->eos_id, sizeof config.eos_id);
-    if (s->disk) config.disk = open_disk(dir, &config.limits);
+    if (s->disk) config.disk = plain_disk_open(dir, &config.limits);
     const RunnerOptions runner = {.model = w->model.model,
                                   .device = device_host(),
                                   .n_threads = 2,
