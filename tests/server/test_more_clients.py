@@ -11,23 +11,12 @@ import sys
 import tempfile
 import unittest
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch one
-os.environ["LANGSMITH_TRACING"] = "false"
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import steered  # noqa: E402
+from clients import anthropic, langchain_openai, litellm, module, openai  # noqa: E402
 from serving import Server  # noqa: E402
 from test_tools import CITY, FUNCTION, STYLES, TEMPLATE  # noqa: E402
 
-
-def module(name):
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
-
-
-openai, anthropic, litellm, langchain_openai = map(
-    module, ("openai", "anthropic", "litellm", "langchain_openai"))
 MODEL = "fable-28m"
 TOOL = {"type": "function", "function": FUNCTION}
 ASK = [{"role": "user", "content": "Hello 1"}]

@@ -10,21 +10,10 @@ import threading
 import time
 import unittest
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch one
-os.environ["LANGSMITH_TRACING"] = "false"
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from clients import anthropic, langchain_openai, litellm, openai  # noqa: E402
 from serving import Server  # noqa: E402
 
-
-def module(name):
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
-
-
-openai, anthropic, litellm, langchain_openai = map(
-    module, ("openai", "anthropic", "litellm", "langchain_openai"))
 MODEL = "fable-28m"
 ASK = {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
 HELD = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True}
