@@ -37,16 +37,6 @@ struct FewShared {
     float part[Shape::GROUPS][2][CUDA_NORM_WARPS];
 };
 
-/* A place in a ring of stages. */
-typedef struct FewRing {
-    int32_t stage;
-    uint32_t parity;
-} FewRing;
-
-static __device__ __forceinline__ void few_next(const LinearParams &p, FewRing *ring) {
-    if (++ring->stage == p.n_stages) ring->stage = 0, ring->parity ^= 1;
-}
-
 /* The weights of a tile of rows in a block of columns. */
 template <typename Shape>
 static __device__ __forceinline__ const char *few_weights(const LinearParams &p, int32_t tile,
@@ -72,15 +62,15 @@ static __device__ __forceinline__ void few_fetch(const LinearParams &p, uint32_t
     const int32_t begin = linear_segment(p, stream % Shape::SEGMENTS);
     const int32_t end = linear_segment(p, stream % Shape::SEGMENTS + 1);
     const int32_t step = Shape::TEAMS * (int32_t)gridDim.x;
-    FewRing ring = {0, 1};
+    LinearStage ring = {0, 1};
     for (int32_t tile = few_first_tile<Shape>(stream); tile < n_tiles; tile += step) {
         for (int32_t block = begin; block < end; block++) {
-            const uint32_t bar = cuda_smem_addr(&shared->full[stream][ring.stage]);
-            cuda_mbar_wait(cuda_smem_addr(&shared->empty[stream][ring.stage]), ring.parity);
+            const uint32_t bar = cuda_smem_addr(&shared->full[stream][ring.at]);
+            cuda_mbar_wait(cuda_smem_addr(&shared->empty[stream][ring.at]), ring.parity);
             cuda_mbar_arrive_expect(bar, Shape::STAGE_BYTES);
-            cuda_bulk_load(stages + ring.stage * Shape::STAGE_BYTES,
+            cuda_bulk_load(stages + ring.at * Shape::STAGE_BYTES,
                            few_weights<Shape>(p, tile, block), Shape::STAGE_BYTES, bar, policy);
-            few_next(p, &ring);
+            linear_next(p, &ring);
         }
     }
 }
@@ -239,22 +229,22 @@ static __device__ __forceinline__ void few_multiply(float4 *d, const FewBlock &b
 template <typename Shape>
 static __device__ __forceinline__ void few_take(const LinearParams &p, uint32_t stages,
                                                 uint32_t rows, FewShared<Shape> *shared,
-                                                int32_t stream, int32_t block, FewRing *ring,
+                                                int32_t stream, int32_t block, LinearStage *ring,
                                                 FewBlock *b) {
     const int32_t warp = (int32_t)threadIdx.x / 32 % Shape::STREAM_WARPS;
-    cuda_mbar_wait(cuda_smem_addr(&shared->full[stream][ring->stage]), ring->parity);
-    few_read(b, stages + ring->stage * Shape::STAGE_BYTES + warp * 16 * 128, rows + block * 128);
+    cuda_mbar_wait(cuda_smem_addr(&shared->full[stream][ring->at]), ring->parity);
+    few_read(b, stages + ring->at * Shape::STAGE_BYTES + warp * 16 * 128, rows + block * 128);
     __syncwarp();
     if (threadIdx.x % 32 == 0)
-        cuda_mbar_arrive(cuda_smem_addr(&shared->empty[stream][ring->stage]));
-    few_next(p, ring);
+        cuda_mbar_arrive(cuda_smem_addr(&shared->empty[stream][ring->at]));
+    linear_next(p, ring);
 }
 
 /* The sums of a stream's segment of a tile: a block is read while the one before is multiplied. */
 template <typename Shape>
 static __device__ __forceinline__ float4 few_sums(const LinearParams &p, uint32_t stages,
                                                   uint32_t rows, FewShared<Shape> *shared,
-                                                  int32_t stream, FewRing *ring) {
+                                                  int32_t stream, LinearStage *ring) {
     const int32_t begin = linear_segment(p, stream % Shape::SEGMENTS);
     const int32_t end = linear_segment(p, stream % Shape::SEGMENTS + 1);
     float4 d = make_float4(0, 0, 0, 0);
@@ -330,7 +320,7 @@ static __global__ void __launch_bounds__(Shape::THREADS, 2)
     const int32_t step = Shape::TEAMS * (int32_t)gridDim.x;
     const uint32_t own_row =
         rows + min((int32_t)threadIdx.x % 8, p.n_tokens - 1) * few_row_bytes(p);
-    FewRing ring = {0, 0};
+    LinearStage ring = {0, 0};
     if constexpr (Shape::PIECES > 0)
         few_norm_rows<Shape>(p, rows, &shared);
     else

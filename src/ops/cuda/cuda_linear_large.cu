@@ -27,7 +27,7 @@ static __device__ void large_fetch(const LinearParams &p, const CUtensorMap *x, 
                                    LargeShared *shared, const LargeGrid &grid) {
     const uint64_t policy = grid.token_tiles > 1 ? cuda_l2_evict_normal() : cuda_l2_evict_first();
     const int32_t first = (int32_t)blockIdx.x, end = large_tiles_end<EXPERTS>(p, grid, shared);
-    LargeStage stage = {0, 1};
+    LinearStage stage = {0, 1};
     int32_t n_early = 0;
     if (!EXPERTS && first < end) {
         n_early = large_fetch_early<N>(p, large_unit<N>(p, grid, first), 0, p.k_blocks, smem,
@@ -48,7 +48,7 @@ static __device__ void large_multiply(const LinearParams &p, uint32_t smem, floa
                                       LargeShared *shared, const LargeGrid &grid) {
     const int32_t group = (int32_t)threadIdx.x / 128 - 1;
     const int32_t end = large_tiles_end<EXPERTS>(p, grid, shared);
-    LargeStage stage = {0, 0};
+    LinearStage stage = {0, 0};
     for (int32_t u = (int32_t)blockIdx.x; u < end; u += grid.n_ctas) {
         LinearUnit unit = large_tile<N, EXPERTS>(p, grid, shared, u);
         float sum[N / 2];

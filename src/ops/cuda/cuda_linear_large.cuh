@@ -35,16 +35,6 @@ typedef struct LargeGrid {
     int32_t n_ctas;
 } LargeGrid;
 
-/* Where a role stands in its walk through the stages. */
-typedef struct LargeStage {
-    int32_t at;
-    uint32_t parity;
-} LargeStage;
-
-static __device__ __forceinline__ void large_next(const LinearParams &p, LargeStage *stage) {
-    if (++stage->at == p.n_stages) stage->at = 0, stage->parity ^= 1;
-}
-
 /* Tile u; rows in groups of tiles, within a group the rows change first. */
 template <int N>
 static __device__ __forceinline__ LinearUnit large_unit(const LinearParams &p,
@@ -92,7 +82,7 @@ static __device__ __forceinline__ int32_t large_fetch_early(const LinearParams &
 template <int N>
 static __device__ __forceinline__ void large_fetch_blocks(
     const LinearParams &p, const CUtensorMap *x, const LinearUnit &unit, int32_t begin, int32_t end,
-    int32_t n_early, uint32_t smem, LargeShared *shared, uint64_t policy, LargeStage *stage) {
+    int32_t n_early, uint32_t smem, LargeShared *shared, uint64_t policy, LinearStage *stage) {
     typedef LargeShape<N> Shape;
     for (int32_t block = begin; block < end; block++) {
         uint32_t to = smem + stage->at * Shape::STAGE_BYTES;
@@ -102,7 +92,7 @@ static __device__ __forceinline__ void large_fetch_blocks(
             large_fetch_weights<N>(p, unit, block, to, bar, policy);
         }
         cuda_tma_load(to + Shape::A_BYTES, x, block * CUDA_LINEAR_BLOCK, unit.token, bar);
-        large_next(p, stage);
+        linear_next(p, stage);
     }
 }
 
@@ -115,7 +105,7 @@ static __device__ __forceinline__ void large_release(LargeShared *shared, int32_
 template <int N>
 static __device__ __forceinline__ void large_segment(const LinearParams &p, uint32_t smem,
                                                      LargeShared *shared, int32_t group,
-                                                     int32_t n_blocks, LargeStage *stage,
+                                                     int32_t n_blocks, LinearStage *stage,
                                                      float (&d)[N / 2]) {
     typedef LargeShape<N> Shape;
     int32_t last = -1;
@@ -131,7 +121,7 @@ static __device__ __forceinline__ void large_segment(const LinearParams &p, uint
         cuda_mma_wait<1>();
         if (last >= 0) large_release(shared, last);
         last = stage->at;
-        large_next(p, stage);
+        linear_next(p, stage);
     }
     cuda_mma_wait<0>();
     cuda_mma_pin(d);

@@ -26,6 +26,16 @@ typedef struct LinearParams {
     int32_t part_block[CUDA_LINEAR_PARTS_MAX]; /* first block row of each part */
 } LinearParams;
 
+/* Where a role stands in its walk through the stages. */
+typedef struct LinearStage {
+    int32_t at;
+    uint32_t parity;
+} LinearStage;
+
+static __device__ __forceinline__ void linear_next(const LinearParams &p, LinearStage *stage) {
+    if (++stage->at == p.n_stages) stage->at = 0, stage->parity ^= 1;
+}
+
 /* The work of a CTA at a time: some rows of one matrix for some tokens. */
 typedef struct LinearUnit {
     const char *w;

@@ -112,14 +112,14 @@ static __global__ void __launch_bounds__(LARGE_THREADS, 1)
         if (threadIdx.x != 0) return;
         const uint64_t policy =
             grid.token_tiles > 1 ? cuda_l2_evict_normal() : cuda_l2_evict_first();
-        LargeStage stage = {0, 1};
+        LinearStage stage = {0, 1};
         int32_t n_early = large_fetch_early<N>(p, unit, begin, end, smem, &shared, policy);
         cuda_launch_wait();
         large_fetch_blocks<N>(p, &x, unit, begin, end, n_early, smem, &shared, policy, &stage);
     } else {
         cuda_regs_raise<232>();
         cuda_launch_wait();
-        LargeStage stage = {0, 0};
+        LinearStage stage = {0, 0};
         float d[N / 2];
         large_segment<N>(p, smem, &shared, (int32_t)threadIdx.x / 128 - 1, end - begin, &stage, d);
         split_store<N, SEGMENTS>(p, unit, large_out<N>(p, dynamic + skip), d);
