@@ -158,17 +158,21 @@ static void engine_commit_hidden(Engine *e, const PlanSeq *part, const float *hi
 
 /* ---- a step's outcome -------------------------------------------------------------------- */
 
-/* A logit was not finite: whoever wanted it fails, and its blocks are not kept for others. */
-static void engine_commit_nonfinite(Engine *e, const PlanSeq *part) {
+/* No token could be picked: whoever wanted one fails. Blocks behind a logit that was not finite are
+ * not kept for others; that a request's own rules leave no token says nothing about them. */
+static void engine_commit_unpicked(Engine *e, const PlanSeq *part, Status status) {
     Seq *seq = part->seq;
     Request *r = seq->request;
-    e->stats.n_nonfinite++;
-    log_line(LOG_ERROR, "engine", "request=%llu index=%d pos=%d logits are not finite",
-             (unsigned long long)r->id, seq->index, seq->n_computed);
-    kv_cache_forget(&e->cache, seq->kv);
-    static const char text[] = "the model's logits are not finite";
+    const char *text = "the request's rules leave no token that may come next";
+    if (status != ERR_ARG) {
+        text = "the model's logits are not finite";
+        e->stats.n_nonfinite++;
+        log_line(LOG_ERROR, "engine", "request=%llu index=%d pos=%d logits are not finite",
+                 (unsigned long long)r->id, seq->index, seq->n_computed);
+        kv_cache_forget(&e->cache, seq->kv);
+    }
     if (r->beam || !r->forked) {
-        engine_commit_end(e, r, SLUICE_FINISH_ERROR, ERR_DEVICE, text);
+        engine_commit_end(e, r, SLUICE_FINISH_ERROR, status, text);
         return;
     }
     snprintf(r->error, sizeof r->error, "%s", text);
@@ -176,16 +180,17 @@ static void engine_commit_nonfinite(Engine *e, const PlanSeq *part) {
                        .finish = SLUICE_FINISH_ERROR,
                        .stop_index = -1,
                        .stop_id = -1,
-                       .status = ERR_DEVICE,
+                       .status = status,
                        .error = r->error};
     engine_commit_end_seq(e, seq, &news);
 }
 
-static bool engine_commit_has_failed(const PlanSeq *part, const StepResult *result) {
+/* Of the first of its picks that failed; OK when none has. */
+static Status engine_commit_picked(const PlanSeq *part, const StepResult *result) {
     for (int32_t i = 0; i < part->n_jobs; i++) {
-        if (result->status[part->first_job + i] != OK) return true;
+        if (result->status[part->first_job + i] != OK) return result->status[part->first_job + i];
     }
-    return false;
+    return OK;
 }
 
 /* Books the KV of a part; n_computed is where it ends now. */
@@ -201,8 +206,9 @@ static void engine_commit_part(Engine *e, const StepPlan *plan, const StepResult
                                const PlanSeq *part) {
     Seq *seq = part->seq;
     Request *r = seq->request;
-    if (engine_commit_has_failed(part, result)) {
-        engine_commit_nonfinite(e, part);
+    const Status picked = engine_commit_picked(part, result);
+    if (picked != OK) {
+        engine_commit_unpicked(e, part, picked);
         return;
     }
     const int32_t before = seq->n_computed;
@@ -236,8 +242,9 @@ static int32_t engine_commit_beams(Engine *e, const StepResult *result, const Pl
     const int32_t n = part->seq->request->n_seqs;
     for (int32_t i = 0; i < n; i++) {
         CHECK(part[i].seq->request == part->seq->request);
-        if (!engine_commit_has_failed(&part[i], result)) continue;
-        engine_commit_nonfinite(e, &part[i]);
+        const Status picked = engine_commit_picked(&part[i], result);
+        if (picked == OK) continue;
+        engine_commit_unpicked(e, &part[i], picked);
         return n;
     }
     for (int32_t i = 0; i < n; i++) engine_commit_kv(e, &part[i]);

@@ -209,7 +209,8 @@ Status sampler_pick(Sampler *s, const SamplerParams *params, const SamplerInput 
         memcpy(s->logit, input->logits, (size_t)s->vocab * sizeof *s->logit);
         const PenaltyHistory tokens = {input->history, input->n_history, input->n_prompt};
         penalty_apply(params, &tokens, s->logit, s->vocab, s->count);
-        TRY(sampler_argmax(s->logit, s->vocab, &picked, err));
+        if (sampler_argmax(s->logit, s->vocab, &picked, NULL) != OK)
+            FAIL(err, ERR_ARG, "the rules leave none of the %d tokens", s->vocab);
         changed = s->logit;
     }
     if (params->temperature > 0) {

@@ -78,7 +78,8 @@ typedef struct SamplerInput {
 } SamplerInput;
 
 /* Picks. A token whose logit (or bias) is -inf is never picked. ERR_DEVICE when a logit is NaN or
- * +inf or none is finite: never a token out of garbage. */
+ * +inf or none is finite: never a token out of garbage. ERR_ARG when the parameters leave no
+ * token. */
 MUST_USE Status sampler_pick(Sampler *sampler, const SamplerParams *params,
                              const SamplerInput *input, SamplerResult *out, Err *err);
 /* The logprob of a given token under the raw logits, and the n_top likeliest. */

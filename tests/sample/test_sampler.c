@@ -266,6 +266,22 @@ static void sampler_refuses_garbage(void **state) {
             assert_true(strlen(err.text) > 10);
         }
     }
+    /* Rules that leave no token are the client's fault, not the model's. */
+    const float sound[4] = {1, 2, 3, 4};
+    const uint64_t allowed[1] = {2};
+    const int32_t one = 1;
+    const TokenRun bad_one = {&one, 1};
+    for (int32_t mode = 0; mode < 2; mode++) {
+        SamplerParams ruled = sampler_defaults();
+        ruled.temperature = (float)mode;
+        ruled.allowed = allowed;
+        ruled.bad = &bad_one;
+        ruled.n_bad = 1;
+        SamplerResult none = {.token = -7};
+        const SamplerInput input = {.logits = sound};
+        assert_int_equal(sampler_pick(sampler, &ruled, &input, &none, NULL), ERR_ARG);
+        assert_int_equal(none.token, -7);
+    }
     /* Huge logits are no garbage, and no penalty makes them so. */
     const float huge[4] = {3e38f, -3e38f, -3e38f, 0};
     const int32_t history[] = {0, 1, 2};
