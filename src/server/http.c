@@ -517,7 +517,10 @@ Status http_open(HttpServer **out, const HttpOptions *options, Err *err) {
     server->epoll_fd = server->stop_fd = server->listen_fd = -1;
     server->net_epoll_fd = server->wake_fd = -1;
     pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->work, NULL);
+    for (int32_t i = 0; i < HTTP_QUEUES; i++) {
+        server->queue[i].server = server;
+        pthread_cond_init(&server->queue[i].work, NULL);
+    }
     pthread_mutex_init(&server->woken_lock, NULL);
     struct rlimit files = {0};
     getrlimit(RLIMIT_NOFILE, &files);
@@ -577,7 +580,7 @@ void http_close(HttpServer *server) {
         MHD_stop_daemon(server->daemon);
     }
     if (server->listen_fd >= 0) close(server->listen_fd);
-    pthread_cond_destroy(&server->work);
+    for (int32_t i = 0; i < HTTP_QUEUES; i++) pthread_cond_destroy(&server->queue[i].work);
     pthread_mutex_destroy(&server->woken_lock);
     pthread_mutex_destroy(&server->lock);
     mem_free(server->conn);

@@ -35,7 +35,7 @@ typedef struct HttpOptions {
     const char *address;            /* "127.0.0.1", "::1", "0.0.0.0" */
     int32_t port;                   /* 0: any free one, see http_port */
     const char *tls_cert, *tls_key; /* PEM text, or NULL: no TLS */
-    int32_t n_workers;
+    int32_t n_workers;              /* for requests with a body; those without have one more */
     HttpLimits limits;
     HttpHandler handler;
     void *context;

@@ -72,6 +72,16 @@ struct HttpExchange {
     void *gone_user;
 };
 
+/* Whole requests that wait for a worker. Those without a body (pages, probes, figures) have a queue
+ * and a worker of their own: they never wait for others' prompts to be read. */
+typedef enum HttpQueueKind { HTTP_QUEUE_EMPTY, HTTP_QUEUE_BODY, HTTP_QUEUES } HttpQueueKind;
+
+typedef struct HttpQueue {
+    HttpServer *server;
+    HttpExchange *head, *tail; /* guarded by the server's lock */
+    pthread_cond_t work;
+} HttpQueue;
+
 struct HttpServer {
     HttpOptions options;
     HttpCheck check;
@@ -84,8 +94,7 @@ struct HttpServer {
     pthread_mutex_t lock; /* guards the table, the queue and the figures */
     HttpConn *conn;       /* [n_conns] by descriptor */
     int32_t n_conns;
-    pthread_cond_t work;
-    HttpExchange *queue_head, *queue_tail;
+    HttpQueue queue[HTTP_QUEUES];
     bool stop;
     HttpStats stats;
 

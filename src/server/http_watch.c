@@ -161,28 +161,29 @@ static void *http_watcher_main(void *context) {
 }
 
 void http_watch_enqueue(HttpServer *server, HttpExchange *exchange) {
+    HttpQueue *queue = &server->queue[exchange->body.len > 0 ? HTTP_QUEUE_BODY : HTTP_QUEUE_EMPTY];
     pthread_mutex_lock(&server->lock);
     exchange->next = NULL;
-    if (server->queue_tail != NULL) {
-        server->queue_tail->next = exchange;
+    if (queue->tail != NULL) {
+        queue->tail->next = exchange;
     } else {
-        server->queue_head = exchange;
+        queue->head = exchange;
     }
-    server->queue_tail = exchange;
-    pthread_cond_signal(&server->work);
+    queue->tail = exchange;
+    pthread_cond_signal(&queue->work);
     pthread_mutex_unlock(&server->lock);
 }
 
 static void *http_worker_main(void *context) {
-    HttpServer *server = context;
+    HttpQueue *queue = context;
+    HttpServer *server = queue->server;
     for (;;) {
         pthread_mutex_lock(&server->lock);
-        while (server->queue_head == NULL && !server->stop)
-            pthread_cond_wait(&server->work, &server->lock);
-        HttpExchange *exchange = server->queue_head;
+        while (queue->head == NULL && !server->stop) pthread_cond_wait(&queue->work, &server->lock);
+        HttpExchange *exchange = queue->head;
         if (exchange != NULL) {
-            server->queue_head = exchange->next;
-            if (server->queue_head == NULL) server->queue_tail = NULL;
+            queue->head = exchange->next;
+            if (queue->head == NULL) queue->tail = NULL;
         }
         pthread_mutex_unlock(&server->lock);
         if (exchange == NULL) return NULL;
@@ -199,21 +200,25 @@ Status http_watch_start(HttpServer *server, Err *err) {
     if (server->epoll_fd < 0 || server->stop_fd < 0 ||
         epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, server->stop_fd, &event) != 0)
         FAIL(err, ERR_IO, "cannot make the server's watcher: %s", strerror(errno));
-    server->worker = mem_alloc((size_t)server->options.n_workers * sizeof *server->worker);
+    const int32_t n_workers = 1 + server->options.n_workers;
+    server->worker = mem_alloc((size_t)n_workers * sizeof *server->worker);
     if (pthread_create(&server->watcher, NULL, http_watcher_main, server) != 0)
         FAIL(err, ERR_IO, "cannot start the server's watcher thread");
     server->n_started = 0;
-    for (; server->n_started < server->options.n_workers; server->n_started++)
-        if (pthread_create(&server->worker[server->n_started], NULL, http_worker_main, server) != 0)
+    for (; server->n_started < n_workers; server->n_started++) {
+        HttpQueue *queue =
+            &server->queue[server->n_started == 0 ? HTTP_QUEUE_EMPTY : HTTP_QUEUE_BODY];
+        if (pthread_create(&server->worker[server->n_started], NULL, http_worker_main, queue) != 0)
             FAIL(err, ERR_IO, "cannot start worker thread %d of %d", server->n_started + 1,
-                 server->options.n_workers);
+                 n_workers);
+    }
     return OK;
 }
 
 void http_watch_stop(HttpServer *server) {
     pthread_mutex_lock(&server->lock);
     server->stop = true;
-    pthread_cond_broadcast(&server->work);
+    for (int32_t i = 0; i < HTTP_QUEUES; i++) pthread_cond_broadcast(&server->queue[i].work);
     pthread_mutex_unlock(&server->lock);
     for (int32_t i = 0; i < server->n_started; i++) pthread_join(server->worker[i], NULL);
     if (server->worker != NULL) {

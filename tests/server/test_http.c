@@ -3,6 +3,7 @@
 #include "server/http.h"
 
 #include <arpa/inet.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -22,6 +23,7 @@ typedef struct Fixture {
     atomic_int n_gone, n_handled;
     HttpExchange *held; /* of /hold: referenced until the test lets go */
     atomic_bool is_held;
+    sem_t busy; /* handlers of /busy wait for it */
 } Fixture;
 
 static void fixture_gone(void *user) {
@@ -44,6 +46,9 @@ static void fixture_handle(void *context, HttpExchange *exchange) {
         http_stream_begin(exchange, 200, "text/event-stream");
         fixture->held = exchange;
         atomic_store(&fixture->is_held, true);
+    } else if (str_is(path, "/busy")) {
+        sem_wait(&fixture->busy);
+        http_reply(exchange, 200, "text/plain", &body);
     } else if (str_is(path, "/large")) {
         for (int i = 0; i < LARGE_BYTES / 64; i++)
             buf_append_text(&body,
@@ -73,6 +78,7 @@ static const char *fixture_error(void *context, int32_t code, const char *text, 
 
 static int fixture_open_with(void **state, int32_t connections_max, int32_t per_address_max) {
     Fixture *fixture = mem_alloc(sizeof *fixture);
+    sem_init(&fixture->busy, 0, 0);
     HttpOptions options = http_options_default();
     options.port = 0;
     options.handler = fixture_handle;
@@ -106,6 +112,7 @@ static int fixture_open_few_per_address(void **state) {
 static int fixture_close(void **state) {
     Fixture *fixture = *state;
     http_close(fixture->server);
+    sem_destroy(&fixture->busy);
     mem_free(fixture);
     return 0;
 }
@@ -493,6 +500,33 @@ static void http_malformed(void **state) {
     buf_free(&reply);
 }
 
+/* A probe is answered while every worker reads somebody's prompt and more prompts wait. */
+static void http_probes_do_not_wait(void **state) {
+    Fixture *fixture = *state;
+    enum { N_BUSY = 5 };
+    const char *busy =
+        "POST /busy HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
+    const char *probe = "GET /probe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    int fd[N_BUSY];
+    for (int32_t i = 0; i < N_BUSY; i++) {
+        fd[i] = client_connect(fixture);
+        client_send(fd[i], busy, strlen(busy));
+    }
+    while (atomic_load(&fixture->n_handled) < http_options_default().n_workers) usleep(1000);
+    Buf reply = {0};
+    exchange_once(fixture, probe, strlen(probe), &reply);
+    assert_true(str_ends_with(buf_str(&reply), "GET /probe 0:"));
+    assert_int_equal(atomic_load(&fixture->n_handled), http_options_default().n_workers + 1);
+    for (int32_t i = 0; i < N_BUSY; i++) sem_post(&fixture->busy);
+    for (int32_t i = 0; i < N_BUSY; i++) {
+        buf_clear(&reply);
+        client_read_all(fd[i], &reply);
+        assert_true(str_starts_with(buf_str(&reply), "HTTP/1.1 200"));
+        close(fd[i]);
+    }
+    buf_free(&reply);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(http_replies, fixture_open, fixture_close),
@@ -510,6 +544,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(http_connections, fixture_open_few_per_address,
                                         fixture_close),
         cmocka_unit_test_setup_teardown(http_malformed, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(http_probes_do_not_wait, fixture_open, fixture_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
