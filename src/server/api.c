@@ -7,6 +7,8 @@
 #include "server/api_logprobs.h"
 #include "server/server_priv.h"
 
+enum { API_SPECIAL_TOKENS = 8 }; /* that a tokenizer puts around a text, at most */
+
 void api_reply_json(HttpExchange *exchange, json_t *value) {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
     json_decref(value);
@@ -136,14 +138,23 @@ json_t *api_body(Server *server, HttpExchange *exchange) {
 
 Status api_encode(const Server *server, Str text, bool add_special, bool parse_special,
                   int32_t **ids, size_t *n, Err *err) {
-    (void)sluice_tokenize(server->model, text.ptr, text.len, add_special, parse_special, NULL, 0, n,
-                          NULL);
-    *ids = malloc((*n + 1) * sizeof **ids);
-    if (*ids == NULL) FAIL(err, ERR_NOMEM, "no memory for %zu tokens", *n);
-    sluice_error failure = {0};
-    if (sluice_tokenize(server->model, text.ptr, text.len, add_special, parse_special, *ids, *n, n,
-                        &failure) == SLUICE_OK)
+    sluice_error failure = {.status = SLUICE_ERR_LIMIT};
+    *n = text.len + API_SPECIAL_TOKENS; /* hardly ever more than bytes: then once more */
+    *ids = NULL;
+    for (int32_t i = 0; i < 2 && failure.status == SLUICE_ERR_LIMIT; i++) {
+        const size_t room = *n;
+        free(*ids);
+        *ids = malloc(room * sizeof **ids);
+        if (*ids == NULL) FAIL(err, ERR_NOMEM, "no memory for %zu tokens", room);
+        failure.status = SLUICE_OK;
+        (void)sluice_tokenize(server->model, text.ptr, text.len, add_special, parse_special, *ids,
+                              room, n, &failure);
+    }
+    if (failure.status == SLUICE_OK) {
+        int32_t *fitting = realloc(*ids, (*n + 1) * sizeof *fitting);
+        if (fitting != NULL) *ids = fitting;
         return OK;
+    }
     free(*ids);
     *ids = NULL;
     FAIL(err, (Status)failure.status, "%s", failure.text);
@@ -154,9 +165,9 @@ static bool api_is_ids(const json_t *value) {
            json_is_integer(json_array_get(value, 0));
 }
 
-static Status api_prompt_ids(ApiCall *call, const json_t *list, const char *key, ApiFault *fault) {
+Status api_prompt_ids(ApiCall *call, const json_t *list, const char *key, ApiFault *fault) {
     size_t n = json_array_size(list);
-    int32_t *ids = malloc(n * sizeof *ids);
+    int32_t *ids = malloc((n + 1) * sizeof *ids);
     if (ids == NULL) FAIL(&fault->err, ERR_NOMEM, "no memory for %zu tokens", n);
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_array_get(list, i);

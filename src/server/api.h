@@ -40,6 +40,8 @@ void api_go(ApiCall *call, Status status, ApiFault *fault);
  * client's text. */
 MUST_USE Status api_encode(const struct Server *server, Str text, bool add_special,
                            bool parse_special, int32_t **ids, size_t *n, Err *err);
+/* A list of token ids, which may be empty, as one more prompt of the call. */
+MUST_USE Status api_prompt_ids(ApiCall *call, const json_t *list, const char *key, ApiFault *fault);
 /* A "prompt"-like field: a string, a list of ids, or a list of either. */
 MUST_USE Status api_prompts(ApiCall *call, const json_t *value, const char *key, int32_t n_max,
                             ApiFault *fault);

@@ -78,7 +78,10 @@ static void api_chat_reasoning(json_t *message) {
 static Status api_chat_message(const json_t *from, size_t i, json_t *messages, ApiFault *fault) {
     const json_t *content = json_object_get(from, "content");
     const char *role = json_string_value(json_object_get(from, "role"));
+    const json_t *name = json_object_get(from, "name");
     if (role == NULL) return api_params_fault(fault, "messages", "messages[%zu] has no role", i);
+    if (name != NULL && !json_is_null(name) && !json_is_string(name))
+        return api_params_fault(fault, "messages", "messages[%zu].name must be a string", i);
     json_t *message = json_copy((json_t *)(uintptr_t)from);
     json_array_append_new(messages, message);
     if (strcmp(role, "developer") == 0) json_object_set_new(message, "role", json_string("system"));

@@ -233,6 +233,34 @@ static bool api_response_is_empty(const json_t *value) {
            (json_is_array(value) && json_array_size(value) == 0);
 }
 
+/* The types of what only this API has. */
+static Status api_response_types(const json_t *body, ApiFault *fault) {
+    static const struct {
+        const char *key, *wanted;
+        json_type type;
+    } rows[] = {{"text", "an object", JSON_OBJECT},
+                {"reasoning", "an object", JSON_OBJECT},
+                {"include", "a list", JSON_ARRAY},
+                {"truncation", "a string", JSON_STRING}};
+    int64_t top_logprobs = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const json_t *value = json_object_get(body, rows[i].key);
+        if (value != NULL && !json_is_null(value) && json_typeof(value) != rows[i].type)
+            return api_params_fault(fault, rows[i].key, "'%s' must be %s", rows[i].key,
+                                    rows[i].wanted);
+    }
+    const json_t *verbosity = json_object_get(json_object_get(body, "text"), "verbosity");
+    if (verbosity != NULL && !json_is_null(verbosity) &&
+        (!json_is_string(verbosity) || strcmp(json_string_value(verbosity), "medium") != 0))
+        return api_params_fault(fault, "text",
+                                "'text.verbosity' other than 'medium' is not supported");
+    TRY(api_params_int(body, "top_logprobs", 0, API_LOGPROBS_MAX, &top_logprobs, fault));
+    if (top_logprobs > 0)
+        return api_params_fault(fault, "top_logprobs",
+                                "'top_logprobs' is not supported here: use /v1/chat/completions");
+    return OK;
+}
+
 /* What would change the answer and is not supported. */
 static Status api_response_unsupported(const json_t *body, ApiFault *fault) {
     static const char *const keys[] = {"previous_response_id", "conversation", "background",
@@ -370,7 +398,8 @@ static Status api_response_chat(const json_t *body, json_t *chat, ApiFault *faul
 
 static Status api_response_prompt(ApiCall *call, const json_t *body, ApiFault *fault) {
     json_t *chat = json_object();
-    Status status = api_response_unsupported(body, fault);
+    Status status = api_response_types(body, fault);
+    if (status == OK) status = api_response_unsupported(body, fault);
     if (status == OK) status = api_response_chat(body, chat, fault);
     if (status == OK) status = api_response_tools(body, chat, fault);
     if (status == OK) status = api_chat_prompt(call, chat, fault);

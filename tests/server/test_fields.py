@@ -171,7 +171,46 @@ class Fields(unittest.TestCase):
             "instructions": text(), "parallel_tool_calls": FLAGS,
             "previous_response_id": refused((), "resp_1"), "background": refused((False,), True),
             "conversation": refused((), "x"), "prompt": refused((), {"id": "x"}),
-            "truncation": text(("disabled",), ("auto",)) | {"kinds": ()}})
+            "text": {"kinds": ("object",), "good": ({"format": {"type": "text"}},
+                                                    {"verbosity": "medium"}),
+                     "bad": ({"verbosity": "low"}, {"format": {"type": "json_object"}})},
+            "reasoning": {"kinds": ("object",), "good": ({"effort": "low"}, {}, None), "bad": ()},
+            "include": {"kinds": ("list",), "good": ([], ["reasoning.encrypted_content"]),
+                        "bad": (["message.output_text.logprobs"],)},
+            "top_logprobs": {**whole(0, 20, (0,)), "bad": (-1, 21, 1)},
+            "truncation": text(("disabled",), ("auto",))})
+
+    def test_tokens(self):
+        """/tokenize counts what a chat counts; what it gives back is what it was given."""
+        parts = [{"role": "user", "content": [{"type": "text", "text": "Hello"},
+                                              {"type": "text", "text": " there"}]}]
+        plain = [{"role": "user", "content": "Hello there"}]
+        for messages in (parts, plain):
+            reply = self.server.post("/tokenize", {"messages": messages})
+            used = self.server.post("/v1/chat/completions", {
+                "messages": messages, "max_tokens": 1, "return_token_ids": True})
+            self.assertEqual(reply["tokens"], used["prompt_token_ids"])
+            self.assertEqual(reply["count"], used["usage"]["prompt_tokens"])
+        bare = self.server.post("/tokenize", {"messages": plain, "add_generation_prompt": False})
+        self.assertLess(bare["count"], reply["count"])
+        self.assertEqual(bare["tokens"], reply["tokens"][:bare["count"]])
+        told = self.server.post("/tokenize", {"prompt": "A caf\u00e9", "return_token_strs": True})
+        self.assertEqual("".join(told["token_strs"]), "A caf\u00e9")
+        self.assertEqual(self.server.post("/detokenize", {"tokens": []})["prompt"], "")
+        for path, body, field in (
+                ("/tokenize", {"prompt": 5}, "prompt"), ("/tokenize", {}, "prompt"),
+                ("/tokenize", {"prompt": "x", "return_token_strs": 1}, "return_token_strs"),
+                ("/tokenize", {"prompt": "x", "add_special_tokens": 1}, "add_special_tokens"),
+                ("/tokenize", {"messages": [5]}, "messages"),
+                ("/tokenize", {"messages": [{"role": "user", "content": 5}]}, "messages"),
+                ("/tokenize", {"messages": [{"role": "user", "content": "x", "name": 5}]},
+                 "messages"),
+                ("/detokenize", {"tokens": ["x"]}, "tokens"), ("/detokenize", {}, "tokens"),
+                ("/detokenize", {"tokens": [[1]]}, "tokens"),
+                ("/detokenize", {"tokens": [-1]}, "tokens"),
+                ("/detokenize", {"tokens": [8192]}, "tokens")):
+            status, _, data = self.server.request("POST", path, body)
+            self.assertEqual((status, json.loads(data)["error"]["param"]), (400, field), body)
 
     def test_no_field_is_missing(self):
         shared = os.environ.get("SLUICE_SHARED", "../shared")
@@ -210,6 +249,27 @@ class Fields(unittest.TestCase):
         self.assertNotEqual(free[:len(plain["text"])], plain["text"])
         self.assertEqual(self.ask(logit_bias={"300": 100})["token_ids"], [300] * 12)
         self.assertNotIn(ids[0], self.ask(logit_bias={str(ids[0]): -100})["token_ids"])
+
+    def test_rules_that_leave_nothing(self):
+        """Each rule alone is sound; together they are the client's mistake, not the model's."""
+        allowed = {"allowed_token_ids": [7], "max_tokens": 3}
+        word = self.server.post("/detokenize", {"tokens": [7]})["prompt"]
+        before = self.server.request("GET", "/metrics")[2]
+        for more in ({"min_tokens": 3, "stop_token_ids": [7]}, {"bad_words": [word]},
+                     {"bad_words": [word], "n": 3},
+                     {"use_beam_search": True, "min_tokens": 3, "stop_token_ids": [7], "n": 2}):
+            status, _, data = self.server.request("POST", "/v1/completions", {
+                "prompt": "Once", **allowed, **more})
+            self.assertEqual(status, 400, (more, data))
+            self.assertIn("rules leave no token", json.loads(data)["error"]["message"])
+        events = self.server.request("POST", "/v1/completions", {
+            "prompt": "Once", "stream": True, **allowed, "bad_words": [word + word]})[2]
+        if len(self.ids(word + word)) == 2:  # then the first token may come
+            self.assertIn(b"rules leave no token", events)
+        name = rb"\nsluice_nonfinite_logits_total\S* (\S+)"
+        self.assertEqual(re.search(name, before)[1],
+                         re.search(name, self.server.request("GET", "/metrics")[2])[1])
+        self.assertEqual(len(self.ask()["token_ids"]), 12)
 
     def test_where_it_ends(self):
         plain = self.ask()
