@@ -194,6 +194,8 @@ typedef enum CommandBit {
       "certificates to trust for https, PEM; default: the system's")                               \
     X(endpoint, TEXT, "endpoint", 0, "PATH", "/v1/completions", 0, 0, CMD_BENCH_SERVE,             \
       "/v1/completions (prompts of token ids) or /v1/chat/completions (of words)")                 \
+    X(portable, FLAG, "portable", 0, NULL, "", 0, 0, CMD_BENCH_SERVE,                              \
+      "ask for nothing that a server may not know: prompts of words, no ignore_eos")               \
     X(api_key, TEXT, "api-key", 0, "KEY", "", 0, 0, CMD_BENCH_SERVE, "to show to the server")      \
     X(requests, INT, "requests", 0, "N", "100", 1, 10000000, CMD_PLAY,                             \
       "to send, at most; without it a trace is played whole")                                      \

@@ -122,8 +122,8 @@ static void load_gen_usage(LoadRequest *request, const json_t *usage) {
 /* A line of the event stream. */
 static void load_gen_line(LoadGen *gen, LoadConn *conn, Str line) {
     LoadRequest *request = conn->request;
-    if (!str_starts_with(line, "data: ")) return;
-    line = str_trim(str_slice(line, 6, line.len));
+    if (!str_starts_with(line, "data:")) return;
+    line = str_trim(str_slice(line, 5, line.len));
     if (str_is(line, "[DONE]")) {
         conn->ended = true;
         return;

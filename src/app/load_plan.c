@@ -67,7 +67,7 @@ void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char
     load_plan_ids(plan, request, &ids);
     if (request->n_parts == 0) {
         json_write_str(out, request->text);
-    } else if (chat) {
+    } else if (chat || plan->words) {
         load_plan_write_words(&ids, out);
     } else {
         load_plan_write_ids(&ids, out);
@@ -234,7 +234,8 @@ static int32_t load_plan_count_lines(Str text) {
 Status load_plan_make(LoadPlan *plan, const Config *config, Err *err) {
     *plan = (LoadPlan){.n_requests = (int32_t)config->requests,
                        .seed = (uint64_t)config->seed,
-                       .ignore_eos = true};
+                       .ignore_eos = !config->portable,
+                       .words = config->portable};
     if (config->trace != NULL && config->prompts != NULL)
         FAIL(err, ERR_ARG, "--trace and --prompts exclude each other");
     const char *path = config->trace != NULL ? config->trace : config->prompts;

@@ -32,6 +32,7 @@ typedef struct LoadPlan {
     int32_t n_requests;
     uint64_t seed;
     bool ignore_eos;                  /* lengths are as planned */
+    bool words;                       /* instead of token ids, in completions too */
     Buf text;                         /* of real prompts */
     char failure[LOAD_FAILURE_BYTES]; /* what the first request without a whole answer got */
 } LoadPlan;
@@ -47,6 +48,6 @@ void load_plan_free(LoadPlan *plan);
 enum { LOAD_PLAN_TOKEN_MIN = 256, LOAD_PLAN_TOKENS = 4096 };
 void load_plan_ids(const LoadPlan *plan, const LoadRequest *request, Ints *out);
 /* Appends the request as the JSON body of /v1/completions; chat: of /v1/chat/completions, with
- * words in the place of token ids, each about a token long. */
+ * words in the place of token ids, each about a token long, as with `words`. */
 void load_plan_body(const LoadPlan *plan, const LoadRequest *request, const char *model, bool chat,
                     Buf *out);

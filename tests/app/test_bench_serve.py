@@ -38,7 +38,8 @@ class Fake(http.server.BaseHTTPRequestHandler):
         self.reply(200, {"object": "list", "data": [{"id": "the-model"}]})
 
     def chunk(self, text):
-        data = f"data: {text}\n\n".encode()
+        space = "" if self.path.endswith("tight") else " "
+        data = f"data:{space}{text}\n\n".encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         self.wfile.flush()
 
@@ -102,6 +103,21 @@ class BenchServe(unittest.TestCase):
         self.assertEqual(done.returncode, code, done.stderr)
         result = json.loads(pathlib.Path(saved).read_text()) if os.path.exists(saved) else None
         return done.stdout, result, done.stderr
+
+    def test_portable(self):
+        """What every server knows: words, and no field of vLLM's."""
+        known = {"model", "stream", "stream_options", "temperature", "max_tokens", "prompt"}
+        self.run_load("--requests", "3", "--portable", "--input-len", "9")
+        for body in self.server.bodies:
+            self.assertEqual(set(body), known)
+            self.assertEqual(len(body["prompt"].split()), 9)
+        self.server.bodies.clear()
+        self.run_load("--requests", "1", "--input-len", "9")
+        self.assertEqual(set(self.server.bodies[0]), known | {"ignore_eos"})
+        self.assertEqual(len(self.server.bodies[0]["prompt"]), 9)
+        # An event's data may stand without a blank.
+        _, result, _ = self.run_load("--requests", "2", "--endpoint", "/v1/completions/tight")
+        self.assertEqual((result["completed"], result["total_output_tokens"]), (2, 10))
 
     def test_figures(self):
         svg = os.path.join(self.folder.name, "load.svg")
