@@ -2,24 +2,20 @@
 
 #include "ops/cpu/cpu_linear_priv.h"
 
-const LinearKernels CPU_LINEAR_AVX2 = {.n_side = LINEAR_PANELS,
-                                       .quantize = cpu_linear_block_avx2_quantize,
+const LinearKernels CPU_LINEAR_AVX2 = {.quantize = cpu_linear_block_avx2_quantize,
                                        .block = cpu_linear_block_avx2,
                                        .many_rows = PACK_ROWS * LINEAR_PANELS,
                                        .plain = cpu_linear_plain_avx2};
-const LinearKernels CPU_LINEAR_AVX512 = {.n_side = LINEAR_PANELS,
-                                         .quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AVX512 = {.quantize = cpu_linear_block_avx512_quantize,
                                          .block = cpu_linear_block_avx512,
                                          .many_rows = PACK_ROWS * LINEAR_PANELS,
                                          .plain = cpu_linear_plain_avx512};
-const LinearKernels CPU_LINEAR_AVX512BF16 = {.n_side = 1,
-                                             .quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AVX512BF16 = {.quantize = cpu_linear_block_avx512_quantize,
                                              .block = cpu_linear_block_avx512,
                                              .many_rows = PACK_ROWS * LINEAR_PANELS,
                                              .plain = cpu_linear_plain_avx512,
                                              .half = &CPU_LINEAR_HALF_AVX512};
-const LinearKernels CPU_LINEAR_AMX = {.n_side = LINEAR_PANELS,
-                                      .quantize = cpu_linear_block_avx512_quantize,
+const LinearKernels CPU_LINEAR_AMX = {.quantize = cpu_linear_block_avx512_quantize,
                                       .block = cpu_linear_block_amx,
                                       .many_rows = LINEAR_TILES_ROWS,
                                       .plain = cpu_linear_plain_avx512,
@@ -31,6 +27,11 @@ enum {
     LINEAR_CHUNK_TOKENS = 48, /* the least, and a whole number of tiles of 12 and of 6 */
     LINEAR_MANY_TOKENS = 64   /* more take units of many_rows rows */
 };
+
+/* AMD's cores ask for memory by themselves as long as it is one run. */
+static int32_t cpu_linear_side(void) {
+    return __builtin_cpu_is("amd") ? 1 : LINEAR_PANELS;
+}
 
 const LinearFormat *cpu_linear_format(const Weight *w) {
     const LinearFormat *format = &LINEAR_FORMAT[w->t.dtype];
@@ -134,7 +135,7 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     unit.n_tokens = MIN(unit.n_tokens - token, plan->chunk_tokens);
     if (unit.bias != NULL) unit.bias += row;
     unit.out += token * unit.out_stride + row;
-    unit.n_side = run->kernels->n_side;
+    unit.n_side = cpu_linear_side();
     unit.scratch = run->thread_scratch + (size_t)thread * run->thread_bytes;
     if (panels) {
         unit.q += token * (unit.k / 32);

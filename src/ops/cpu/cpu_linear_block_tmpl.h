@@ -19,12 +19,7 @@
 #include "ops/cpu/cpu_linear_priv.h"
 
 /* docs/kernels.md */
-enum {
-    BLOCK_PREFETCH_BYTES = 3072,
-    BLOCK_PREFETCH_ONE_BYTES = 4096, /* of one stream */
-    BLOCK_FEW_TOKENS = 32,
-    BLOCK_FEW_SUBGROUPS = 2
-};
+enum { BLOCK_PREFETCH_BYTES = 3072, BLOCK_FEW_TOKENS = 32, BLOCK_FEW_SUBGROUPS = 2 };
 
 /* What the inner loop is compiled for. */
 typedef struct BlockShape {
@@ -46,8 +41,7 @@ static UNPACK_INLINE BlockShape block_shape(const LinearFormat *f) {
 static UNPACK_INLINE int64_t block_ahead(const LinearUnit *unit, const LinearFormat *f,
                                          int64_t n_side, int64_t g) {
     int64_t group_bytes = f->group_bytes * PACK_ROWS, n_groups = unit->k / (32 * f->n_subgroups);
-    int64_t bytes = n_side == 1 ? BLOCK_PREFETCH_ONE_BYTES : BLOCK_PREFETCH_BYTES;
-    int64_t n_ahead = MIN(DIV_UP(bytes, group_bytes), n_groups);
+    int64_t n_ahead = MIN(DIV_UP(BLOCK_PREFETCH_BYTES, group_bytes), n_groups);
     return n_ahead * group_bytes + (g + n_ahead >= n_groups ? (n_side - 1) * unit->w_stride : 0);
 }
 
@@ -72,7 +66,9 @@ static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, 
     for (int64_t g = 0; g < n_groups; g++) {
         const LinearQuant *q = unit->q + g * f->n_subgroups;
         const uint8_t *from = unit->w + first * unit->w_stride + g * group_bytes;
-        int64_t ahead = block_ahead(unit, f, n, g);
+        /* One stream asks for the group itself: its lines in their order tell the processor what
+         * comes next, and farther requests would keep it from asking by itself. */
+        int64_t ahead = unit->n_side == 1 ? 0 : block_ahead(unit, f, n, g);
         CPU_UNROLL(8)
         for (int s = 0; s < f->n_subgroups; s++) {
             const uint8_t *group = from;

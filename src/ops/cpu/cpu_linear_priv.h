@@ -114,8 +114,11 @@ typedef struct LinearUnit {
     float *out;           /* of the first token and row */
     int64_t out_stride;   /* in elements */
     bool accumulate;
-    int32_t n_side; /* see LinearKernels */
-    void *scratch;  /* the thread's, cpu_linear_thread_bytes(k) */
+    /* Panels, or half as many rows of a plain matrix, that one token reads side by side: Intel's
+     * cores read memory fastest in 4 streams with prefetches, AMD's in 1 without. No bit depends
+     * on it. */
+    int32_t n_side;
+    void *scratch; /* the thread's, cpu_linear_thread_bytes(k) */
 } LinearUnit;
 
 /* The expanded form that tiles of many tokens read: per 32 elements of k eight vectors of
@@ -151,9 +154,6 @@ enum { LINEAR_HALF_TOKENS_MAX = 16, LINEAR_HALF_BYTES_MAX = 128, LINEAR_HALF_ROW
 
 /* A level. */
 typedef struct LinearKernels {
-    /* Panels, or half as many rows of a plain matrix, that few tokens read side by side: 4 streams
-     * a thread read memory fastest on most processors, 1 on Zen 5. No bit depends on it. */
-    int32_t n_side;
     /* Quantizes n_tokens <= 12 rows of k elements to one tile. */
     void (*quantize)(const LinearFormat *format, const float *const *x, int32_t n_tokens, int64_t k,
                      LinearQuant *out);

@@ -5,6 +5,20 @@
 #include "base/mem.h"
 #include "ops/ops_priv.h"
 
+/* Words in the order in which the subgroups are read: one run of memory, which a processor asks for
+ * by itself. In the file Q3_K has 8 of high bits, 8 and 8 of low bits, 3 of scales; Q6_K 16 and 16
+ * of low bits, 8 and 8 of high bits, 4 of scales. */
+static const uint8_t PACK_ORDER_Q3_K[27] = {24, 25, 26, /* scales */
+                                            0,  8,  1,  9,  2,  10, 3,  11,
+                                            4,  12, 5,  13, 6,  14, 7,  15,  /* high, low */
+                                            16, 17, 18, 19, 20, 21, 22, 23}; /* low */
+static const uint8_t PACK_ORDER_Q6_K[52] = {
+    48, 49, 50, 51,                                                 /* scales */
+    32, 0,  33, 1,  34, 2,  35, 3,  36, 4,  37, 5,  38, 6,  39, 7,  /* high, low */
+    8,  9,  10, 11, 12, 13, 14, 15,                                 /* low */
+    40, 16, 41, 17, 42, 18, 43, 19, 44, 20, 45, 21, 46, 22, 47, 23, /* high, low */
+    24, 25, 26, 27, 28, 29, 30, 31};                                /* low */
+
 static const PackFormat PACK_FORMAT[DTYPE_COUNT] = {
     [DTYPE_Q4_0] = {.word_at = 2, .n_words = 4, .half_at = 0, .n_halves = 1},
     [DTYPE_Q4_1] = {.word_at = 4, .n_words = 4, .half_at = 0, .n_halves = 2},
@@ -12,10 +26,12 @@ static const PackFormat PACK_FORMAT[DTYPE_COUNT] = {
     [DTYPE_Q5_1] = {.word_at = 4, .n_words = 5, .half_at = 0, .n_halves = 2, .spread_word_0 = true},
     [DTYPE_Q8_0] = {.word_at = 2, .n_words = 8, .half_at = 0, .n_halves = 1, .flip = 0x80808080u},
     [DTYPE_Q2_K] = {.word_at = 0, .n_words = 20, .half_at = 80, .n_halves = 2},
-    [DTYPE_Q3_K] = {.word_at = 0, .n_words = 27, .half_at = 108, .n_halves = 1},
+    [DTYPE_Q3_K] =
+        {.word_at = 0, .n_words = 27, .half_at = 108, .n_halves = 1, .order = PACK_ORDER_Q3_K},
     [DTYPE_Q4_K] = {.word_at = 4, .n_words = 35, .half_at = 0, .n_halves = 2},
     [DTYPE_Q5_K] = {.word_at = 4, .n_words = 43, .half_at = 0, .n_halves = 2},
-    [DTYPE_Q6_K] = {.word_at = 0, .n_words = 52, .half_at = 208, .n_halves = 1},
+    [DTYPE_Q6_K] =
+        {.word_at = 0, .n_words = 52, .half_at = 208, .n_halves = 1, .order = PACK_ORDER_Q6_K},
     [DTYPE_IQ4_NL] = {.word_at = 2, .n_words = 4, .half_at = 0, .n_halves = 1},
     [DTYPE_IQ4_XS] = {.word_at = 4, .n_words = 33, .half_at = 0, .n_halves = 2},
     [DTYPE_MXFP4] = {.word_at = 1, .n_words = 4, .byte_at = 0, .n_bytes = 1},
@@ -51,8 +67,9 @@ static void cpu_pack_group(const PackFormat *format, const uint8_t *src, int64_t
     for (int64_t r = 0; r < n_rows; r++) {
         const uint8_t *group = src + r * stride;
         for (int32_t i = 0; i < format->n_words; i++) {
+            int32_t from = format->order != NULL ? format->order[i] : i;
             uint32_t word;
-            memcpy(&word, group + format->word_at + 4 * i, 4);
+            memcpy(&word, group + format->word_at + 4 * from, 4);
             if (i == 0 && format->spread_word_0) word = cpu_pack_spread(word);
             word ^= format->flip;
             memcpy(dst + (i * PACK_ROWS + r) * 4, &word, 4);

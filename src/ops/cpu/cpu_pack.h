@@ -9,10 +9,11 @@
  *   `-- 64 bytes, aligned like the group ------'        `-- 32 bytes -------'
  *
  * The words are the file's little-endian 32-bit words of quants, masks and small scales in their
- * order; halves are the f16 scales (and IQ4_XS's scales_h), the byte is MXFP4's exponent. Two
- * changes of bits: Q8_0's quants have their sign bit flipped (unsigned, 128 more), and the word qh
- * of Q5_0 and Q5_1 has bit 4 i + b moved to bit 8 b + i, so that one shift gives four elements
- * their high bit. Rows past the last are zero groups. */
+ * order (Q3_K, Q6_K: in the order of their use); halves are the f16 scales (and IQ4_XS's
+ * scales_h), the byte is MXFP4's exponent. Two changes of bits: Q8_0's quants have their sign bit
+ * flipped (unsigned, 128 more), and the word qh of Q5_0 and Q5_1 has bit 4 i + b moved to bit
+ * 8 b + i, so that one shift gives four elements their high bit. Rows past the last are zero
+ * groups. */
 #pragma once
 
 #include "ops/ops.h"
@@ -25,8 +26,9 @@ typedef struct PackFormat {
     int32_t word_at, n_words;
     int32_t half_at, n_halves;
     int32_t byte_at, n_bytes;
-    uint32_t flip;      /* xor for every word */
-    bool spread_word_0; /* qh of Q5_0 and Q5_1 */
+    uint32_t flip;        /* xor for every word */
+    bool spread_word_0;   /* qh of Q5_0 and Q5_1 */
+    const uint8_t *order; /* the file's word at each place, or NULL: as they are */
 } PackFormat;
 
 /* NULL for formats that are not packed. */

@@ -128,20 +128,22 @@ static UNPACK_INLINE void unpack_q2_k(const uint8_t *group, int s, int half, Unp
     }
 }
 
-/* Words: 8 of hmask, 16 of quants, 3 of scales. */
+/* Words: 3 of scales, 8 pairs of high bits and of low bits for s < 4, 8 of low bits for the other
+ * s. */
 static UNPACK_INLINE void unpack_q3_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
     CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
-        UnpackU low = unpack_word(group, 8 + s / 4 * 8 + i, half) >> (2 * (s % 4));
-        UnpackU high = unpack_move(unpack_word(group, i, half), s, 2);
+        int low_at = s < 4 ? 2 * i + 1 : 16 + i;
+        UnpackU low = unpack_word(group, 3 + low_at, half) >> (2 * (s % 4));
+        UnpackU high = unpack_move(unpack_word(group, 3 + 2 * i, half), s, 2);
         out->u[i] = (low & unpack_bytes(3)) | (high & unpack_bytes(4));
     }
     UnpackF d = unpack_half(group, 27, 0, half);
     CPU_UNROLL(2)
     for (int j = 0; j < 2; j++) {
         int i = 2 * s + j, byte = i % 4;
-        UnpackU low = unpack_word(group, 24 + i / 4 % 2, half) >> (8 * byte + i / 8 * 4) & 15;
-        UnpackU high = unpack_word(group, 26, half) >> (8 * byte + i / 4 * 2) & 3;
+        UnpackU low = unpack_word(group, i / 4 % 2, half) >> (8 * byte + i / 8 * 4) & 15;
+        UnpackU high = unpack_word(group, 2, half) >> (8 * byte + i / 4 * 2) & 3;
         out->scale[j] = d * unpack_float((low | high << 4) - 32);
     }
 }
@@ -174,19 +176,21 @@ static UNPACK_INLINE void unpack_q5_k(const uint8_t *group, int s, int half, Unp
     unpack_scale_min_k(group, 43, s, half, out);
 }
 
-/* Words: 32 of low bits, 16 of high bits, 4 of scales. */
+/* Words: 4 of scales, then twice 8 pairs of high bits and of low bits for even s, 8 of low bits for
+ * odd s. */
 static UNPACK_INLINE void unpack_q6_k(const uint8_t *group, int s, int half, UnpackGroup *out) {
-    int h = s / 4, c = s % 4;
+    int first = 4 + s / 4 * 24, c = s % 4;
     CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) {
-        UnpackU low = unpack_word(group, h * 16 + c % 2 * 8 + i, half) >> (c / 2 * 4);
-        UnpackU high = unpack_move(unpack_word(group, 32 + h * 8 + i, half), 2 * c, 4);
+        int low_at = c % 2 == 0 ? 2 * i + 1 : 16 + i;
+        UnpackU low = unpack_word(group, first + low_at, half) >> (c / 2 * 4);
+        UnpackU high = unpack_move(unpack_word(group, first + 2 * i, half), 2 * c, 4);
         out->u[i] = (low & unpack_bytes(15)) | (high & unpack_bytes(48));
     }
     UnpackF d = unpack_half(group, 52, 0, half);
     CPU_UNROLL(2)
     for (int j = 0; j < 2; j++) {
-        UnpackU v = unpack_word(group, 48 + s / 2, half) << (24 - (16 * (s % 2) + 8 * j));
+        UnpackU v = unpack_word(group, s / 2, half) << (24 - (16 * (s % 2) + 8 * j));
         out->scale[j] = d * __builtin_convertvector((UnpackI)v >> 24, UnpackF);
     }
 }
