@@ -150,7 +150,8 @@ typedef struct sluice_engine_options {
     int64_t kv_bytes;        /* memory for KV blocks; 0: enough for max_seqs short sequences or one
                                 of max_context, whichever is more */
     int32_t block_tokens;    /* 1..256, a power of two; 0: 16 */
-    const char *kv_dtype;    /* "f32", "f16", "bf16"; NULL: f32 for f32 models, else bf16 */
+    const char *kv_dtype;    /* "f32", "f16", "bf16", on the CPU "int8" (a scale for each token and
+                                head); NULL: f32 for f32 models, else bf16 */
     bool no_prefix_cache;
     int64_t host_kv_bytes; /* host-memory tier for swapped and cached blocks; 0: none */
     const char *kv_dir;    /* keeps the prefix cache across restarts; NULL: not */

@@ -60,15 +60,15 @@ static Status cmd_bench_decode(const int32_t *token, const BenchTest *test, Err 
 /* Keys and values of one token, in the dtype of the cache. */
 static int64_t cmd_bench_kv_bytes(const Bench *bench) {
     const ModelConfig *m = model_config(bench->compute.model);
-    int64_t n = 2ll * m->n_layers * m->n_kv_heads * m->head_dim;
-    return n * dtype_info(bench->compute.kv_dtype)->group_bytes;
+    return 2ll * m->n_layers * m->n_kv_heads * ops_kv_bytes(bench->compute.kv_dtype, m->head_dim);
 }
 
 /* Of one run. */
 static ModelCost cmd_bench_cost(const Bench *bench, const BenchTest *test) {
     const ModelConfig *m = model_config(bench->compute.model);
-    ModelCostFormat format = {(double)bench->bytes.stored / (double)bench->bytes.n_params,
-                              dtype_info(bench->compute.kv_dtype)->group_bytes};
+    ModelCostFormat format = {
+        (double)bench->bytes.stored / (double)bench->bytes.n_params,
+        (double)ops_kv_bytes(bench->compute.kv_dtype, m->head_dim) / m->head_dim};
     int64_t chunk = bench->config->chunk > 0 ? bench->config->chunk : 512;
     if (test->n_seqs == 0) return model_cost_prefill(m, format, test->n, chunk);
     ModelCost cost = {0};

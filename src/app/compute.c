@@ -1,16 +1,7 @@
 #include "app/compute.h"
 
+#include "model/kv_store.h"
 #include "ops/plugin.h"
-
-/* The KV cache's dtype: as asked for, else f32 for f32 models and bf16 for the rest. */
-static Status compute_kv_dtype(const Config *config, const Model *model, DType *out, Err *err) {
-    *out = model_config(model)->weight_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-    if (config->kv_dtype == NULL) return OK;
-    if (!dtype_from_name(str_from(config->kv_dtype), out) ||
-        (*out != DTYPE_F32 && *out != DTYPE_F16 && *out != DTYPE_BF16))
-        FAIL(err, ERR_ARG, "--kv-dtype: got '%s', wanted f32, f16 or bf16", config->kv_dtype);
-    return OK;
-}
 
 Status compute_open(Compute *compute, const Config *config, const ComputeOptions *options,
                     Err *err) {
@@ -38,7 +29,8 @@ Status compute_open(Compute *compute, const Config *config, const ComputeOptions
                                     .chunk = (int32_t)config->chunk,
                                     .n_logits_max = options->n_logits_max,
                                     .block_tokens = (int32_t)config->block_tokens};
-    TRY(compute_kv_dtype(config, compute->model, &compute->kv_dtype, err));
+    TRY(kv_store_dtype(config->kv_dtype, model_config(compute->model), compute->ctx.device,
+                       &compute->kv_dtype, err));
     single_options.kv_dtype = compute->kv_dtype;
     return single_open(&compute->single, compute->model, &compute->ctx, &single_options, err);
 }

@@ -249,7 +249,7 @@ typedef enum CommandBit {
       CMD_RUN | CMD_SERVE | CMD_INSPECT | CMD_BENCH_ENGINE,                                        \
       "tokens of one conversation; 0: the model's")                                                \
     X(kv_dtype, TEXT, "kv-dtype", 0, "TYPE", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                  \
-      "of the KV cache: f32, f16 or bf16; default: f32 for f32 models, else bf16")                 \
+      "of the KV cache: f32, f16, bf16 or int8; default: f32 for f32 models, else bf16")           \
     X(block_tokens, INT, "block-tokens", 0, "N", "0", 0, 256,                                      \
       CMD_COMPUTE | CMD_SIMULATE | CMD_INSPECT, "tokens of a KV block, a power of two; 0: 16")     \
     X(chunk, INT, "chunk", 0, "N", "0", 0, 1 << 16, CMD_COMPUTE | CMD_SIMULATE,                    \

@@ -11,6 +11,7 @@
 #include "engine/sluice_build.h"
 #include "engine/sluice_plan.h"
 #include "kv/kv_disk_dir.h"
+#include "model/kv_store.h"
 
 const char *sluice_strerror(sluice_status status) {
     return status >= 0 && status < (sluice_status)STATUS_COUNT ? status_text((Status)status)
@@ -176,7 +177,7 @@ sluice_status sluice_engine_dry_run(const sluice_model *model, const sluice_engi
 
 /* Tenants' names are hashed with the seed of the file, so that old prefixes are found again. */
 static Status sluice_engine_open_disk(EnginePlan *plan, const sluice_model *model, Err *err) {
-    const char *dtype = dtype_info(plan->runner.kv_dtype)->name;
+    const char *dtype = kv_store_dtype_name(plan->runner.kv_dtype);
     const uint64_t build = sluice_build_hash(model->ctx.device, model->ops->level);
     plan->disk.identity[0] = sluice_model_hash(model);
     plan->disk.identity[1] = hash_bytes(dtype, strlen(dtype), build);

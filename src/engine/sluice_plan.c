@@ -52,19 +52,6 @@ static Status sluice_plan_limits(EngineLimits *limits, const ModelConfig *model,
     return OK;
 }
 
-static Status sluice_plan_dtype(DType *out, const ModelConfig *model,
-                                const sluice_engine_options *o, Err *err) {
-    if (o->kv_dtype == NULL) {
-        *out = model->weight_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-        return OK;
-    }
-    if (!dtype_from_name(str_from(o->kv_dtype), out) ||
-        (*out != DTYPE_F32 && *out != DTYPE_F16 && *out != DTYPE_BF16)) {
-        FAIL(err, ERR_ARG, "kv_dtype is '%.32s', expected f32, f16 or bf16", o->kv_dtype);
-    }
-    return OK;
-}
-
 /* Blocks that a windowed group can use at most. */
 static int64_t sluice_plan_window_blocks(const EngineLimits *limits, int32_t window) {
     const int64_t span =
@@ -243,7 +230,7 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .max_step_tokens = limits->max_step_tokens,
         .max_context = limits->max_context,
         .max_queue = limits->max_queue,
-        .kv_dtype = dtype_info(plan->runner.kv_dtype)->name,
+        .kv_dtype = kv_store_dtype_name(plan->runner.kv_dtype),
     };
     if (plan->disk.dir != NULL) {
         plan->sum.kv_dir_bytes = kv_disk_file_bytes(&plan->disk, plan->disk.n_records);
@@ -263,7 +250,7 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
     EngineLimits *limits = &made.engine.limits;
     TRY(sluice_plan_features(o, err));
     TRY(sluice_plan_limits(limits, config, model->ctx.device->id == DEVICE_HOST, o, err));
-    TRY(sluice_plan_dtype(&made.runner.kv_dtype, config, o, err));
+    TRY(kv_store_dtype(o->kv_dtype, config, model->ctx.device, &made.runner.kv_dtype, err));
     TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
     made.runner.limits = *limits;
     TRY(sluice_plan_rest(&made, config, o, err));

@@ -1,5 +1,7 @@
 #include "model/kv_store.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 
 typedef struct KvStoreGroup {
@@ -47,11 +49,31 @@ static int32_t kv_store_group_layers(const ModelConfig *config, int32_t group) {
     return n;
 }
 
+Status kv_store_dtype(const char *name, const ModelConfig *config, const Device *device, DType *out,
+                      Err *err) {
+    static const DType known[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I8};
+    DType dtype = config->weight_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+    bool found = name == NULL;
+    for (size_t i = 0; i < ARRAY_LEN(known) && !found; i++) {
+        dtype = known[i];
+        found = strcmp(name, kv_store_dtype_name(dtype)) == 0;
+    }
+    if (!found) FAIL(err, ERR_ARG, "kv_dtype is '%.32s', expected f32, f16, bf16 or int8", name);
+    if (dtype == DTYPE_I8 && device->id != DEVICE_HOST)
+        FAIL(err, ERR_UNSUPPORTED,
+             "kv_dtype is 'int8', which the CPU has; this device keeps f32, f16 or bf16");
+    *out = dtype;
+    return OK;
+}
+
+const char *kv_store_dtype_name(DType dtype) {
+    return dtype == DTYPE_I8 ? "int8" : dtype_info(dtype)->name;
+}
+
 /* K or V of one layer's block. With the config's limits it stays below 2^38. */
 static int64_t kv_store_part_block_bytes(const ModelConfig *config, int32_t block_tokens,
                                          DType dtype) {
-    return (int64_t)config->n_kv_heads * block_tokens * config->head_dim *
-           dtype_info(dtype)->group_bytes;
+    return (int64_t)config->n_kv_heads * block_tokens * ops_kv_bytes(dtype, config->head_dim);
 }
 
 int64_t kv_store_block_bytes(const ModelConfig *config, int32_t group, int32_t block_tokens,
@@ -75,8 +97,8 @@ static Status kv_store_alloc(KvStore *store, const ModelConfig *config, int32_t 
 
 Status kv_store_open(KvStore **out, const ModelConfig *config, Device *device, DType dtype,
                      int32_t block_tokens, const int32_t n_blocks[MODEL_KV_GROUPS_MAX], Err *err) {
-    if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16)
-        FAIL(err, ERR_ARG, "the KV cache cannot hold %s; wanted f32, f16 or bf16",
+    if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16 && dtype != DTYPE_I8)
+        FAIL(err, ERR_ARG, "the KV cache cannot hold %s; wanted f32, f16, bf16 or int8",
              dtype_info(dtype)->name);
     if (block_tokens < 1 || block_tokens > 256)
         FAIL(err, ERR_ARG, "KV blocks of %d tokens; wanted 1 to 256", block_tokens);

@@ -8,8 +8,14 @@
 
 typedef struct KvStore KvStore;
 
+/* The dtype that the cache's name (f32, f16, bf16, int8) stands for; NULL: f32 for f32 models, bf16
+ * for the rest. ERR_ARG for another name, ERR_UNSUPPORTED where the device lacks it. */
+MUST_USE Status kv_store_dtype(const char *name, const ModelConfig *config, const Device *device,
+                               DType *out, Err *err);
+const char *kv_store_dtype_name(DType dtype);
+
 /* Bytes of one block of a group over all its layers, K and V: 2 * layers * n_kv_heads *
- * block_tokens * head_dim * dtype bytes. */
+ * block_tokens * ops_kv_bytes. */
 int64_t kv_store_block_bytes(const ModelConfig *config, int32_t group, int32_t block_tokens,
                              DType dtype);
 /* KV groups of the model (1 or 2) and the group of a layer. */

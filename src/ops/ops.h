@@ -112,12 +112,22 @@ typedef struct GatedArgs {
 } GatedArgs;
 
 /* One layer's keys and values, paged: element (slot, head, i) with slot = block * block_tokens +
- * offset stands at ((block * n_kv_heads + head) * block_tokens + offset) * head_dim + i. */
+ * offset stands at ((block * n_kv_heads + head) * block_tokens + offset) * head_dim + i.
+ *
+ * i8: a token's vector of a head is scale * q with one f32 scale, the largest magnitude over 127
+ * (NaN where an element is not finite), and the q rounded to nearest even. A head's part of a
+ * block is block_tokens * head_dim bytes of q, then block_tokens scales. */
 typedef struct KvView {
     void *k, *v;
-    DType dtype; /* f32, f16, bf16 */
+    DType dtype; /* f32, f16, bf16, i8 */
     int32_t n_blocks, block_tokens, n_kv_heads, head_dim;
 } KvView;
+
+/* Bytes of one token's keys, or values, of a head. */
+static inline int64_t ops_kv_bytes(DType dtype, int64_t head_dim) {
+    return head_dim * dtype_info(dtype)->group_bytes +
+           (dtype == DTYPE_I8 ? (int64_t)sizeof(float) : 0);
+}
 
 typedef enum RopeStyle {
     ROPE_NONE,

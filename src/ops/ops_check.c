@@ -27,7 +27,8 @@ static void ops_check_act_kind(ActKind kind) {
 }
 
 static void ops_check_kv(const KvView *kv) {
-    CHECK(kv->dtype == DTYPE_F32 || kv->dtype == DTYPE_F16 || kv->dtype == DTYPE_BF16);
+    CHECK(kv->dtype == DTYPE_F32 || kv->dtype == DTYPE_F16 || kv->dtype == DTYPE_BF16 ||
+          kv->dtype == DTYPE_I8);
     CHECK(kv->k != NULL && kv->v != NULL);
     CHECK(kv->n_blocks > 0 && kv->block_tokens > 0 && kv->n_kv_heads > 0 && kv->head_dim > 0);
 }

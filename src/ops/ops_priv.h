@@ -18,7 +18,15 @@ static inline const void *ops_weight_row(const Tensor *t, int64_t row) {
 /* The element at which a slot's vector of a head begins in kv.k and kv.v. */
 static inline int64_t ops_kv_offset(const KvView *kv, int64_t slot, int64_t head) {
     int64_t block = slot / kv->block_tokens, offset = slot % kv->block_tokens;
-    return ((block * kv->n_kv_heads + head) * kv->block_tokens + offset) * kv->head_dim;
+    int64_t width = kv->head_dim + (kv->dtype == DTYPE_I8 ? (int64_t)sizeof(float) : 0);
+    return (block * kv->n_kv_heads + head) * kv->block_tokens * width + offset * kv->head_dim;
+}
+
+/* The byte at which the scale of a slot's vector stands, where vectors have one (i8). */
+static inline int64_t ops_kv_scale_offset(const KvView *kv, int64_t slot, int64_t head) {
+    int64_t offset = slot % kv->block_tokens;
+    return ops_kv_offset(kv, slot - offset, head) + (int64_t)kv->block_tokens * kv->head_dim +
+           offset * (int64_t)sizeof(float);
 }
 
 /* Carves an op's scratch; every piece starts on a cache line. */
@@ -94,5 +102,6 @@ void ref_embed_gather_rows(OpCtx *ctx, const Tensor *x, const int32_t *row, int3
                            Tensor *out);
 /* One activation value, as ref_act computes it. */
 double ref_act_value(ActKind kind, double x);
-/* Element i of a KV vector. */
+/* Element i of k or v without its scale, and the scale of a slot's vector (1: there is none). */
 float ref_rope_kv_get(DType dtype, const void *data, int64_t i);
+float ref_rope_kv_scale(const KvView *kv, const void *data, int64_t slot, int64_t head);

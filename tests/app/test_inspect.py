@@ -59,6 +59,11 @@ class Inspect(unittest.TestCase):
                                                   ("weight", "kv", "activation", "other")))
         # f32 K and V of 4 heads of 64 in 8 layers
         self.assertEqual(plan["kv_bytes"] // plan["kv_tokens"], 2 * 4 * 64 * 8 * 4)
+        plan = json.loads(run("inspect", MODEL, "--dry-run", "--json", "--kv-dtype", "int8")[1])
+        self.assertEqual(plan["plan"]["kv_dtype"], "int8")
+        # a byte each, and an f32 scale for each head
+        self.assertEqual(plan["plan"]["kv_bytes"] // plan["plan"]["kv_tokens"],
+                         2 * 4 * (64 + 4) * 8)
         code, _, err = run("inspect", MODEL, "--dry-run", "--kv-dtype", "i8")
         self.assertNotEqual(code, 0)
         self.assertIn("kv_dtype", err)

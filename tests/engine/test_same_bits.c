@@ -31,6 +31,21 @@ static void same_bits_family(void **state) {
     golden_free(&g);
 }
 
+/* Swap, tier and disk move blocks that have scales as well. */
+static void same_bits_int8(void **state) {
+    (void)state;
+    GoldenModel m;
+    Golden g;
+    int32_t level = OPS_LEVEL_COUNT - 1;
+    while (!ops_cpu_has((OpsLevel)level)) level--;
+    golden_load(&g, "gemma3");
+    golden_open_model(&m, g.folder, level, 1);
+    const Subject subject = {&m, &g.prompt, DTYPE_I8, n_requests()};
+    same_bits_of(&subject, NULL);
+    golden_close_model(&m);
+    golden_free(&g);
+}
+
 /* ---- the fable models -------------------------------------------------------------------- */
 
 static void same_bits_file(const char *path) {
@@ -74,6 +89,7 @@ int main(void) {
     static char dense[] = "models/fable-28m", small[] = "models/fable-3m",
                 experts[] = "models/fable-moe-23m";
     const struct CMUnitTest files[] = {
+        cmocka_unit_test(same_bits_int8),
         cmocka_unit_test(same_bits_default),
         {.name = "same_bits_fable-28m", .test_func = same_bits_shared, .initial_state = dense},
         {.name = "same_bits_fable-3m", .test_func = same_bits_shared, .initial_state = small},

@@ -161,14 +161,15 @@ static void forward_hidden_states(void **state) {
 }
 
 /* f16 keeps 11 bits of K and V, bf16 8: the logits move by less than about eight times the unit
- * roundoff (2^-11, 2^-8) as a root mean square. In a mixture some token goes to another expert:
- * four times that. */
+ * roundoff (2^-11, 2^-8) as a root mean square; i8 keeps 1/254 of a vector's largest number,
+ * which is two to four times the root mean square of the others. In a mixture some token goes to
+ * another expert: four times that. */
 static void forward_cache_dtypes(void **state) {
     (void)state;
     static const struct {
         DType dtype;
         double bound;
-    } caches[] = {{DTYPE_F16, 0x1p-8}, {DTYPE_BF16, 0x1p-5}};
+    } caches[] = {{DTYPE_F16, 0x1p-8}, {DTYPE_BF16, 0x1p-5}, {DTYPE_I8, 0x1p-4}};
     for (size_t i = 0; i < ARRAY_LEN(golden_families); i++) {
         ForwardTest t;
         Err err = {0};

@@ -28,6 +28,39 @@ static void kv_store_window_groups(void **state) {
     assert_int_equal(kv_store_layer_group(&c, 3), 1);
     assert_int_equal(kv_store_block_bytes(&c, 0, 8, DTYPE_F32), 2 * 2 * 2 * 16 * 8 * 4);
     assert_int_equal(kv_store_block_bytes(&c, 1, 8, DTYPE_F32), 2 * 4 * 2 * 16 * 8 * 4);
+    assert_int_equal(kv_store_block_bytes(&c, 1, 8, DTYPE_I8), 2 * 4 * 2 * 8 * (16 + 4));
+}
+
+static void kv_store_names_dtypes(void **state) {
+    (void)state;
+    ModelConfig c;
+    Device device = {.id = DEVICE_HOST}, accelerator = {.id = DEVICE_HOST + 1};
+    kv_config(&c, 1, 1, 8);
+    static const struct {
+        const char *name;
+        DType weights, want;
+    } cases[] = {{NULL, DTYPE_F32, DTYPE_F32},    {NULL, DTYPE_Q4_0, DTYPE_BF16},
+                 {"f32", DTYPE_BF16, DTYPE_F32},  {"f16", DTYPE_F32, DTYPE_F16},
+                 {"bf16", DTYPE_F32, DTYPE_BF16}, {"int8", DTYPE_BF16, DTYPE_I8}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        Err err = {0};
+        DType got;
+        c.weight_dtype = cases[i].weights;
+        ASSERT_OK(kv_store_dtype(cases[i].name, &c, &device, &got, &err), err);
+        assert_int_equal(got, cases[i].want);
+        if (cases[i].name) assert_string_equal(kv_store_dtype_name(got), cases[i].name);
+    }
+    static const char *const unknown[] = {"", "i8", "q8_0", "INT8", "bf16 "};
+    for (size_t i = 0; i < ARRAY_LEN(unknown); i++) {
+        DType got = DTYPE_COUNT;
+        assert_int_equal(kv_store_dtype(unknown[i], &c, &device, &got, NULL), ERR_ARG);
+        assert_int_equal(got, DTYPE_COUNT);
+    }
+    Err err = {0};
+    DType got;
+    assert_int_equal(kv_store_dtype("int8", &c, &accelerator, &got, &err), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "int8"));
+    ASSERT_OK(kv_store_dtype("f16", &c, &accelerator, &got, &err), err);
 }
 
 /* Fills every element with a number of its own through the views. */
@@ -96,6 +129,7 @@ static void kv_store_refuses(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kv_store_window_groups),
+        cmocka_unit_test(kv_store_names_dtypes),
         cmocka_unit_test(kv_store_moves_blocks),
         cmocka_unit_test(kv_store_refuses),
     };

@@ -31,16 +31,56 @@ typedef struct AttnData {
     int64_t n_tokens, out_len, cache_len;
 } AttnData;
 
-static inline float attn_rounded(DType dtype, float x) {
-    if (dtype == DTYPE_F16) return f16_to_f32(f16_from_f32(x));
-    return dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(x)) : x;
+/* The largest magnitude of n numbers over 127; NaN where one is not finite. */
+static inline float attn_i8_scale(const float *x, int64_t n) {
+    float largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i])) return NAN;
+        largest = fmaxf(largest, fabsf(x[i]));
+    }
+    return largest / 127;
 }
 
-static inline void attn_cache_put(DType dtype, void *cache, int64_t at, float x) {
-    if (dtype == DTYPE_F32)
-        ((float *)cache)[at] = x;
-    else
-        ((uint16_t *)cache)[at] = dtype == DTYPE_F16 ? f16_from_f32(x) : bf16_from_f32(x);
+static inline int8_t attn_i8(float x, float scale) {
+    return scale > 0 ? (int8_t)nearbyintf(x / scale) : 0;
+}
+
+/* The vectors of dim numbers as the cache's dtype holds them. */
+static inline void attn_rounded(DType dtype, const float *x, int64_t n, int64_t dim, float *out) {
+    for (int64_t i = 0; i < n; i++) {
+        const float *vector = x + i / dim * dim;
+        float scale = dtype == DTYPE_I8 ? attn_i8_scale(vector, dim) : 0;
+        out[i] = dtype == DTYPE_F16    ? f16_to_f32(f16_from_f32(x[i]))
+                 : dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(x[i]))
+                 : dtype == DTYPE_I8   ? scale * attn_i8(x[i], scale)
+                                       : x[i];
+    }
+}
+
+/* The vector of a token and head into the cache: offset is the token's in its block, of which
+ * `block` is the first byte of the head's part. */
+static inline void attn_cache_put(const AttnCase *c, char *block, int64_t offset, const float *x) {
+    float scale = attn_i8_scale(x, c->head_dim);
+    char *scales = block + (int64_t)c->block_tokens * c->head_dim;
+    if (c->dtype == DTYPE_I8) memcpy(scales + 4 * offset, &scale, sizeof scale);
+    for (int64_t i = 0; i < c->head_dim; i++) {
+        int64_t at = offset * c->head_dim + i;
+        uint16_t half = c->dtype == DTYPE_F16 ? f16_from_f32(x[i]) : bf16_from_f32(x[i]);
+        int8_t byte = attn_i8(x[i], scale);
+        if (c->dtype == DTYPE_F32)
+            memcpy(block + 4 * at, &x[i], 4);
+        else if (c->dtype == DTYPE_I8)
+            memcpy(block + at, &byte, 1);
+        else
+            memcpy(block + 2 * at, &half, 2);
+    }
+}
+
+/* Bytes of a head's part of a block. */
+static inline int64_t attn_block_bytes(const AttnCase *c) {
+    int64_t dim = c->head_dim;
+    int64_t bytes = c->dtype == DTYPE_F32 ? 4 * dim : c->dtype == DTYPE_I8 ? dim + 4 : 2 * dim;
+    return c->block_tokens * bytes;
 }
 
 /* All NaN, then the first upto[s] positions of each sequence, but those before from[s]. */
@@ -52,14 +92,11 @@ static inline void attn_cache_fill(AttnData *d, const int32_t *from, const int32
         for (int32_t j = from ? from[s] : 0; j < upto[s]; j++) {
             int64_t block = d->block_id[d->table_start[s] + j / c->block_tokens];
             for (int64_t h = 0; h < c->n_kv_heads; h++) {
-                int64_t at = ((block * c->n_kv_heads + h) * c->block_tokens + j % c->block_tokens) *
-                             c->head_dim;
+                int64_t at = (block * c->n_kv_heads + h) * attn_block_bytes(c);
                 const float *k = d->k[s] + (j * c->n_kv_heads + h) * (int64_t)c->head_dim;
                 const float *v = d->v[s] + (j * c->n_kv_heads + h) * (int64_t)c->head_dim;
-                for (int64_t i = 0; i < c->head_dim; i++) {
-                    attn_cache_put(c->dtype, d->cache_k, at + i, k[i]);
-                    attn_cache_put(c->dtype, d->cache_v, at + i, v[i]);
-                }
+                attn_cache_put(c, (char *)d->cache_k + at, j % c->block_tokens, k);
+                attn_cache_put(c, (char *)d->cache_v + at, j % c->block_tokens, v);
             }
         }
     }
@@ -88,7 +125,7 @@ static inline void attn_tables(AttnData *d) {
     for (int32_t i = 0; i < n_blocks; i++)
         d->block_id[i] = (int32_t)((int64_t)(i + 1) * step % pool_blocks);
     d->args.kv.n_blocks = pool_blocks;
-    d->cache_len = (int64_t)pool_blocks * c->block_tokens * c->n_kv_heads * c->head_dim;
+    d->cache_len = DIV_UP(pool_blocks * c->n_kv_heads * attn_block_bytes(c), (int64_t)4);
 }
 
 /* The first position that any query of s sees. */
@@ -169,6 +206,10 @@ static inline void attn_truth(const AttnData *d, bool rounded, float *out) {
     double *weight = mem_alloc(sizeof(double) * 65536);
     int64_t dim = c->head_dim, group = c->n_heads / c->n_kv_heads;
     for (int32_t s = 0; s < c->n_seqs; s++) {
+        int64_t len = (int64_t)c->kv_len[s] * c->n_kv_heads * dim;
+        float *keys = guard_new(len), *values = guard_new(len);
+        attn_rounded(dtype, d->k[s], len, dim, keys),
+            attn_rounded(dtype, d->v[s], len, dim, values);
         for (int32_t i = 0; i < c->n_queries[s]; i++) {
             int32_t p = c->kv_len[s] - c->n_queries[s] + i;
             for (int64_t h = 0; h < c->n_heads; h++) {
@@ -176,10 +217,9 @@ static inline void attn_truth(const AttnData *d, bool rounded, float *out) {
                 double largest = c->sinks ? d->sink[h] : -1e300, sum = 0;
                 for (int32_t j = 0; j < c->kv_len[s]; j++) {
                     bool seen = (c->not_causal || j <= p) && (c->window == 0 || j > p - c->window);
-                    const float *k = d->k[s] + (j * c->n_kv_heads + h / group) * dim;
+                    const float *k = keys + (j * c->n_kv_heads + h / group) * dim;
                     double dot = 0;
-                    for (int64_t x = 0; seen && x < dim; x++)
-                        dot += (double)d->q[row + x] * attn_rounded(dtype, k[x]);
+                    for (int64_t x = 0; seen && x < dim; x++) dot += (double)d->q[row + x] * k[x];
                     dot *= d->args.scale;
                     if (c->softcap > 0) dot = c->softcap * tanh(dot / c->softcap);
                     weight[j] = seen ? dot : -INFINITY;
@@ -191,13 +231,14 @@ static inline void attn_truth(const AttnData *d, bool rounded, float *out) {
                     double value = 0;
                     for (int32_t j = 0; j < c->kv_len[s]; j++) {
                         if (weight[j] == -INFINITY) continue;
-                        float v = d->v[s][(j * c->n_kv_heads + h / group) * dim + x];
-                        value += exp(weight[j] - largest) * attn_rounded(dtype, v);
+                        float v = values[(j * c->n_kv_heads + h / group) * dim + x];
+                        value += exp(weight[j] - largest) * v;
                     }
                     out[row + x] = (float)(value / sum);
                 }
             }
         }
+        guard_free(keys, len), guard_free(values, len);
     }
     mem_free(weight);
 }

@@ -25,7 +25,7 @@ static void attn_check(const Ops *ops, const AttnCase *c) {
     attn_close(&d);
 }
 
-static const DType DTYPES[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+static const DType DTYPES[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I8};
 
 /* Decode, a whole prompt, a chunk behind a prefix, and a draft of three, in one batch. */
 static const AttnCase RAGGED = {
@@ -51,7 +51,7 @@ static void attn_head_ratios(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
         AttnCase c = RAGGED;
         c.head_dim = 32, c.n_heads = heads[i][0], c.n_kv_heads = heads[i][1];
-        c.dtype = DTYPES[i % 3], c.block_tokens = 16;
+        c.dtype = DTYPES[i % 4], c.block_tokens = 16;
         attn_check(ops, &c);
     }
 }
@@ -61,7 +61,7 @@ static void attn_variants(void **state) {
     static const int32_t blocks[] = {1, 8, 16, 32, 256};
     for (int32_t bits = 0; bits < 16; bits++) {
         AttnCase c = RAGGED;
-        c.head_dim = 40, c.n_heads = 6, c.n_kv_heads = 2, c.dtype = DTYPES[bits % 3];
+        c.head_dim = 40, c.n_heads = 6, c.n_kv_heads = 2, c.dtype = DTYPES[(bits + bits / 4) % 4];
         c.block_tokens = blocks[bits % 5];
         c.window = bits & 1 ? 19 : 0;
         c.softcap = bits & 2 ? 3 : 0;
@@ -87,7 +87,7 @@ static void attn_long(void **state) {
         AttnCase c = {.head_dim = 32,
                       .n_heads = 4,
                       .n_kv_heads = 1 + (int32_t)i % 2,
-                      .dtype = DTYPES[i % 3],
+                      .dtype = DTYPES[i % 4],
                       .block_tokens = 16,
                       .n_seqs = 2,
                       .n_queries = {1, MIN(n, 150)},
@@ -253,7 +253,7 @@ static void attn_bench_decode(const Ops *ops, OpCtx *ctx, double peak, AttnCase 
     attn_open(&d, &c, 1);
     double bytes = 0;
     for (int32_t s = 0; s < c.n_seqs; s++)
-        bytes += 2.0 * c.kv_len[s] * c.n_kv_heads * c.head_dim * (c.dtype == DTYPE_F32 ? 4 : 2);
+        bytes += 2.0 * c.kv_len[s] * c.n_kv_heads * (double)ops_kv_bytes(c.dtype, c.head_dim);
     double seconds = BENCH_SECONDS(ops->attn(ctx, &d.args));
     printf(
         "%-7s decode %d x %5d, heads %2d/%d of %3d, %-4s: %9.0f us %7.1f GB/s %5.1f %% of read\n",

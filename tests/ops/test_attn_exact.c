@@ -12,7 +12,7 @@ static const AttnCase MIXED = {.head_dim = 48,
                                .n_queries = {1, 70, 33, 1, 130, 3},
                                .kv_len = {700, 70, 533, 1, 256, 300}};
 
-static const DType DTYPES[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+static const DType DTYPES[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I8};
 
 static void exact_run(const Ops *ops, AttnData *d, int32_t n_threads) {
     OpsLimits limits = attn_limits(&d->c);
@@ -42,7 +42,7 @@ static void exact_run_part(const Ops *ops, AttnData *d, int32_t s, int32_t first
 
 static AttnCase exact_variant(int32_t bits) {
     AttnCase c = MIXED;
-    c.dtype = DTYPES[bits % 3];
+    c.dtype = DTYPES[(bits + bits / 4) % 4];
     c.window = bits & 1 ? 90 : 0;
     c.softcap = bits & 2 ? 5 : 0;
     c.sinks = bits & 4;
@@ -166,7 +166,7 @@ static void exact_shared_splits(void **state) {
         AttnCase c = {.head_dim = 64,
                       .n_heads = bits & 1 ? 8 : 1,
                       .n_kv_heads = 1,
-                      .dtype = DTYPES[bits % 3],
+                      .dtype = DTYPES[(bits + bits / 4) % 4],
                       .block_tokens = 16,
                       .n_seqs = 2,
                       .n_queries = {1, bits & 2 ? 40 : 1},

@@ -39,7 +39,7 @@ static void rope_data_open(RopeData *d, const RopeCase *c) {
     d->k = c->fused ? d->q + q_width : random_new(d->kv_len, 2, 1);
     d->v = c->fused ? d->q + q_width + kv_width : random_new(d->kv_len, 3, 1);
     int32_t n_blocks = DIV_UP(3 * c->n_tokens, c->block_tokens) + 2;
-    d->cache_len = (int64_t)n_blocks * c->block_tokens * kv_width;
+    d->cache_len = (int64_t)n_blocks * c->block_tokens * (kv_width + c->n_kv_heads);
     d->cache_k = guard_new(d->cache_len), d->cache_v = guard_new(d->cache_len);
     memset(d->cache_k, 0x7b, (size_t)d->cache_len * 4);
     memset(d->cache_v, 0x7b, (size_t)d->cache_len * 4);
@@ -97,35 +97,58 @@ static void rope_truth(const RopeCase *c, const RopeData *d, const float *x, con
     }
 }
 
-static float rope_cache_get(const RopeCase *c, const float *cache, int64_t at) {
-    if (c->dtype == DTYPE_F16) return f16_to_f32(((const uint16_t *)cache)[at]);
-    if (c->dtype == DTYPE_BF16) return bf16_to_f32(((const uint16_t *)cache)[at]);
-    return cache[at];
+/* Bytes of a number; i8 has a scale for each token besides, behind a head's part of a block. */
+static int64_t rope_bytes(DType dtype) {
+    return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_I8 ? 1 : 2;
+}
+
+/* Reads a vector from the cache and puts there again what was there before. */
+static void rope_cache_take(const RopeCase *c, float *cache, int32_t slot, int32_t head, float *out,
+                            float *scale) {
+    int64_t dim = c->head_dim, bytes = rope_bytes(c->dtype), block = slot / c->block_tokens;
+    int64_t offset = slot % c->block_tokens, token = dim * bytes + (c->dtype == DTYPE_I8 ? 4 : 0);
+    char *part = (char *)cache + (block * c->n_kv_heads + head) * c->block_tokens * token;
+    char *vector = part + offset * dim * bytes;
+    char *scale_at = part + c->block_tokens * dim + 4 * offset;
+    *scale = 1;
+    if (c->dtype == DTYPE_I8) memcpy(scale, scale_at, 4), memset(scale_at, 0x7b, 4);
+    for (int64_t i = 0; i < dim; i++) {
+        uint16_t half;
+        memcpy(&half, vector + 2 * i, c->dtype == DTYPE_I8 ? 0 : 2);
+        if (c->dtype == DTYPE_F32) memcpy(&out[i], vector + 4 * i, 4);
+        if (c->dtype == DTYPE_F16) out[i] = f16_to_f32(half);
+        if (c->dtype == DTYPE_BF16) out[i] = bf16_to_f32(half);
+        if (c->dtype == DTYPE_I8) out[i] = *scale * ((const int8_t *)vector)[i];
+    }
+    memset(vector, 0x7b, (size_t)(dim * bytes));
 }
 
 /* The cache holds every token's heads where ops.h says, and nothing else was written. */
 static void rope_check_cache(const RopeCase *c, RopeData *d, const float *k_want,
                              const float *v_want) {
-    double error = 0, scale = 0, rounding = c->dtype == DTYPE_BF16 ? 0x1p-8 : 0x1p-11;
+    double error = 0, largest = 0, rounding = c->dtype == DTYPE_BF16 ? 0x1p-8 : 0x1p-11;
     if (c->dtype == DTYPE_F32) rounding = 1e-6;
-    int64_t bytes = c->dtype == DTYPE_F32 ? 4 : 2;
+    if (c->dtype == DTYPE_I8) rounding = 1.0 / 254 + 1e-6; /* of the vector's largest */
+    float k[256], v[256], k_scale, v_scale;
     for (int32_t t = 0; t < c->n_tokens; t++) {
         for (int32_t h = 0; h < c->n_kv_heads; h++) {
-            int64_t block = d->slot[t] / c->block_tokens, offset = d->slot[t] % c->block_tokens;
-            int64_t at = ((block * c->n_kv_heads + h) * c->block_tokens + offset) * c->head_dim;
-            int64_t from = (t * c->n_kv_heads + h) * (int64_t)c->head_dim;
+            const float *want = v_want + (t * c->n_kv_heads + h) * (int64_t)c->head_dim;
+            const float *k_row = k_want + (t * c->n_kv_heads + h) * (int64_t)c->head_dim;
+            double v_largest = 0;
+            rope_cache_take(c, d->cache_k, d->slot[t], h, k, &k_scale);
+            rope_cache_take(c, d->cache_v, d->slot[t], h, v, &v_scale);
+            for (int32_t i = 0; i < c->head_dim; i++)
+                v_largest = fmax(v_largest, fabs((double)want[i]));
+            if (c->dtype == DTYPE_I8) assert_true(v_scale == (float)v_largest / 127);
             for (int32_t i = 0; i < c->head_dim; i++) {
-                double k = rope_cache_get(c, d->cache_k, at + i);
-                double v = rope_cache_get(c, d->cache_v, at + i);
-                assert_true(fabs(v - v_want[from + i]) <= rounding * fabs(v_want[from + i]));
-                error = fmax(error, fabs(k - k_want[from + i]));
-                scale = fmax(scale, fabs((double)k_want[from + i]));
+                double of = c->dtype == DTYPE_I8 ? v_largest : fabs((double)want[i]);
+                assert_true(fabs(v[i] - (double)want[i]) <= rounding * of);
+                error = fmax(error, fabs(k[i] - (double)k_row[i]));
+                largest = fmax(largest, fabs((double)k_row[i]));
             }
-            memset((char *)d->cache_k + at * bytes, 0x7b, (size_t)(c->head_dim * bytes));
-            memset((char *)d->cache_v + at * bytes, 0x7b, (size_t)(c->head_dim * bytes));
         }
     }
-    ASSERT_ERROR_BELOW(error, rounding * scale);
+    ASSERT_ERROR_BELOW(error, rounding * largest);
     for (int64_t i = 0; i < d->cache_len; i++) {
         assert_int_equal(half_bits_from_f32(d->cache_k[i]), 0x7b7b7b7b);
         assert_int_equal(half_bits_from_f32(d->cache_v[i]), 0x7b7b7b7b);
@@ -165,14 +188,14 @@ static void rope_shapes(void **state) {
     const Ops *ops = ops_testing_level(state);
     OpCtx ctx = ops_testing_open(ops, &LIMITS, 2);
     static const int32_t head_dims[] = {2, 8, 10, 64, 80, 96, 128, 256};
-    static const DType dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    static const DType dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I8};
     static const int32_t blocks[] = {1, 8, 16, 32, 256};
     for (int32_t style = ROPE_NONE; style <= ROPE_INTERLEAVED; style++) {
         for (size_t i = 0; i < ARRAY_LEN(head_dims); i++) {
             for (int32_t bits = 0; bits < 8; bits++) {
                 int32_t dim = head_dims[i];
                 RopeCase c = {.style = (RopeStyle)style,
-                              .dtype = dtypes[(i + (size_t)bits) % 3],
+                              .dtype = dtypes[(i + (size_t)bits) % 4],
                               .n_tokens = bits & 1 ? 17 : 1,
                               .n_heads = 6,
                               .n_kv_heads = bits & 4 ? 6 : 2,
@@ -189,15 +212,18 @@ static void rope_shapes(void **state) {
 }
 
 /* KV bits of the level and of the reference agree where no arithmetic comes before the rounding,
- * on every value of the upper half of f32. */
+ * on every value of the upper half of f32: vectors of finite numbers of all sizes, then those with
+ * NaN and infinity. */
 static void rope_kv_rounding(void **state) {
     const Ops *ops = ops_testing_level(state), *ref = ops_testing_ref();
     enum { DIM = 256, TOKENS = 256 };
     float *q = guard_new(TOKENS * DIM), *v = guard_new(TOKENS * DIM), *k = guard_new(TOKENS * DIM);
     int32_t slot[TOKENS];
     OpCtx ctx = ops_testing_open(ops, &LIMITS, 1);
-    for (int32_t half = 0; half < 2; half++) {
+    static const DType dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8};
+    for (size_t type = 0; type < ARRAY_LEN(dtypes); type++) {
         uint16_t *cache[2] = {mem_alloc(4 * TOKENS * DIM), mem_alloc(4 * TOKENS * DIM)};
+        memset(cache[0], 0, 4 * TOKENS * DIM), memset(cache[1], 0, 4 * TOKENS * DIM);
         for (uint32_t i = 0; i < TOKENS * DIM; i++) {
             v[i] = half_bits_to_f32(i << 16 | (i % 5 == 0 ? 0x8000 : i * 2654435761u >> 16));
             k[i] = half_bits_to_f32(i << 16 | (i % 3 == 0 ? 0x1000 : 0x7fff));
@@ -209,9 +235,7 @@ static void rope_kv_rounding(void **state) {
             args.q = tensor_3d(q, DTYPE_F32, TOKENS, 1, DIM);
             args.k = tensor_3d(k, DTYPE_F32, TOKENS, 1, DIM);
             args.v = tensor_3d(v, DTYPE_F32, TOKENS, 1, DIM);
-            args.kv = (KvView){
-                cache[l], cache[l] + TOKENS * DIM, half ? DTYPE_F16 : DTYPE_BF16, TOKENS, 1, 1,
-                DIM};
+            args.kv = (KvView){cache[l], cache[l] + TOKENS * DIM, dtypes[type], TOKENS, 1, 1, DIM};
             (l ? ops : ref)->rope_kv(&ctx, &args);
         }
         assert_memory_equal(cache[0], cache[1], 4 * TOKENS * DIM);

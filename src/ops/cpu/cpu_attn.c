@@ -31,7 +31,7 @@ CpuAttnPart cpu_attn_part(char *memory, int64_t slot, int64_t stride) {
 /* Lengths in floats of a thread's pieces, in the order of CpuAttnWork. */
 static int64_t cpu_attn_work_floats(int64_t stride) {
     int64_t rows = CPU_ATTN_ROWS, keys = CPU_ATTN_KEYS;
-    return rows * stride + 2 * keys * stride + rows * keys + 3 * rows;
+    return rows * stride + 2 * keys * stride + rows * keys + 2 * keys + 3 * rows;
 }
 
 static size_t cpu_attn_work_bytes(int64_t stride) {
@@ -47,7 +47,10 @@ CpuAttnWork cpu_attn_work(const CpuAttnPlan *plan, int32_t thread) {
     work.values = work.keys + CPU_ATTN_KEYS * stride;
     work.scores = work.values + CPU_ATTN_KEYS * stride;
     work.alpha = work.scores + CPU_ATTN_ROWS * CPU_ATTN_KEYS;
-    work.lo = (int32_t *)(void *)(work.alpha + CPU_ATTN_ROWS);
+    float *scales = work.alpha + CPU_ATTN_ROWS;
+    if (plan->args->kv.dtype == DTYPE_I8)
+        work.key_scale = scales, work.value_scale = scales + CPU_ATTN_KEYS;
+    work.lo = (int32_t *)(void *)(scales + 2 * CPU_ATTN_KEYS);
     work.hi = work.lo + CPU_ATTN_ROWS;
     char *parts = (char *)(work.hi + CPU_ATTN_ROWS);
     work.total = cpu_attn_part(parts, 0, stride);
@@ -127,19 +130,37 @@ CpuAttnTask cpu_attn_task(const CpuAttnPlan *plan, int64_t index) {
     return task;
 }
 
+/* The slot of key first + i, and in n_keys how many from there on lie in a row, at most to the end
+ * of the tile; -1 and one key that is not needed. */
+static int64_t cpu_attn_run_of(const CpuAttnTask *task, int32_t first, int32_t i, int32_t *n_keys) {
+    const KvView *kv = &task->args->kv;
+    int32_t key = first + i;
+    *n_keys = 1;
+    if (key < task->need.lo || key >= task->need.hi) return -1;
+    int32_t block = key / kv->block_tokens, inside = key % kv->block_tokens;
+    *n_keys = MIN(kv->block_tokens - inside, MIN(CPU_ATTN_KEYS - i, task->need.hi - key));
+    return (int64_t)task->block_id[block] * kv->block_tokens + inside;
+}
+
 void cpu_attn_offsets(const CpuAttnTask *task, int32_t first, int64_t offset[CPU_ATTN_KEYS]) {
     const KvView *kv = &task->args->kv;
-    for (int32_t i = 0; i < CPU_ATTN_KEYS;) {
-        int32_t key = first + i;
-        if (key < task->need.lo || key >= task->need.hi) {
-            offset[i++] = -1;
-            continue;
-        }
-        int32_t block = key / kv->block_tokens, inside = key % kv->block_tokens;
-        int32_t run = MIN(kv->block_tokens - inside, MIN(CPU_ATTN_KEYS - i, task->need.hi - key));
-        int64_t slot = (int64_t)task->block_id[block] * kv->block_tokens + inside;
-        int64_t at = ops_kv_offset(kv, slot, task->kv_head);
-        for (int32_t end = i + run; i < end; i++, at += kv->head_dim) offset[i] = at;
+    for (int32_t i = 0, n; i < CPU_ATTN_KEYS; i += n) {
+        int64_t slot = cpu_attn_run_of(task, first, i, &n);
+        int64_t at = slot < 0 ? -1 : ops_kv_offset(kv, slot, task->kv_head);
+        for (int32_t j = i; j < i + n; j++, at += kv->head_dim) offset[j] = at;
+    }
+}
+
+void cpu_attn_scales(const CpuAttnTask *task, int32_t first, const CpuAttnWork *work) {
+    const KvView *kv = &task->args->kv;
+    if (work->key_scale == NULL) return;
+    for (int32_t i = 0, n; i < CPU_ATTN_KEYS; i += n) {
+        int64_t slot = cpu_attn_run_of(task, first, i, &n);
+        work->key_scale[i] = work->value_scale[i] = 0;
+        if (slot < 0) continue;
+        int64_t at = ops_kv_scale_offset(kv, slot, task->kv_head);
+        memcpy(work->key_scale + i, (const char *)kv->k + at, (size_t)n * sizeof(float));
+        memcpy(work->value_scale + i, (const char *)kv->v + at, (size_t)n * sizeof(float));
     }
 }
 

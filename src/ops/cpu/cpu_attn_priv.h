@@ -34,11 +34,13 @@ typedef struct CpuAttnPart {
 /* One thread's memory. stride is head_dim rounded up to whole vectors of any level. */
 typedef struct CpuAttnWork {
     int64_t stride;
-    float *q;         /* [CPU_ATTN_ROWS, head_dim], scaled */
-    float *keys;      /* [head_dim, CPU_ATTN_KEYS]: a tile of K, turned */
-    float *values;    /* [CPU_ATTN_KEYS, stride]: a tile of V */
-    float *scores;    /* [CPU_ATTN_ROWS, CPU_ATTN_KEYS] */
-    float *alpha;     /* [CPU_ATTN_ROWS] */
+    float *q;      /* [CPU_ATTN_ROWS, head_dim], scaled */
+    float *keys;   /* [head_dim, CPU_ATTN_KEYS]: a tile of K, turned */
+    float *values; /* [CPU_ATTN_KEYS, stride]: a tile of V */
+    float *scores; /* [CPU_ATTN_ROWS, CPU_ATTN_KEYS] */
+    float *alpha;  /* [CPU_ATTN_ROWS] */
+    /* [CPU_ATTN_KEYS] of the present tile's vectors; NULL where they have no scales */
+    float *key_scale, *value_scale;
     int32_t *lo, *hi; /* [CPU_ATTN_ROWS]: keys of the present tile that the row sees */
     CpuAttnPart total, part;
 } CpuAttnWork;
@@ -65,6 +67,9 @@ size_t cpu_attn_part_bytes(int64_t stride);
 
 /* The element offsets of keys first .. first + CPU_ATTN_KEYS - 1 in kv.k; -1: not needed. */
 void cpu_attn_offsets(const CpuAttnTask *task, int32_t first, int64_t offset[CPU_ATTN_KEYS]);
+
+/* The scales of those keys and of their values (0: not needed), where they have scales. */
+void cpu_attn_scales(const CpuAttnTask *task, int32_t first, const CpuAttnWork *work);
 
 /* What a level brings: one partial softmax over the keys of `split` into part (after `load`), the
  * merge of the next part into total, and the end: sinks, division, the write to args->out. */

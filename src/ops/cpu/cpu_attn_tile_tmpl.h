@@ -27,9 +27,15 @@ typedef struct CpuAttnProduct {
     int64_t a_stride, b_stride, c_stride, b_width, k;
 } CpuAttnProduct;
 
+/* Of an element. */
+CPU_ATTN_INLINE int64_t cpu_attn_bytes(DType dtype) {
+    if (dtype == DTYPE_F32) return 4;
+    return dtype == DTYPE_I8 ? 1 : 2;
+}
+
 /* The lines of n elements, for the next tile. */
 CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at, int64_t n) {
-    const int64_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    const int64_t bytes = cpu_attn_bytes(dtype);
     for (int64_t i = 0; i < n * bytes; i += CACHE_LINE)
         _mm_prefetch((const char *)data + at * bytes + i, _MM_HINT_T1);
 }
@@ -97,6 +103,8 @@ static void cpu_attn_multiply(const CpuAttnProduct *p, int64_t n_rows, int64_t n
         cpu_attn_kernel_rows(p, DTYPE_F16, true, n_rows, n_vecs);
     else if (p->b_dtype == DTYPE_BF16)
         cpu_attn_kernel_rows(p, DTYPE_BF16, true, n_rows, n_vecs);
+    else if (p->b_dtype == DTYPE_I8)
+        cpu_attn_kernel_rows(p, DTYPE_I8, true, n_rows, n_vecs);
     else
         cpu_attn_kernel_rows(p, DTYPE_F32, true, n_rows, n_vecs);
 }
@@ -107,7 +115,8 @@ typedef struct CpuAttnTile {
     int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
 } CpuAttnTile;
 
-/* A square of the keys turned: VEC_LANES keys, their words (f32, or two bf16) from element i. */
+/* A square of the keys turned: VEC_LANES keys, their words (f32, two bf16 or four i8) from element
+ * i. */
 typedef struct CpuAttnSquare {
     Vec word[VEC_LANES];
 } CpuAttnSquare;
@@ -126,17 +135,19 @@ CPU_ATTN_INLINE void cpu_attn_turn_words(DType dtype, const void *k, const int64
                                          int64_t i, CpuAttnSquare *out) {
     static const float zeros[VEC_LANES];
     const void *row[VEC_LANES];
-    int64_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    int64_t bytes = cpu_attn_bytes(dtype);
     VEC_UNROLL
     for (int64_t j = 0; j < VEC_LANES; j++)
         row[j] = offset[j] < 0 ? (const char *)zeros : (const char *)k + (offset[j] + i) * bytes;
     vec_load_turned(row, out->word);
 }
 
-/* Column c of a square: element i + c of its keys. */
-CPU_ATTN_INLINE Vec cpu_attn_column(const CpuAttnSquare *square, bool pairs, int64_t c) {
-    if (!pairs) return square->word[c];
-    return c % 2 == 0 ? vec_low_bf16(square->word[c / 2]) : vec_high_bf16(square->word[c / 2]);
+/* Column c of a square with `pack` elements in a word: element i + c of its keys. */
+CPU_ATTN_INLINE Vec cpu_attn_column(const CpuAttnSquare *square, int pack, int64_t c) {
+    Vec word = square->word[c / pack];
+    if (pack == 1) return word;
+    if (pack == 4) return vec_byte_i8(word, (int)(c % 4));
+    return c % 2 == 0 ? vec_low_bf16(word) : vec_high_bf16(word);
 }
 
 /* What becomes of a square: without queries its n columns are stored as rows of `keys`; else they
@@ -149,13 +160,13 @@ typedef struct CpuAttnSink {
 } CpuAttnSink;
 
 CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const CpuAttnSquare *square,
-                                   bool pairs, int64_t i, int64_t n) {
-    const int64_t columns = pairs ? 2 * VEC_LANES : VEC_LANES;
+                                   int pack, int64_t i, int64_t n) {
+    const int64_t columns = (int64_t)pack * VEC_LANES;
     if (n_rows == 0) {
         VEC_UNROLL
         for (int64_t c = 0; c < columns; c++)
             if (c < n)
-                vec_store(sink->keys + (i + c) * CPU_ATTN_KEYS, cpu_attn_column(square, pairs, c));
+                vec_store(sink->keys + (i + c) * CPU_ATTN_KEYS, cpu_attn_column(square, pack, c));
         return;
     }
     Vec sum[CPU_ATTN_BLOCK_ROWS];
@@ -165,7 +176,7 @@ CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const Cp
     VEC_UNROLL
     for (int64_t c = 0; c < columns; c++) {
         if (c >= n) break;
-        Vec column = cpu_attn_column(square, pairs, c);
+        Vec column = cpu_attn_column(square, pack, c);
         VEC_UNROLL
         for (int r = 0; r < n_rows; r++)
             sum[r] = vec_fma(vec_set1(sink->q[r * sink->dim + i + c]), column, sum[r]);
@@ -179,8 +190,8 @@ CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const Cp
 CPU_ATTN_INLINE void cpu_attn_walk_keys(DType dtype, const KvView *kv, const CpuAttnTile *tile,
                                         int64_t v0, int64_t v1, int n_rows,
                                         const CpuAttnSink *sink) {
-    const bool pairs = dtype == DTYPE_BF16;
-    const int64_t step = pairs ? 2 * VEC_LANES : VEC_LANES;
+    const int pack = dtype == DTYPE_I8 ? 4 : dtype == DTYPE_BF16 ? 2 : 1;
+    const int64_t step = (int64_t)pack * VEC_LANES;
     /* The next tile's rows are fetched in order, some at each turn, as the hardware likes it. */
     const int64_t n_turns = DIV_UP(kv->head_dim, step) * (v1 - v0);
     int64_t turn = 0, next = 0;
@@ -197,11 +208,11 @@ CPU_ATTN_INLINE void cpu_attn_walk_keys(DType dtype, const KvView *kv, const Cpu
             CpuAttnSquare square;
             if (n == step && dtype != DTYPE_F16) {
                 cpu_attn_turn_words(dtype, kv->k, offset, i, &square);
-                cpu_attn_sink(&to, n_rows, &square, pairs, i, step);
+                cpu_attn_sink(&to, n_rows, &square, pack, i, step);
             } else {
                 n = MIN(n, (int64_t)VEC_LANES);
                 cpu_attn_turn(dtype, kv->k, offset, i, n, &square);
-                cpu_attn_sink(&to, n_rows, &square, false, i, n);
+                cpu_attn_sink(&to, n_rows, &square, 1, i, n);
             }
         }
         i += n;
@@ -214,6 +225,8 @@ CPU_ATTN_INLINE void cpu_attn_walk_rows(const KvView *kv, const CpuAttnTile *til
         cpu_attn_walk_keys(DTYPE_F16, kv, tile, v0, v1, n_rows, sink);
     else if (kv->dtype == DTYPE_BF16)
         cpu_attn_walk_keys(DTYPE_BF16, kv, tile, v0, v1, n_rows, sink);
+    else if (kv->dtype == DTYPE_I8)
+        cpu_attn_walk_keys(DTYPE_I8, kv, tile, v0, v1, n_rows, sink);
     else
         cpu_attn_walk_keys(DTYPE_F32, kv, tile, v0, v1, n_rows, sink);
 }

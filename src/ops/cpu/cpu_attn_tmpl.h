@@ -43,6 +43,8 @@ static void cpu_attn_load_values(const KvView *kv, const CpuAttnTile *tile, floa
         cpu_attn_copy_values(DTYPE_F16, kv->v, tile, kv->head_dim, values, stride);
     else if (kv->dtype == DTYPE_BF16)
         cpu_attn_copy_values(DTYPE_BF16, kv->v, tile, kv->head_dim, values, stride);
+    else if (kv->dtype == DTYPE_I8)
+        cpu_attn_copy_values(DTYPE_I8, kv->v, tile, kv->head_dim, values, stride);
     else
         cpu_attn_copy_values(DTYPE_F32, kv->v, tile, kv->head_dim, values, stride);
 }
@@ -84,12 +86,14 @@ static void cpu_attn_scores(const CpuAttnTask *task, const CpuAttnWork *work, in
     }
 }
 
-/* Caps and masks a row's scores in place; returns the largest. */
-static float cpu_attn_mask_row(const AttnArgs *args, float *scores, int64_t lo, int64_t hi) {
+/* Scales, caps and masks a row's scores in place; returns the largest. */
+static float cpu_attn_mask_row(const AttnArgs *args, const float *key_scale, float *scores,
+                               int64_t lo, int64_t hi) {
     Vec largest = vec_set1(-INFINITY), cap = vec_set1(args->softcap);
     Vec inverse = vec_set1(args->softcap > 0 ? 1.0f / args->softcap : 0);
     for (int64_t i = lo / VEC_LANES * VEC_LANES; i < hi; i += VEC_LANES) {
         Vec s = vec_load(scores + i);
+        if (key_scale != NULL) s = vec_mul(s, vec_load(key_scale + i));
         if (args->softcap > 0) s = vec_softcap(s, cap, inverse);
         if (i < lo || i + VEC_LANES > hi)
             s = vec_keep_range(s, MAX(lo - i, (int64_t)0), MIN(hi - i, (int64_t)VEC_LANES),
@@ -100,13 +104,16 @@ static float cpu_attn_mask_row(const AttnArgs *args, float *scores, int64_t lo, 
     return vec_largest(largest);
 }
 
-/* scores = e^(scores - m); returns their sum. Masked lanes give 0. */
-static float cpu_attn_exp_row(float *scores, int64_t lo, int64_t hi, float m) {
+/* scores = e^(scores - m), times the scale of the value; returns the sum without scales. Masked
+ * lanes add 0. */
+static float cpu_attn_exp_row(float *scores, const float *value_scale, int64_t lo, int64_t hi,
+                              float m) {
     Vec sum = vec_zero(), base = vec_set1(m);
     for (int64_t i = lo / VEC_LANES * VEC_LANES; i < hi; i += VEC_LANES) {
         Vec e = vec_exp(vec_sub(vec_load(scores + i), base));
-        vec_store(scores + i, e);
         sum = vec_add(sum, e);
+        if (value_scale != NULL) e = vec_mul(e, vec_load(value_scale + i));
+        vec_store(scores + i, e);
     }
     return vec_sum(sum);
 }
@@ -126,7 +133,8 @@ static void cpu_attn_softmax(const CpuAttnTask *task, const CpuAttnWork *work,
         base[r] = 0;
         if (!cpu_attn_sees(work, r)) continue;
         float *scores = work->scores + r * CPU_ATTN_KEYS;
-        float largest = cpu_attn_mask_row(task->args, scores, work->lo[r], work->hi[r]);
+        float largest =
+            cpu_attn_mask_row(task->args, work->key_scale, scores, work->lo[r], work->hi[r]);
         float m = part->m[r] > largest ? part->m[r] : largest;
         base[r] = cpu_attn_base(m);
         work->alpha[r] = part->m[r] - base[r];
@@ -139,7 +147,7 @@ static void cpu_attn_softmax(const CpuAttnTask *task, const CpuAttnWork *work,
     for (int32_t r = 0; r < task->n_rows; r++) {
         if (!cpu_attn_sees(work, r)) continue;
         float *scores = work->scores + r * CPU_ATTN_KEYS;
-        float sum = cpu_attn_exp_row(scores, work->lo[r], work->hi[r], base[r]);
+        float sum = cpu_attn_exp_row(scores, work->value_scale, work->lo[r], work->hi[r], base[r]);
         part->l[r] = part->l[r] * work->alpha[r] + sum;
     }
 }
@@ -185,6 +193,7 @@ static void cpu_attn_tile(const CpuAttnTask *task, const CpuAttnWork *work, int3
     int32_t hi = MIN(task->need.hi - first, (int32_t)CPU_ATTN_KEYS);
     int64_t v0 = lo / VEC_LANES, v1 = DIV_UP(hi, (int32_t)VEC_LANES);
     cpu_attn_ranges(task, work, first);
+    cpu_attn_scales(task, first, work);
     if (task->n_rows <= CPU_ATTN_BLOCK_ROWS) {
         cpu_attn_direct_scores(task, work, &tile, v0, v1);
     } else {

@@ -1,4 +1,5 @@
-/* cpu_kv_tmpl: vectors of the three KV dtypes to and from f32; include after a cpu_vec_*.h. */
+/* cpu_kv_tmpl: vectors of the KV dtypes to and from f32 (of i8 without the scale); include after a
+ * cpu_vec_*.h. */
 #pragma once
 
 #include "ops/ops_priv.h"
@@ -6,6 +7,7 @@
 static inline Vec vec_load_kv(DType dtype, const void *data, int64_t at) {
     if (dtype == DTYPE_F16) return vec_load_f16((const uint16_t *)data + at);
     if (dtype == DTYPE_BF16) return vec_load_bf16((const uint16_t *)data + at);
+    if (dtype == DTYPE_I8) return vec_load_i8((const int8_t *)data + at);
     return vec_load((const float *)data + at);
 }
 
@@ -13,6 +15,7 @@ static inline Vec vec_load_kv_n(DType dtype, const void *data, int64_t at, int64
     if (n == VEC_LANES) return vec_load_kv(dtype, data, at);
     if (dtype == DTYPE_F16) return vec_load_f16_n((const uint16_t *)data + at, n);
     if (dtype == DTYPE_BF16) return vec_load_bf16_n((const uint16_t *)data + at, n);
+    if (dtype == DTYPE_I8) return vec_load_i8_n((const int8_t *)data + at, n);
     return vec_load_n((const float *)data + at, n);
 }
 

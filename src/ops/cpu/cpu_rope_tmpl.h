@@ -2,6 +2,8 @@
  *
  * moves   n_tokens * (2 * n_heads + 3 * n_kv_heads) * head_dim * 4 bytes and what the cache
  * takes */
+#include <string.h>
+
 #include "ops/cpu/cpu_kv_tmpl.h"
 #include "ops/cpu/cpu_math_tmpl.h"
 #include "ops/cpu/cpu_ops.h"
@@ -50,6 +52,37 @@ static void cpu_rope_head(const RopeKvArgs *args, float *x, const float *norm, i
         cpu_rope_interleaved(x, cos_sin, args->rope_dim);
 }
 
+/* scale * q with bytes q, as KvView says. */
+static void cpu_rope_put_i8(const KvView *kv, void *data, int64_t slot, int64_t head,
+                            const float *x) {
+    Vec largest = vec_zero(), not_finite = vec_zero(); /* 0 * x is NaN for NaN and infinity */
+    for (int64_t i = 0; i < kv->head_dim; i += VEC_LANES) {
+        Vec v = vec_load_n(x + i, MIN(kv->head_dim - i, (int64_t)VEC_LANES));
+        largest = vec_max(largest, vec_abs(v));
+        not_finite = vec_fma(v, vec_zero(), not_finite);
+    }
+    const float scale = vec_sum(not_finite) == 0 ? vec_largest(largest) / 127 : NAN;
+    int8_t *to = (int8_t *)data + ops_kv_offset(kv, slot, head);
+    memcpy((char *)data + ops_kv_scale_offset(kv, slot, head), &scale, sizeof scale);
+    for (int64_t i = 0; i < kv->head_dim; i += VEC_LANES) {
+        int64_t n = MIN(kv->head_dim - i, (int64_t)VEC_LANES);
+        Vec q = scale > 0 ? vec_div(vec_load_n(x + i, n), vec_set1(scale)) : vec_zero();
+        vec_store_i8_n(to + i, vec_max(vec_set1(-127), vec_min(vec_set1(127), q)), n);
+    }
+}
+
+static void cpu_rope_put(const KvView *kv, void *data, int64_t slot, int64_t head, const float *x) {
+    if (kv->dtype == DTYPE_I8) {
+        cpu_rope_put_i8(kv, data, slot, head, x);
+        return;
+    }
+    int64_t to = ops_kv_offset(kv, slot, head);
+    for (int64_t i = 0; i < kv->head_dim; i += VEC_LANES) {
+        int64_t n = MIN(kv->head_dim - i, (int64_t)VEC_LANES);
+        vec_store_kv_n(kv->dtype, data, to + i, vec_load_n(x + i, n), n);
+    }
+}
+
 static void cpu_rope_token(void *context, int64_t t, int32_t thread) {
     (void)thread;
     const RopeKvArgs *args = context;
@@ -59,13 +92,9 @@ static void cpu_rope_token(void *context, int64_t t, int32_t thread) {
     for (int64_t h = 0; h < kv->n_kv_heads; h++) {
         float *k = ops_row(&args->k, t) + h * kv->head_dim;
         const float *v = ops_row(&args->v, t) + h * kv->head_dim;
-        int64_t to = ops_kv_offset(kv, args->kv_slot[t], h);
         cpu_rope_head(args, k, args->k_norm, t);
-        for (int64_t i = 0; i < kv->head_dim; i += VEC_LANES) {
-            int64_t n = MIN(kv->head_dim - i, (int64_t)VEC_LANES);
-            vec_store_kv_n(kv->dtype, kv->k, to + i, vec_load_n(k + i, n), n);
-            vec_store_kv_n(kv->dtype, kv->v, to + i, vec_load_n(v + i, n), n);
-        }
+        cpu_rope_put(kv, kv->k, args->kv_slot[t], h, k);
+        cpu_rope_put(kv, kv->v, args->kv_slot[t], h, v);
     }
 }
 

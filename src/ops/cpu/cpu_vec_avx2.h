@@ -220,6 +220,31 @@ static inline Vec vec_load_bf16(const uint16_t *p) {
 static inline Vec vec_load_bf16_n(const uint16_t *p, int64_t n) {
     return vec_from_bf16(vec_load_half_n(p, n));
 }
+static inline Vec vec_from_i8(__m128i bytes) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+static inline Vec vec_load_i8(const int8_t *p) {
+    return vec_from_i8(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+static inline Vec vec_load_i8_n(const int8_t *p, int64_t n) {
+    int8_t bytes[VEC_LANES] = {0};
+    memcpy(bytes, p, (size_t)n);
+    return vec_load_i8(bytes);
+}
+/* Rounds to nearest even; what is below -128 or above 127 becomes that. */
+static inline void vec_store_i8_n(int8_t *p, Vec v, int64_t n) {
+    __m256i words = _mm256_cvtps_epi32(v);
+    __m128i halves =
+        _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    int8_t bytes[2 * VEC_LANES];
+    _mm_storeu_si128((__m128i *)(void *)bytes, _mm_packs_epi16(halves, halves));
+    memcpy(p, bytes, (size_t)n);
+}
+/* Lanes that hold four signed bytes each: the one at place c, 0 the lowest. */
+static inline Vec vec_byte_i8(Vec fours, int c) {
+    __m256i top = _mm256_slli_epi32(_mm256_castps_si256(fours), 24 - 8 * c);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
+}
 static inline void vec_store_f16_n(uint16_t *p, Vec v, int64_t n) {
     vec_store_half_n(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), n);
 }

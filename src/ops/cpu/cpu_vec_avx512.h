@@ -215,6 +215,22 @@ static inline Vec vec_load_bf16(const uint16_t *p) {
 static inline Vec vec_load_bf16_n(const uint16_t *p, int64_t n) {
     return vec_from_bf16(_mm256_maskz_loadu_epi16(vec_mask(n), p));
 }
+static inline Vec vec_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+static inline Vec vec_load_i8_n(const int8_t *p, int64_t n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(vec_mask(n), p)));
+}
+/* Rounds to nearest even; what is below -128 or above 127 becomes that. */
+static inline void vec_store_i8_n(int8_t *p, Vec v, int64_t n) {
+    _mm512_mask_cvtsepi32_storeu_epi8(p, vec_mask(n), _mm512_cvtps_epi32(v));
+}
+/* Lanes that hold four signed bytes each: the one at place c, 0 the lowest. */
+static inline Vec vec_byte_i8(Vec fours, int c) {
+    __m512i top = _mm512_slli_epi32(_mm512_castps_si512(fours), (unsigned)(24 - 8 * c));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24));
+}
 static inline void vec_store_f16_n(uint16_t *p, Vec v, int64_t n) {
     __m256i h = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_mask_storeu_epi16(p, vec_mask(n), h);

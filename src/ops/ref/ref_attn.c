@@ -14,19 +14,18 @@ typedef struct RefAttnRow {
     int64_t kv_head;
 } RefAttnRow;
 
-static int64_t ref_attn_offset(const RefAttnRow *row, int32_t j) {
+static int64_t ref_attn_slot(const RefAttnRow *row, int32_t j) {
     const KvView *kv = &row->args->kv;
-    int64_t slot = (int64_t)row->block_id[j / kv->block_tokens] * kv->block_tokens;
-    return ops_kv_offset(kv, slot + j % kv->block_tokens, row->kv_head);
+    return (int64_t)row->block_id[j / kv->block_tokens] * kv->block_tokens + j % kv->block_tokens;
 }
 
 static double ref_attn_score(const RefAttnRow *row, int32_t j) {
     const KvView *kv = &row->args->kv;
-    int64_t at = ref_attn_offset(row, j);
+    int64_t slot = ref_attn_slot(row, j), at = ops_kv_offset(kv, slot, row->kv_head);
     double sum = 0;
     for (int64_t i = 0; i < kv->head_dim; i++)
         sum += (double)row->q[i] * ref_rope_kv_get(kv->dtype, kv->k, at + i);
-    sum *= row->args->scale;
+    sum *= (double)row->args->scale * ref_rope_kv_scale(kv, kv->k, slot, row->kv_head);
     double cap = row->args->softcap;
     return cap > 0 ? cap * tanh(sum / cap) : sum;
 }
@@ -43,8 +42,9 @@ static void ref_attn_row(const RefAttnRow *row, OpsRange range, const float *sin
     for (int64_t i = 0; i < kv->head_dim; i++) acc[i] = 0;
     for (int32_t j = range.lo; j < range.hi; j++) {
         double p = exp(ref_attn_score(row, j) - largest);
-        int64_t at = ref_attn_offset(row, j);
+        int64_t slot = ref_attn_slot(row, j), at = ops_kv_offset(kv, slot, row->kv_head);
         sum += p;
+        p *= ref_rope_kv_scale(kv, kv->v, slot, row->kv_head);
         for (int64_t i = 0; i < kv->head_dim; i++)
             acc[i] += p * ref_rope_kv_get(kv->dtype, kv->v, at + i);
     }

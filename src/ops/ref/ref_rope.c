@@ -3,6 +3,7 @@
  * source: Su et al. 2104.09864; the two pairings are Hugging Face's (NEOX) and Meta's
  * (interleaved). */
 #include <math.h>
+#include <string.h>
 
 #include "ops/ops_priv.h"
 #include "tensor/half.h"
@@ -10,7 +11,15 @@
 float ref_rope_kv_get(DType dtype, const void *data, int64_t i) {
     if (dtype == DTYPE_F16) return f16_to_f32(((const uint16_t *)data)[i]);
     if (dtype == DTYPE_BF16) return bf16_to_f32(((const uint16_t *)data)[i]);
+    if (dtype == DTYPE_I8) return ((const int8_t *)data)[i];
     return ((const float *)data)[i];
+}
+
+float ref_rope_kv_scale(const KvView *kv, const void *data, int64_t slot, int64_t head) {
+    float scale = 1;
+    if (kv->dtype == DTYPE_I8)
+        memcpy(&scale, (const char *)data + ops_kv_scale_offset(kv, slot, head), sizeof scale);
+    return scale;
 }
 
 static void ref_rope_kv_put(DType dtype, void *data, int64_t i, float x) {
@@ -20,6 +29,33 @@ static void ref_rope_kv_put(DType dtype, void *data, int64_t i, float x) {
         ((uint16_t *)data)[i] = bf16_from_f32(x);
     else
         ((float *)data)[i] = x;
+}
+
+/* The vector of a slot and head as bytes with one scale. */
+static void ref_rope_kv_put_i8(const KvView *kv, void *data, int64_t slot, int64_t head,
+                               const float *x) {
+    int8_t *to = (int8_t *)data + ops_kv_offset(kv, slot, head);
+    float largest = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < kv->head_dim; i++) {
+        finite &= isfinite(x[i]) != 0;
+        largest = fmaxf(largest, fabsf(x[i]));
+    }
+    float scale = finite ? largest / 127 : NAN;
+    for (int64_t i = 0; i < kv->head_dim; i++)
+        to[i] = scale > 0 ? (int8_t)fmaxf(-127, fminf(127, rintf(x[i] / scale))) : 0;
+    memcpy((char *)data + ops_kv_scale_offset(kv, slot, head), &scale, sizeof scale);
+}
+
+/* The vector of a slot and head. */
+static void ref_rope_kv_put_head(const KvView *kv, void *data, int64_t slot, int64_t head,
+                                 const float *x) {
+    if (kv->dtype == DTYPE_I8) {
+        ref_rope_kv_put_i8(kv, data, slot, head, x);
+        return;
+    }
+    int64_t to = ops_kv_offset(kv, slot, head);
+    for (int64_t i = 0; i < kv->head_dim; i++) ref_rope_kv_put(kv->dtype, data, to + i, x[i]);
 }
 
 static void ref_rope_norm(float *x, const float *w, float eps, int64_t n) {
@@ -56,12 +92,9 @@ void ref_rope_kv(OpCtx *ctx, const RopeKvArgs *args) {
         for (int64_t h = 0; h < kv->n_kv_heads; h++) {
             float *k = ops_row(&args->k, t) + h * kv->head_dim;
             const float *v = ops_row(&args->v, t) + h * kv->head_dim;
-            int64_t to = ops_kv_offset(kv, args->kv_slot[t], h);
             ref_rope_head(args, k, args->k_norm, t);
-            for (int64_t i = 0; i < kv->head_dim; i++) {
-                ref_rope_kv_put(kv->dtype, kv->k, to + i, k[i]);
-                ref_rope_kv_put(kv->dtype, kv->v, to + i, v[i]);
-            }
+            ref_rope_kv_put_head(kv, kv->k, args->kv_slot[t], h, k);
+            ref_rope_kv_put_head(kv, kv->v, args->kv_slot[t], h, v);
         }
     }
 }
