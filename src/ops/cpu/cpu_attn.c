@@ -16,7 +16,7 @@ enum {
 };
 
 static int64_t cpu_attn_stride(int64_t head_dim) {
-    return ALIGN_UP(head_dim, (int64_t)CPU_ATTN_LANES_MAX);
+    return ALIGN_UP(head_dim, (int64_t)CPU_ATTN_DIM_STEP);
 }
 
 size_t cpu_attn_part_bytes(int64_t stride) {
@@ -142,13 +142,21 @@ static int64_t cpu_attn_run_of(const CpuAttnTask *task, int32_t first, int32_t i
     return (int64_t)task->block_id[block] * kv->block_tokens + inside;
 }
 
-void cpu_attn_offsets(const CpuAttnTask *task, int32_t first, int64_t offset[CPU_ATTN_KEYS]) {
+static void cpu_attn_offsets(const CpuAttnTask *task, int32_t first,
+                             int64_t offset[CPU_ATTN_KEYS]) {
     const KvView *kv = &task->args->kv;
     for (int32_t i = 0, n; i < CPU_ATTN_KEYS; i += n) {
         int64_t slot = cpu_attn_run_of(task, first, i, &n);
         int64_t at = slot < 0 ? -1 : ops_kv_offset(kv, slot, task->kv_head);
         for (int32_t j = i; j < i + n; j++, at += kv->head_dim) offset[j] = at;
     }
+}
+
+void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile) {
+    cpu_attn_offsets(task, first, tile->offset);
+    cpu_attn_offsets(task, first + CPU_ATTN_KEYS, tile->next);
+    for (int32_t j = 0; j < CPU_ATTN_KEYS; j++)
+        if (tile->next[j] < 0) tile->next[j] = MAX(tile->offset[j], (int64_t)0);
 }
 
 void cpu_attn_scales(const CpuAttnTask *task, int32_t first, const CpuAttnWork *work) {

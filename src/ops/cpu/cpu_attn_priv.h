@@ -9,9 +9,9 @@
 #include "ops/ops_priv.h"
 
 enum {
-    CPU_ATTN_ROWS = 96, /* rows of a tile: 16 blocks of the 6-row kernel */
-    CPU_ATTN_KEYS = 64, /* keys of a tile, at multiples of it; divides ATTN_SPLIT_TOKENS */
-    CPU_ATTN_LANES_MAX = 16,
+    CPU_ATTN_ROWS = 96,     /* rows of a tile: 16 blocks of the 6-row kernel */
+    CPU_ATTN_KEYS = 64,     /* keys of a tile, at multiples of it; divides ATTN_SPLIT_TOKENS */
+    CPU_ATTN_DIM_STEP = 32, /* elements of a vector that some level takes at a time */
 };
 
 typedef struct CpuAttnTask {
@@ -31,7 +31,7 @@ typedef struct CpuAttnPart {
     float *m, *l; /* [CPU_ATTN_ROWS] */
 } CpuAttnPart;
 
-/* One thread's memory. stride is head_dim rounded up to whole vectors of any level. */
+/* One thread's memory. stride is head_dim rounded up to CPU_ATTN_DIM_STEP. */
 typedef struct CpuAttnWork {
     int64_t stride;
     float *q;      /* [CPU_ATTN_ROWS, head_dim], scaled */
@@ -65,10 +65,16 @@ CpuAttnWork cpu_attn_work(const CpuAttnPlan *plan, int32_t thread);
 CpuAttnPart cpu_attn_part(char *memory, int64_t slot, int64_t stride);
 size_t cpu_attn_part_bytes(int64_t stride);
 
-/* The element offsets of keys first .. first + CPU_ATTN_KEYS - 1 in kv.k; -1: not needed. */
-void cpu_attn_offsets(const CpuAttnTask *task, int32_t first, int64_t offset[CPU_ATTN_KEYS]);
+/* The elements of the tile's keys in kv.k and kv.v (-1: not needed), and those to prefetch for the
+ * next tile. */
+typedef struct CpuAttnTile {
+    int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
+} CpuAttnTile;
 
-/* The scales of those keys and of their values (0: not needed), where they have scales. */
+/* Of keys first .. first + CPU_ATTN_KEYS - 1. */
+void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile);
+
+/* The scales of the keys from first on and of their values (0: not needed), where they have scales. */
 void cpu_attn_scales(const CpuAttnTask *task, int32_t first, const CpuAttnWork *work);
 
 /* What a level brings: one partial softmax over the keys of `split` into part (after `load`), the

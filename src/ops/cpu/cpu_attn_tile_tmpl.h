@@ -13,6 +13,9 @@ enum {
     CPU_ATTN_BLOCK_VECS = VEC_LANES / 4, /* 24 of 32 registers, 12 of 16 */
     CPU_ATTN_WIDE_ROWS = 3,              /* up to so many rows take twice the width */
     CPU_ATTN_WIDE_VECS = 2 * CPU_ATTN_BLOCK_VECS,
+    /* So few rows read the cache in place; those beyond a block take fewer vectors. */
+    CPU_ATTN_DIRECT_ROWS = VEC_LANES == 16 ? 8 : CPU_ATTN_BLOCK_ROWS,
+    CPU_ATTN_NARROW_VECS = 2,
 };
 
 /* c[r][x] = scale[r] * c[r][x] (0 without scale) + sum over i < k, ascending, of
@@ -42,7 +45,7 @@ CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at
 
 CPU_ATTN_INLINE void cpu_attn_kernel(const CpuAttnProduct *p, DType dtype, bool paged, int n_rows,
                                      int n_vecs, int64_t x) {
-    Vec sum[CPU_ATTN_BLOCK_ROWS][CPU_ATTN_WIDE_VECS];
+    Vec sum[CPU_ATTN_DIRECT_ROWS][CPU_ATTN_WIDE_VECS];
     VEC_UNROLL
     for (int r = 0; r < n_rows; r++) {
         VEC_UNROLL
@@ -78,8 +81,9 @@ CPU_ATTN_INLINE void cpu_attn_kernel_row(const CpuAttnProduct *p, DType dtype, b
     if (n_rows <= CPU_ATTN_WIDE_ROWS)
         for (; v + CPU_ATTN_WIDE_VECS <= n_vecs; v += CPU_ATTN_WIDE_VECS)
             cpu_attn_kernel(p, dtype, paged, n_rows, CPU_ATTN_WIDE_VECS, v * VEC_LANES);
-    for (; v + CPU_ATTN_BLOCK_VECS <= n_vecs; v += CPU_ATTN_BLOCK_VECS)
-        cpu_attn_kernel(p, dtype, paged, n_rows, CPU_ATTN_BLOCK_VECS, v * VEC_LANES);
+    const int block = n_rows > CPU_ATTN_BLOCK_ROWS ? CPU_ATTN_NARROW_VECS : CPU_ATTN_BLOCK_VECS;
+    for (; v + block <= n_vecs; v += block)
+        cpu_attn_kernel(p, dtype, paged, n_rows, block, v * VEC_LANES);
     for (; v < n_vecs; v++) cpu_attn_kernel(p, dtype, paged, n_rows, 1, v * VEC_LANES);
 }
 
@@ -91,11 +95,13 @@ CPU_ATTN_INLINE void cpu_attn_kernel_rows(const CpuAttnProduct *p, DType dtype, 
         case 3: cpu_attn_kernel_row(p, dtype, paged, 3, n_vecs); break;
         case 4: cpu_attn_kernel_row(p, dtype, paged, 4, n_vecs); break;
         case 5: cpu_attn_kernel_row(p, dtype, paged, 5, n_vecs); break;
-        default: cpu_attn_kernel_row(p, dtype, paged, 6, n_vecs); break;
+        case 6: cpu_attn_kernel_row(p, dtype, paged, 6, n_vecs); break;
+        case 7: cpu_attn_kernel_row(p, dtype, paged, CPU_ATTN_DIRECT_ROWS - 1, n_vecs); break;
+        default: cpu_attn_kernel_row(p, dtype, paged, CPU_ATTN_DIRECT_ROWS, n_vecs); break;
     }
 }
 
-/* Up to CPU_ATTN_BLOCK_ROWS rows by n_vecs vectors. */
+/* Up to CPU_ATTN_DIRECT_ROWS rows by n_vecs vectors. */
 static void cpu_attn_multiply(const CpuAttnProduct *p, int64_t n_rows, int64_t n_vecs) {
     if (p->offset == NULL)
         cpu_attn_kernel_rows(p, DTYPE_F32, false, n_rows, n_vecs);
@@ -108,12 +114,6 @@ static void cpu_attn_multiply(const CpuAttnProduct *p, int64_t n_rows, int64_t n
     else
         cpu_attn_kernel_rows(p, DTYPE_F32, true, n_rows, n_vecs);
 }
-
-/* The elements of the tile's keys in kv.k and kv.v (-1: not needed), and those to prefetch for the
- * next tile. */
-typedef struct CpuAttnTile {
-    int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
-} CpuAttnTile;
 
 /* A square of the keys turned: VEC_LANES keys, their words (f32, two bf16 or four i8) from element
  * i. */
@@ -169,7 +169,7 @@ CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const Cp
                 vec_store(sink->keys + (i + c) * CPU_ATTN_KEYS, cpu_attn_column(square, pack, c));
         return;
     }
-    Vec sum[CPU_ATTN_BLOCK_ROWS];
+    Vec sum[CPU_ATTN_DIRECT_ROWS];
     VEC_UNROLL
     for (int r = 0; r < n_rows; r++)
         sum[r] = i == 0 ? vec_zero() : vec_load(sink->scores + r * CPU_ATTN_KEYS);
@@ -238,7 +238,7 @@ static void cpu_attn_load_keys(const CpuAttnTask *task, const CpuAttnWork *work,
     cpu_attn_walk_rows(&task->args->kv, tile, v0, v1, 0, &sink);
 }
 
-/* The scores of at most CPU_ATTN_BLOCK_ROWS rows, straight from the cache. */
+/* The scores of at most CPU_ATTN_DIRECT_ROWS rows, straight from the cache. */
 static void cpu_attn_direct_scores(const CpuAttnTask *task, const CpuAttnWork *work,
                                    const CpuAttnTile *tile, int64_t v0, int64_t v1) {
     const KvView *kv = &task->args->kv;
@@ -249,6 +249,8 @@ static void cpu_attn_direct_scores(const CpuAttnTask *task, const CpuAttnWork *w
         case 3: cpu_attn_walk_rows(kv, tile, v0, v1, 3, &sink); break;
         case 4: cpu_attn_walk_rows(kv, tile, v0, v1, 4, &sink); break;
         case 5: cpu_attn_walk_rows(kv, tile, v0, v1, 5, &sink); break;
-        default: cpu_attn_walk_rows(kv, tile, v0, v1, 6, &sink); break;
+        case 6: cpu_attn_walk_rows(kv, tile, v0, v1, 6, &sink); break;
+        case 7: cpu_attn_walk_rows(kv, tile, v0, v1, CPU_ATTN_DIRECT_ROWS - 1, &sink); break;
+        default: cpu_attn_walk_rows(kv, tile, v0, v1, CPU_ATTN_DIRECT_ROWS, &sink); break;
     }
 }
