@@ -74,7 +74,7 @@ typedef struct CpuAttnTile {
 /* Of keys first .. first + CPU_ATTN_KEYS - 1. */
 void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile);
 
-/* The scales of the keys from first on and of their values (0: not needed), where they have scales. */
+/* The scales of the keys from first on and of their values (0: not needed), where there are any. */
 void cpu_attn_scales(const CpuAttnTask *task, int32_t first, const CpuAttnWork *work);
 
 /* What a level brings: one partial softmax over the keys of `split` into part (after `load`), the
