@@ -111,8 +111,8 @@ static void bursts_wait(void **state) {
 }
 
 /* From nothing to ten times what can be taken: the places stay full, and who is taken waits for
- * about half of what the first token takes (20 ms), the unlucky for one and a half times as long,
- * but for the few of the beginning. */
+ * about a third of what the first token takes (20 ms), the unlucky for about as long as that, but for
+ * the few of the beginning. */
 static void overloads_do_not(void **state) {
     (void)state;
     World *w = world_open(512, 64, 1600000);
@@ -121,11 +121,29 @@ static void overloads_do_not(void **state) {
     assert_true(w->n_waits > 0.97 * could);
     assert_int_equal(w->n_asked, w->n_refused + w->n_waits + w->n_waiting);
     assert_in_range((int64_t)(p99_ms(w) * 1000), 1, 30000);
-    assert_in_range(w->wait_us[w->n_waits / 2], 1, 10000);
+    assert_in_range(w->wait_us[w->n_waits / 2], 1, 7000);
     offer(w, 3, 30);
-    assert_in_range((int64_t)(p99_ms(w) * 1000), 1, 30000);
+    assert_in_range((int64_t)(p99_ms(w) * 1000), 1, 20000);
     assert_true(w->n_waits > 0.97 * could / 2);
     mem_free(w);
+}
+
+/* An overload that is not great lasts all the same, though its short queue is often empty: the long
+ * queue of a burst does not come back until fewer ask than can be taken. */
+static void small_overloads_do_not(void **state) {
+    (void)state;
+    static const double loads[] = {1.1, 1.2, 1.5, 2, 10};
+    for (size_t i = 0; i < ARRAY_LEN(loads); i++) {
+        World *w = world_open(512, 64, 1600000);
+        offer(w, loads[i], 5);
+        offer(w, loads[i], 120);
+        assert_in_range((int64_t)(p99_ms(w) * 1000), 1, 20000);
+        assert_true(w->n_waits > 0.97 * 120 * 512 / 1.6);
+        offer(w, 0.9, 10);
+        offer(w, 0.9, 30);
+        assert_int_equal(w->n_refused, 0);
+        mem_free(w);
+    }
 }
 
 /* A fixed number of clients who ask again when they are served is no overload: they may fill the
@@ -157,6 +175,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bursts_wait),
         cmocka_unit_test(overloads_do_not),
+        cmocka_unit_test(small_overloads_do_not),
         cmocka_unit_test(a_crowd_is_no_overload),
         cmocka_unit_test(no_bound),
     };
