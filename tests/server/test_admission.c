@@ -111,8 +111,8 @@ static void bursts_wait(void **state) {
 }
 
 /* From nothing to ten times what can be taken: the places stay full, and who is taken waits for
- * about a third of what the first token takes (20 ms), the unlucky for about as long as that, but for
- * the few of the beginning. */
+ * about a third of what the first token takes (20 ms), the unlucky for about as long as that, but
+ * for the few of the beginning. */
 static void overloads_do_not(void **state) {
     (void)state;
     World *w = world_open(512, 64, 1600000);
