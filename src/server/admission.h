@@ -3,11 +3,12 @@
  * A queue is good for a burst and bad for an overload: then it is always full, and everybody waits
  * for its whole length to get what a short one would give. So as many requests as the queue holds
  * may wait, until more than these have asked for what the engine can take: from then on a request
- * is refused when its wait, predicted from the time between two starts, is more than a third of what
- * a request takes from its start to its first token. The bucket that counts those who asked leaks at
- * the engine's pace, whether or not somebody waits (ITU-T I.371, the leaky bucket; as a queue that
- * is only thought of: Kunniyur and Srikant, "Analysis and design of an adaptive virtual queue",
- * 2001; the two regimes are those of Nichols and Jacobson, "Controlling Queue Delay", 2012).
+ * is refused when its wait, predicted from the time between two starts, is more than a third of
+ * what a request takes from its start to its first token. The bucket that counts those who asked
+ * leaks at the engine's pace, whether or not somebody waits (ITU-T I.371, the leaky bucket; as a
+ * queue that is only thought of: Kunniyur and Srikant, "Analysis and design of an adaptive virtual
+ * queue", 2001; the two regimes are those of Nichols and Jacobson, "Controlling Queue Delay",
+ * 2012).
  *
  * No clock and no thread of its own: the caller locks and gives the times, in microseconds. */
 #pragma once
