@@ -148,8 +148,8 @@ class Queue(unittest.TestCase):
     """One sequence runs, two wait."""
 
     def start(self, *arguments):
-        self.server = Server("--max-seqs", "1", "--max-queue", "2", *arguments)
-        self.addCleanup(lambda: self.assertEqual(0, self.server.stop()))
+        server = self.server = Server("--max-seqs", "1", "--max-queue", "2", *arguments)
+        self.addCleanup(lambda: self.assertEqual(0, server.stop()))
 
     def hold(self, gauge, n):
         """A long request that this test leaves open; returns when the gauge says that it is in."""
