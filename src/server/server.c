@@ -74,6 +74,7 @@ static void server_ping(Server *server, int64_t now_us) {
 static void *server_events_main(void *context) {
     Server *server = context;
     const int64_t ping_us = server->options.limits.ping_us;
+    const int64_t wait_us = ping_us > 0 ? MIN(SERVER_POLL_US, ping_us / 4) : SERVER_POLL_US;
     int64_t pinged_us = clock_us();
     while (!atomic_load(&server->stop_events)) {
         sluice_event event;
@@ -82,7 +83,7 @@ static void *server_events_main(void *context) {
             pinged_us = now_us;
             server_ping(server, now_us);
         }
-        if (!sluice_poll(server->engine, SERVER_POLL_US, &event)) continue;
+        if (!sluice_poll(server->engine, wait_us, &event)) continue;
         server_submit_lock(server);
         server_submit_unlock(server);
         api_call_event(event.user, &event);
