@@ -191,7 +191,7 @@ static void linear_same_bits(void **state) {
 }
 
 /* The levels give the same bits where their numerics are the same: a row's products do not depend
- * on the processor, nor on how many streams of memory a level reads at once. */
+ * on the processor. */
 static void linear_levels_agree(void **state) {
     enum { N = 131, LEVELS = 4 };
     static const char *const names[LEVELS] = {"avx2", "avx512", "avx512bf16", "amx"};
@@ -221,26 +221,38 @@ static void linear_levels_agree(void **state) {
     }
 }
 
-/* More tokens than a pass of any level has, and more activations than its caches keep: a row's bits
- * are still those that it has alone. */
-static void linear_many_tokens(void **state) {
-    enum { N = 150, TOKENS = 1047, K = 1280, STEP = 149 };
+static void linear_many(const Ops *ops, int64_t n_tokens, int32_t n_threads) {
+    enum { N = 150, K = 1280, STEP = 137 };
     static const DType dtypes[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
-    const Ops *ops = ops_testing_level(state);
-    OpsLimits limits = {.n_tokens_max = TOKENS, .k_max = K, .n_max = N};
-    OpCtx ctx = ops_testing_open(ops, &limits, 1);
-    float *x = random_new(TOKENS * K, 61, 1), *out = guard_new(TOKENS * N), *alone = guard_new(N);
+    OpsLimits limits = {.n_tokens_max = (int32_t)n_tokens, .k_max = K, .n_max = N};
+    OpCtx ctx = ops_testing_open(ops, &limits, n_threads);
+    float *x = random_new(n_tokens * K, 61, 1), *out = guard_new(n_tokens * N);
+    float *alone = guard_new(N);
     for (size_t d = 0; d < ARRAY_LEN(dtypes); d++) {
         LinearFixture f = linear_fixture(ops, &ctx, dtypes[d], N, K);
-        linear_fixture_run(&f, &ctx, x, TOKENS, 1, out);
-        for (int64_t t = 0; t < TOKENS; t += STEP) {
+        linear_fixture_run(&f, &ctx, x, n_tokens, 1, out);
+        for (int64_t t = n_tokens - 1; t >= 0; t -= STEP) {
             linear_fixture_run(&f, &ctx, x + t * K, 1, 1, alone);
             assert_true(same_bits(alone, out + t * N, N));
         }
         linear_fixture_free(&f, &ctx);
     }
-    guard_free(x, TOKENS * K), guard_free(out, TOKENS * N), guard_free(alone, N);
+    guard_free(x, n_tokens * K), guard_free(out, n_tokens * N), guard_free(alone, N);
     ops_testing_close(&ctx);
+}
+
+/* More tokens than a pass of any level has, and more activations than its caches keep: a row's bits
+ * are still those that it has alone. */
+static void linear_many_tokens(void **state) {
+    linear_many(ops_testing_level(state), 1047, 1);
+}
+
+/* More threads than there are units of rows, so that tokens are shared out too, and a rest of few
+ * tokens. */
+static void linear_many_threads(void **state) {
+    const Ops *ops = ops_testing_level(state);
+    linear_many(ops, 980, 8);
+    linear_many(ops, 512, 16);
 }
 
 /* Rows that are not numbers give nothing finite and leave their neighbours alone; zeros give zeros;
@@ -316,8 +328,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         OPS_TEST_PRODUCTS(linear_shapes),      OPS_TEST_PRODUCTS(linear_long),
         OPS_TEST_PRODUCTS(linear_mixed_parts), OPS_TEST_PRODUCTS(linear_same_bits),
-        OPS_TEST_PRODUCTS(linear_many_tokens), cmocka_unit_test(linear_levels_agree),
-        OPS_TEST_PRODUCTS(linear_values),      OPS_TEST_ALL(linear_prepare),
+        OPS_TEST_PRODUCTS(linear_many_tokens), OPS_TEST_PRODUCTS(linear_many_threads),
+        cmocka_unit_test(linear_levels_agree), OPS_TEST_PRODUCTS(linear_values),
+        OPS_TEST_ALL(linear_prepare),
     };
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
 }

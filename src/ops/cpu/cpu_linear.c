@@ -132,7 +132,7 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     LinearUnit unit = plan->unit;
     unit.w += (panels ? row / PACK_ROWS : row) * unit.w_stride;
     unit.n_rows = MIN(unit.n_rows - row, plan->unit_rows);
-    unit.n_tokens = MIN(unit.n_tokens - token, plan->chunk_tokens);
+    unit.n_tokens = chunk + 1 < plan->n_chunks ? plan->chunk_tokens : unit.n_tokens - token;
     if (unit.bias != NULL) unit.bias += row;
     unit.out += token * unit.out_stride + row;
     unit.n_side = cpu_linear_side();
@@ -149,7 +149,8 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     }
 }
 
-/* Splits tokens too when there are too few units of rows for the threads. */
+/* Splits tokens too when there are too few units of rows for the threads. A unit has the rows that
+ * suit many tokens, so the last chunk takes a short rest as well. */
 static void cpu_linear_chunk(LinearPlan *plan, int64_t n_units_all, int32_t n_threads) {
     int64_t n_tokens = plan->unit.n_tokens;
     int64_t wanted = n_threads > 1 ? DIV_UP(LINEAR_TASKS_PER_THREAD * n_threads, n_units_all) : 1;
@@ -159,7 +160,8 @@ static void cpu_linear_chunk(LinearPlan *plan, int64_t n_units_all, int32_t n_th
         int64_t least = DIV_UP(n_tokens, n_chunks);
         plan->chunk_tokens = DIV_UP(least, LINEAR_CHUNK_TOKENS) * LINEAR_CHUNK_TOKENS;
     }
-    plan->n_chunks = DIV_UP(n_tokens, plan->chunk_tokens);
+    plan->n_chunks = MAX(n_tokens / plan->chunk_tokens, (int64_t)1);
+    if (n_tokens - plan->n_chunks * plan->chunk_tokens > LINEAR_CHUNK_TOKENS) plan->n_chunks++;
 }
 
 void cpu_linear_run(OpCtx *ctx, const LinearKernels *kernels, LinearPlan *plan, int64_t n_plans,
