@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/numa.h"
 #include "base/status.h"
 
 void *mem_try_alloc(size_t n, size_t bytes) {
@@ -28,6 +29,7 @@ void *mem_try_alloc_large(size_t bytes) {
     if (p == MAP_FAILED) return NULL;
     /* Advice only: without huge pages the memory works all the same. */
     (void)madvise(p, bytes, MADV_HUGEPAGE);
+    numa_interleave(p, bytes);
     return p;
 }
 

@@ -13,7 +13,7 @@ void *mem_alloc(size_t bytes);
 void *mem_try_alloc(size_t n, size_t bytes);
 
 /* Large zeroed memory on huge pages where the system gives them; NULL when short. `bytes` must be
- * given again to mem_free_large. */
+ * given again to mem_free_large. On machines of several nodes its pages are dealt out to them. */
 void *mem_try_alloc_large(size_t bytes);
 void mem_free_large(void *p, size_t bytes);
 

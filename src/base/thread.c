@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/numa.h"
 #include "base/str.h"
 
 /* One 32-bit word, on which threads also sleep, says where a run stands:
@@ -149,6 +150,18 @@ static Status pool_start_worker(ThreadPool *pool, int32_t thread, Err *err) {
     return OK;
 }
 
+/* Workers stay on their node; the caller's thread is not ours to move. */
+static void pool_spread(const ThreadPool *pool) {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    NumaNodes *nodes = mem_alloc(sizeof *nodes);
+    numa_read(nodes, NUMA_FOLDER, &allowed);
+    for (int32_t i = 1; i < pool->n_threads && nodes->n > 1; i++)
+        (void)pthread_setaffinity_np(pool->threads[i - 1], sizeof allowed,
+                                     &nodes->cpus[numa_node_of(nodes, i, pool->n_threads)]);
+    mem_free(nodes);
+}
+
 /* Ends and joins the first n workers. */
 static void pool_stop(ThreadPool *pool, int32_t n) {
     atomic_store(&pool->stop, true);
@@ -182,6 +195,7 @@ Status pool_open(ThreadPool **out, int32_t n_threads, Err *err) {
         pool_stop(pool, n_started);
         return status;
     }
+    pool_spread(pool);
     *out = pool;
     return OK;
 }

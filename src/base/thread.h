@@ -2,7 +2,8 @@
  *
  * A pool has n threads; the caller of pool_run is one of them. Tasks are taken in chunks by
  * whichever thread is idle, so a slow core does not stall a step. Which thread ran a task must
- * never show in the result. Workers spin for a short while after a run, then sleep. */
+ * never show in the result. Workers spin for a short while after a run, then sleep; on machines of
+ * several nodes (base/numa.h) they are spread over them and stay there. */
 #pragma once
 
 #include "base/base.h"
