@@ -37,6 +37,45 @@ void mem_free_large(void *p, size_t bytes) {
     if (p != NULL) munmap(p, MAX(bytes, (size_t)1));
 }
 
+typedef struct LargeChunk {
+    struct LargeChunk *next;
+    char *data;
+    size_t used, size;
+} LargeChunk;
+
+/* Pages of a chunk that nobody touched take no memory. */
+enum { LARGE_CHUNK_BYTES = 64 << 20 };
+
+void *arena_large_alloc(LargeArena *arena, size_t bytes) {
+    if (bytes > SIZE_MAX / 2) return NULL;
+    bytes = ALIGN_UP(MAX(bytes, (size_t)1), (size_t)CACHE_LINE);
+    LargeChunk *chunk = arena->chunk;
+    if (chunk == NULL || chunk->size - chunk->used < bytes) {
+        chunk = mem_try_alloc(1, sizeof *chunk);
+        if (chunk == NULL) return NULL;
+        chunk->size = MAX(bytes, (size_t)LARGE_CHUNK_BYTES);
+        chunk->data = mem_try_alloc_large(chunk->size);
+        if (chunk->data == NULL) {
+            mem_free(chunk);
+            return NULL;
+        }
+        chunk->next = arena->chunk;
+        arena->chunk = chunk;
+    }
+    char *data = chunk->data + chunk->used;
+    chunk->used += bytes;
+    return data;
+}
+
+void arena_large_free(LargeArena *arena) {
+    for (LargeChunk *chunk = arena->chunk, *next; chunk != NULL; chunk = next) {
+        next = chunk->next;
+        mem_free_large(chunk->data, chunk->size);
+        mem_free(chunk);
+    }
+    arena->chunk = NULL;
+}
+
 void mem_populate(void *p, size_t bytes) {
     if (bytes == 0) return;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);

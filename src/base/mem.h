@@ -17,6 +17,16 @@ void *mem_try_alloc(size_t n, size_t bytes);
 void *mem_try_alloc_large(size_t bytes);
 void mem_free_large(void *p, size_t bytes);
 
+/* Large memory for many pieces that are freed together: pieces share huge pages that each of them
+ * alone would be too small for. Zero-initialised is ready; one thread at a time. */
+typedef struct LargeArena {
+    struct LargeChunk *chunk; /* the newest, in front of the others */
+} LargeArena;
+
+/* Zeroed memory aligned to CACHE_LINE; NULL when short. */
+void *arena_large_alloc(LargeArena *arena, size_t bytes);
+void arena_large_free(LargeArena *arena);
+
 /* Has the system hand out the pages of large memory now instead of at their first use; what they
  * hold does not change. */
 void mem_populate(void *p, size_t bytes);

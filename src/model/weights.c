@@ -135,12 +135,12 @@ static void weights_book(WeightsBinder *b, const Tensor *t, const Weight *out, i
                          int32_t of) {
     /* Grouped formats are never transposed, so t is the file's: its pages would lie idle beside the
      * packed copy. */
-    if (out->owned != NULL && dtype_is_grouped(t->dtype)) {
+    if (out->owned_bytes > 0 && dtype_is_grouped(t->dtype)) {
         file_map_forget(t->data, (size_t)tensor_bytes(t));
         b->out->forgotten_bytes += tensor_bytes(t);
     }
-    int64_t bytes = out->owned != NULL ? (int64_t)out->owned_bytes : tensor_bytes(t);
-    b->out->owned_bytes += out->owned != NULL ? (int64_t)out->owned_bytes : 0;
+    int64_t bytes = out->owned_bytes > 0 ? (int64_t)out->owned_bytes : tensor_bytes(t);
+    b->out->owned_bytes += (int64_t)out->owned_bytes;
     b->out->token_bytes += bytes * used / of;
     b->out->n_params += tensor_len(t);
     b->out->n_params_active += tensor_len(t) * used / of;
@@ -284,11 +284,13 @@ static Status weights_bind_all(WeightsBinder *b) {
 Status weights_bind(Weights *out, const ModelFile *file, const ModelConfig *config, const Ops *ops,
                     OpCtx *ctx, Progress *progress, Err *err) {
     memset(out, 0, sizeof *out);
+    OpCtx own = *ctx;
+    own.weights = &out->packed;
     WeightsBinder b = {.out = out,
                        .file = file,
                        .config = config,
                        .ops = ops,
-                       .ctx = ctx,
+                       .ctx = &own,
                        .progress = progress,
                        .err = err};
     Status status = weights_bind_all(&b);
@@ -312,6 +314,7 @@ void weights_free(Weights *weights, const Ops *ops, OpCtx *ctx) {
     for (int32_t i = 0; i < weights->n_layers; i++)
         weights_free_layer(&weights->layer[i], weights->n_experts, ops, ctx);
     mem_free(weights->layer);
+    arena_large_free(&weights->packed);
     for (WeightsBlock *block = weights->blocks, *next; block != NULL; block = next) {
         next = block->next;
         block->device->vtable->free(block->device, block->data, block->bytes);

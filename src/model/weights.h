@@ -4,6 +4,7 @@
  * vectors. Read-only once bound. */
 #pragma once
 
+#include "base/mem.h"
 #include "base/progress.h"
 #include "model/arch.h"
 
@@ -29,6 +30,7 @@ typedef struct Weights {
     LayerWeights *layer;                   /* [n_layers], owned */
     int32_t n_layers, n_experts;
     struct WeightsBlock *blocks; /* vectors and transposed copies */
+    LargeArena packed;           /* what ops->weight_prepare made on the host */
     int64_t owned_bytes;         /* beside the mapped file */
     int64_t forgotten_bytes;     /* of the file, packed into owned memory and not read again */
     int64_t stored_bytes;        /* of the bound tensors as stored */

@@ -26,8 +26,8 @@
 typedef struct Weight {
     Tensor t;       /* logical dtype and shape; data is the file's bytes or the packed copy */
     int32_t layout; /* 0: the file's rows; others belong to the level that packed it */
-    void *owned;    /* what weight_free releases, or NULL when t.data is borrowed */
-    size_t owned_bytes;
+    void *owned;    /* what weight_release frees, or NULL when t.data is borrowed or an arena's */
+    size_t owned_bytes; /* of owned, or of the arena */
 } Weight;
 
 /* Limits of one step, from which scratch memory is sized once. */
@@ -50,6 +50,9 @@ typedef struct OpCtx {
     ThreadPool *pool; /* NULL: the calling thread alone */
     void *scratch;    /* ops->scratch_bytes(limits), CACHE_LINE aligned, in the device's memory */
     size_t scratch_bytes;
+    /* Where weight_prepare takes host memory that it keeps, which outlives the weight; NULL: each
+     * weight has its own. */
+    struct LargeArena *weights;
 } OpCtx;
 
 /* out[t, :] = table[token[t], :] * scale (+ pos_table[pos[t], :]) */

@@ -173,11 +173,35 @@ static void clock_never_goes_back(void **state) {
     }
 }
 
+/* Pieces small and larger than a chunk: zeroed, aligned, apart from each other. */
+static void large_pieces_lie_apart(void **state) {
+    (void)state;
+    static const size_t sizes[] = {1, 64, 1000, 3 << 20, 70 << 20, 40 << 20, 40 << 20, 5};
+    LargeArena arena = {0};
+    char *piece[ARRAY_LEN(sizes)];
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        piece[i] = arena_large_alloc(&arena, sizes[i]);
+        assert_non_null(piece[i]);
+        assert_int_equal((uintptr_t)piece[i] % CACHE_LINE, 0);
+        assert_true(piece[i][0] == 0 && piece[i][sizes[i] - 1] == 0);
+        piece[i][0] = piece[i][sizes[i] - 1] = (char)(i + 1);
+        for (size_t j = 0; j < i; j++)
+            assert_true(piece[j] + sizes[j] <= piece[i] || piece[i] + sizes[i] <= piece[j]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++)
+        assert_true(piece[i][0] == (char)(i + 1) && piece[i][sizes[i] - 1] == (char)(i + 1));
+    assert_null(arena_large_alloc(&arena, SIZE_MAX - 1));
+    arena_large_free(&arena);
+    assert_null(arena.chunk);
+    arena_large_free(&arena);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(buf_grows_to_its_limit),
                                        cmocka_unit_test(ints_keep_order),
                                        cmocka_unit_test(mem_is_aligned_and_zero),
                                        cmocka_unit_test(arena_stays_in_its_limit),
+                                       cmocka_unit_test(large_pieces_lie_apart),
                                        cmocka_unit_test(file_reads_what_was_written),
                                        cmocka_unit_test(file_map_forgets),
                                        cmocka_unit_test(file_refuses_what_is_no_file),

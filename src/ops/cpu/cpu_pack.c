@@ -124,11 +124,14 @@ Status cpu_pack_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err 
         int64_t n_panels = DIV_UP(file->shape[0], PACK_ROWS);
         weight.layout = CPU_LAYOUT_PANEL;
         weight.owned_bytes = (size_t)(n_panels * job.panel_bytes);
-        weight.owned = mem_try_alloc_large(weight.owned_bytes);
-        if (weight.owned == NULL)
+        if (ctx->weights == NULL)
+            weight.t.data = weight.owned = mem_try_alloc_large(weight.owned_bytes);
+        else
+            weight.t.data = arena_large_alloc(ctx->weights, weight.owned_bytes);
+        if (weight.t.data == NULL)
             FAIL(err, ERR_NOMEM, "weight %s: no memory for %zu bytes of packed rows",
                  tensor_text(file, text), weight.owned_bytes);
-        weight.t.data = job.dst = weight.owned;
+        job.dst = weight.t.data;
         weight.t.stride[0] = file->shape[1];
         pool_run(ctx->pool, n_panels, cpu_pack_panel, &job);
     }
