@@ -198,6 +198,11 @@ static inline OpsLimits attn_limits(const AttnCase *c) {
                        .head_dim = c->head_dim};
 }
 
+/* Whether the level takes queries and weights as integers for keys of the dtype. */
+static inline bool attn_has_integers(const Ops *ops, DType dtype) {
+    return dtype == DTYPE_I8 && strcmp(ops->level, "ref") != 0 && strcmp(ops->level, "avx2") != 0;
+}
+
 /* Softmax attention by its definition, from the plain arrays, in f64. rounded: with keys and values
  * as the cache holds them. */
 static inline void attn_truth(const AttnData *d, bool rounded, float *out) {

@@ -22,6 +22,10 @@
 #define BOUND_ATTN_NMSE    1e-12
 /* Largest difference of an attention output with f32 keys and values of unit scale. */
 #define BOUND_ATTN_F32 1e-5
+/* The same at avx512 with int8 keys: queries and weights as 16-bit integers, an error of half a
+ * unit in 32639 of a query's largest number. A hundredth of what rounding to int8 costs. */
+#define BOUND_ATTN_I8_NMSE 4e-9
+#define BOUND_ATTN_I8      4e-4
 /* Relative error of one activation value where it is not subnormal; for GELU_TANH and GELU the
  * argument of the exponential carries x^2's rounding: allowed per unit of |x|^2. */
 #define BOUND_ACT_REL    6e-7

@@ -16,7 +16,9 @@ static void attn_check(const Ops *ops, const AttnCase *c) {
     for (int64_t i = 0; i < d.out_len; i++)
         largest = fmax(largest, fabs((double)d.out[i] - (double)want[i]));
     double nmse = testing_nmse(d.out, want, (size_t)d.out_len);
-    if (!(nmse <= BOUND_ATTN_NMSE) || !(largest <= BOUND_ATTN_F32))
+    bool integers = attn_has_integers(ops, c->dtype);
+    if (!(nmse <= (integers ? BOUND_ATTN_I8_NMSE : BOUND_ATTN_NMSE)) ||
+        !(largest <= (integers ? BOUND_ATTN_I8 : BOUND_ATTN_F32)))
         fail_msg("heads %d/%d of %d, %s, block %d, window %d, cap %g: nmse %.2g, largest %.2g",
                  c->n_heads, c->n_kv_heads, c->head_dim, dtype_info(c->dtype)->name,
                  c->block_tokens, c->window, (double)c->softcap, nmse, largest);

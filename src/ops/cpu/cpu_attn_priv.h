@@ -11,7 +11,7 @@
 enum {
     CPU_ATTN_ROWS = 96,     /* rows of a tile: 16 blocks of the 6-row kernel */
     CPU_ATTN_KEYS = 64,     /* keys of a tile, at multiples of it; divides ATTN_SPLIT_TOKENS */
-    CPU_ATTN_DIM_STEP = 32, /* elements of a vector that some level takes at a time */
+    CPU_ATTN_DIM_STEP = 64, /* elements of a vector that some level takes at a time */
 };
 
 typedef struct CpuAttnTask {
@@ -87,6 +87,10 @@ typedef struct CpuAttnLevel {
                   const CpuAttnPart *part);
     void (*finish)(const CpuAttnTask *task, int64_t stride, const CpuAttnPart *total);
 } CpuAttnLevel;
+
+/* Integer products, for int8 keys and values of up to so many elements. */
+enum { CPU_ATTN_I8_DIM_MAX = 512 };
+extern const CpuAttnLevel CPU_ATTN_I8_AVX512;
 
 /* Runs the call over the pool. */
 void cpu_attn_run(OpCtx *ctx, const AttnArgs *args, const CpuAttnLevel *level);

@@ -166,8 +166,5 @@ static void cpu_attn_load_queries(const CpuAttnTask *task, const CpuAttnWork *wo
     }
 }
 
-void CPU_LEVEL(cpu_attn)(OpCtx *ctx, const AttnArgs *args) {
-    static const CpuAttnLevel level = {cpu_attn_load_queries, cpu_attn_split, cpu_attn_merge,
-                                       cpu_attn_finish};
-    cpu_attn_run(ctx, args, &level);
-}
+static const CpuAttnLevel CPU_ATTN_LEVEL = {cpu_attn_load_queries, cpu_attn_split, cpu_attn_merge,
+                                            cpu_attn_finish};
