@@ -1,10 +1,11 @@
 /* bench_attn: attention alone, for head sizes, ratios of heads and formats of the cache.
  *
  * usage: bench_attn [--level L] [--threads N] [--rounds N] [--context N] [--seqs N] [--dim N]
- *                   [--ratio N] [--prefill N] [dtype ...]
+ *                   [--ratio N] [--prefill N] [--kv-heads N] [--layers N] [dtype ...]
  *
  * Decode: one query a sequence over `context` tokens, through as many layers as fill 256 MB, which
- * no cache holds. The read bandwidth is probed before and after each round, since the machine may
+ * no cache holds, or through --layers of them: --kv-heads 1 --layers 1 --context 1024 stays in L2,
+ * and shows what the arithmetic takes. The read bandwidth is probed before and after each round, since the machine may
  * be shared; the share is the median of the rounds'. Bytes are those of the keys and values, once
  * for all query heads of a KV head. Prefill: a prompt of N tokens through one layer, in operations
  * of the pairs that causality leaves, against the FMA (at amx and bf16: the tiles) probed beside
@@ -21,6 +22,7 @@ enum {
     BLOCK = 16,
     ROUNDS_MAX = 99,
     ARENA_BYTES = 256 << 20,
+    CALLS_MIN = 64, /* of a round of decodes */
     SEQS_MAX = 64,
 };
 
@@ -29,8 +31,9 @@ typedef struct Bench {
     OpsLevel level;
     OpCtx ctx;
     int32_t n_threads, n_rounds, context, n_seqs, prefill;
-    int32_t dim, ratio; /* 0: all */
-    char *arena;        /* keys and values of all layers */
+    int32_t dim, ratio;           /* 0: all */
+    int32_t n_kv_heads, n_layers; /* 0: see above */
+    char *arena;                  /* keys and values of all layers */
     float *q, *out;
     int32_t *block_id;
     int32_t query_start[SEQS_MAX + 1], kv_len[SEQS_MAX], table_start[SEQS_MAX + 1];
@@ -122,14 +125,15 @@ static double bench_seconds_since(int64_t start_us) {
 
 static void bench_decode(Bench *b, const BenchShape *s) {
     double rate[ROUNDS_MAX], share[ROUNDS_MAX];
+    const int32_t n_calls = MAX(s->n_layers, (int32_t)CALLS_MIN);
     double bytes = 2.0 * b->n_seqs * b->context * s->n_kv_heads *
-                   (double)ops_kv_bytes(s->dtype, s->dim) * s->n_layers;
+                   (double)ops_kv_bytes(s->dtype, s->dim) * n_calls;
     bench_tables(b, s, b->n_seqs, b->context, 1);
     bench_layer(b, s, 0, b->n_seqs);
     for (int32_t r = 0; r < b->n_rounds; r++) {
         double limit = bench_read(b);
         int64_t start = clock_us();
-        for (int32_t l = 0; l < s->n_layers; l++) bench_layer(b, s, l, b->n_seqs);
+        for (int32_t l = 0; l < n_calls; l++) bench_layer(b, s, l % s->n_layers, b->n_seqs);
         rate[r] = bytes / bench_seconds_since(start);
         share[r] = 2 * rate[r] / (limit + bench_read(b));
     }
@@ -160,14 +164,16 @@ static void bench_prefill(Bench *b, const BenchShape *s) {
 static void bench_shape(Bench *b, int32_t dim, int32_t ratio, DType dtype) {
     BenchShape s = {.dim = dim, .n_heads = WIDTH / dim / 8 * 8, .dtype = dtype};
     s.n_kv_heads = s.n_heads / ratio;
+    if (b->n_kv_heads > 0) s.n_kv_heads = b->n_kv_heads, s.n_heads = b->n_kv_heads * ratio;
     s.n_blocks = DIV_UP(MAX(b->context * b->n_seqs, b->prefill), (int32_t)BLOCK) + b->n_seqs;
     s.part_bytes = s.n_blocks * BLOCK * s.n_kv_heads * ops_kv_bytes(dtype, dim);
     s.n_layers = (int32_t)(ARENA_BYTES / (2 * s.part_bytes));
-    if (s.n_layers < 1) {
-        fprintf(stderr, "bench_attn: a layer of %lld MB is more than the bench keeps\n",
-                (long long)(2 * s.part_bytes >> 20));
+    if (s.n_layers < 1 || s.n_heads * dim > WIDTH) {
+        fprintf(stderr, "bench_attn: %d heads of %d, a layer of %lld MB: more than it keeps\n",
+                s.n_heads, dim, (long long)(2 * s.part_bytes >> 20));
         return;
     }
+    if (b->n_layers > 0) s.n_layers = MIN(s.n_layers, b->n_layers);
     bench_fill(b, &s);
     bench_decode(b, &s);
     if (b->prefill > 0) bench_prefill(b, &s);
@@ -193,10 +199,10 @@ static void bench_open(Bench *b) {
 
 /* The int32_t option that text names, or NULL. */
 static int32_t *bench_option(Bench *b, const char *text) {
-    static const char *const names[] = {"--threads", "--rounds", "--context", "--seqs",
-                                        "--dim",     "--ratio",  "--prefill"};
-    int32_t *const values[] = {&b->n_threads, &b->n_rounds, &b->context, &b->n_seqs,
-                               &b->dim,       &b->ratio,    &b->prefill};
+    static const char *const names[] = {"--threads", "--rounds",  "--context",  "--seqs",  "--dim",
+                                        "--ratio",   "--prefill", "--kv-heads", "--layers"};
+    int32_t *const values[] = {&b->n_threads, &b->n_rounds, &b->context,    &b->n_seqs,  &b->dim,
+                               &b->ratio,     &b->prefill,  &b->n_kv_heads, &b->n_layers};
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(text, names[i]) == 0) return values[i];
     return NULL;
