@@ -5,11 +5,11 @@
  *
  * Decode: one query a sequence over `context` tokens, through as many layers as fill 256 MB, which
  * no cache holds, or through --layers of them: --kv-heads 1 --layers 1 --context 1024 stays in L2,
- * and shows what the arithmetic takes. The read bandwidth is probed before and after each round, since the machine may
- * be shared; the share is the median of the rounds'. Bytes are those of the keys and values, once
- * for all query heads of a KV head. Prefill: a prompt of N tokens through one layer, in operations
- * of the pairs that causality leaves, against the FMA (at amx and bf16: the tiles) probed beside
- * it. Blocks of 16 tokens in shuffled order. Prints CSV. */
+ * and shows what the arithmetic takes. The read bandwidth is probed before and after each round,
+ * since the machine may be shared; the share is the median of the rounds'. Bytes are those of the
+ * keys and values, once for all query heads of a KV head. Prefill: a prompt of N tokens through
+ * one layer, in operations of the pairs that causality leaves, against the FMA (at amx and bf16:
+ * the tiles) probed beside it. Blocks of 16 tokens in shuffled order. Prints CSV. */
 #include "ops/bench_testing.h"
 
 #include <stdlib.h>

@@ -11,9 +11,9 @@
  *
  * bounds  prefill: FMA; AVX-512 45 % of the f32 peak for 512 tokens, 55-65 % for a chunk of 256
  *         behind 1,792 tokens (Sapphire Rapids), 70-82 % for 1,024 (Zen 4), the rest is mostly the
- *         exponentials. decode: memory; 75 % of a thread's read bandwidth with one head per KV head,
- *         55-60 % with four (one thread of a 2-core Sapphire Rapids guest, bf16, beside a read
- *         probe, November 2026); 50 and 36 % on Zen 4, whose core alone reads 31 GB/s.
+ *         exponentials. decode: memory; 75 % of a thread's read bandwidth with one head per KV
+ *         head, 55-60 % with four (one thread of a 2-core Sapphire Rapids guest, bf16, beside a
+ *         read probe, November 2026); 50 and 36 % on Zen 4, whose core alone reads 31 GB/s.
  * lost    tiles of 48 rows (-6 points; 192 gave +1 for twice the memory); blocks of rows across the
  *         diagonal (no gain); prefetch to L1 (-12 %) or two tiles ahead (no gain); quarters merged
  *         by masked loads in assembly (no gain over what gcc makes of the intrinsics).
