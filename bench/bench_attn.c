@@ -8,8 +8,8 @@
  * and shows what the arithmetic takes. The read bandwidth is probed before and after each round,
  * since the machine may be shared; the share is the median of the rounds'. Bytes are those of the
  * keys and values, once for all query heads of a KV head. Prefill: a prompt of N tokens through
- * one layer, in operations of the pairs that causality leaves, against the FMA (at amx and bf16:
- * the tiles) probed beside it. Blocks of 16 tokens in shuffled order. Prints CSV. */
+ * one layer, in operations of the pairs that causality leaves, against the FMA probed beside it.
+ * Blocks of 16 tokens in shuffled order. Prints CSV. */
 #include "ops/bench_testing.h"
 
 #include <stdlib.h>
@@ -148,8 +148,7 @@ static void bench_prefill(Bench *b, const BenchShape *s) {
     double flops = 4.0 * n * (n + 1) / 2 * s->n_heads * s->dim;
     bench_tables(b, s, 1, b->prefill, b->prefill);
     for (int32_t r = 0; r < b->n_rounds; r++) {
-        double limit = probe_products(b->ctx.pool, b->level,
-                                      s->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, 1);
+        double limit = probe_products(b->ctx.pool, b->level, DTYPE_F32, 1);
         int64_t start = clock_us();
         bench_layer(b, s, r % s->n_layers, 1);
         rate[r] = flops / bench_seconds_since(start);
