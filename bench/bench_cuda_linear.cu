@@ -229,7 +229,7 @@ static int32_t plans_of(int32_t rows, int32_t n_tokens, int32_t n_segments, Cuda
         int32_t stages = tokens == 128 ? 6 : tokens == 192 ? 5 : 4;
         CudaLinearPlan p = {true, tokens, 128, stages, 132, false};
         int32_t n_tiles = (rows + 127) / 128 * ((n_tokens + tokens - 1) / tokens);
-        if (n_segments == 1 || tokens < 256) plan[n++] = p;
+        plan[n++] = p;
         p.split = true;
         if (n_segments == 1 || n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
         plan[n++] = p;

@@ -118,7 +118,7 @@ static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLine
     }
     for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
         CudaLinearPlan p = {true, tokens, 128, 4, 132, false};
-        if (n_segments == 1 || tokens < 256) plan[n++] = p;
+        plan[n++] = p;
         p.split = true;
         if (n_segments > 1 && can_split(args, &p, n_segments)) plan[n++] = p;
     }

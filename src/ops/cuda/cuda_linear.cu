@@ -69,16 +69,17 @@ static int32_t linear_tiles(int64_t row_blocks, int32_t n_tokens, const CudaLine
 }
 
 /* Nanoseconds of a plan of the large kernel, over all rounds of the CTAs. Measured on an H200 at
- * its limit of power: a block of columns; what a tile takes besides, and a segment, whose sums go
- * to memory and back. */
+ * its limit of power: a block of columns; what a tile takes besides, and a segment of it; and a tile
+ * that is split, whose sums go to memory and back. */
 static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPlan *plan,
                                   int32_t n_segments) {
     const int32_t tokens = plan->tile_tokens;
-    const int64_t block = tokens == 128 ? 510 : tokens == 192 ? 620 : 850;
+    const int64_t block = tokens == 128 ? 510 : tokens == 192 ? 570 : 800;
     const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
-    if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 36 * tokens;
+    if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 34 * tokens;
     const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
-    return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + 5 * tokens + 600);
+    const int64_t rest = 5 * tokens + 600 + (n_segments - 1) * 800;
+    return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + rest);
 }
 
 /* The plan of the large kernel that takes the least time: the tokens of a tile, and whether its
@@ -92,8 +93,6 @@ static CudaLinearPlan linear_plan_large(const CudaLinearArgs *args, int32_t n_se
             if (tokens > 128) plan.n_stages = tokens == 256 ? 4 : 5;
             const int32_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, &plan);
             if (split && n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
-            /* Two sets of sums find no registers at 256 tokens. */
-            if (!split && n_segments > 1 && tokens == 256) continue;
             const int64_t ns = linear_nanoseconds(args, &plan, n_segments);
             if (ns <= best_ns) best_ns = ns, best = plan;
         }

@@ -25,7 +25,6 @@ struct LargeShape {
 
 typedef struct LargeShared {
     uint64_t full[LARGE_STAGES_MAX], empty[LARGE_STAGES_MAX];
-    int32_t unit_start[CUDA_LINEAR_EXPERTS_MAX + 1];
 } LargeShared;
 
 /* The tiles of a grid: 128 rows by a tile of tokens each. By value, so that it takes no registers. */
@@ -142,11 +141,11 @@ static __device__ __forceinline__ void large_init(const LinearParams &p, const C
     __syncthreads();
 }
 
-/* Where a warpgroup's sums go on their way out, behind the stages. */
-template <int N>
+/* A warpgroup's place behind the stages, where its sums go on their way out. */
+template <int N, int BYTES>
 static __device__ __forceinline__ float *large_out(const LinearParams &p, char *stages) {
     const int32_t group = (int32_t)threadIdx.x / 128 - 1;
-    return (float *)(stages + p.n_stages * LargeShape<N>::STAGE_BYTES + group * LARGE_SUMS_BYTES);
+    return (float *)(stages + p.n_stages * LargeShape<N>::STAGE_BYTES + group * BYTES);
 }
 
 /* All tiles of the product. */
@@ -160,9 +159,9 @@ static inline LargeGrid large_grid(const LinearParams *p, const CudaLinearPlan *
     return grid;
 }
 
-template <int N>
+template <int N, int BYTES>
 static inline size_t large_smem_bytes(const LinearParams *p) {
-    return 1024 + (size_t)p->n_stages * LargeShape<N>::STAGE_BYTES + 2 * LARGE_SUMS_BYTES;
+    return 1024 + (size_t)p->n_stages * LargeShape<N>::STAGE_BYTES + 2 * BYTES;
 }
 
 /* Launches a kernel of this family. */

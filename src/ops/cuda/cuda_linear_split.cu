@@ -122,7 +122,7 @@ static __global__ void __launch_bounds__(LARGE_THREADS, 1)
         LinearStage stage = {0, 0};
         float d[N / 2];
         large_segment<N>(p, smem, &shared, (int32_t)threadIdx.x / 128 - 1, end - begin, &stage, d);
-        split_store<N, SEGMENTS>(p, unit, large_out<N>(p, dynamic + skip), d);
+        split_store<N, SEGMENTS>(p, unit, large_out<N, LARGE_SUMS_BYTES>(p, dynamic + skip), d);
     }
 }
 
@@ -135,7 +135,7 @@ static cudaError_t split_launch(cudaStream_t stream, const LinearParams *params,
         return cudaErrorInvalidValue;
     }
     return large_launch_grid(stream, split_kernel<N, SEGMENTS>, params, &grid,
-                             large_smem_bytes<N>(params), x, dependent);
+                             large_smem_bytes<N, LARGE_SUMS_BYTES>(params), x, dependent);
 }
 
 template <int N>
