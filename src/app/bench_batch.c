@@ -50,7 +50,8 @@ static Status bench_batch_record(BenchBatch *b, Err *err) {
     b->spec = memory;
     SampleSpec *spec = mem_alloc(n * sizeof *spec);
     for (int32_t s = 0; s < b->n_seqs; s++)
-        spec[s] = (SampleSpec){.row = s, .top_p = 1, .repetition = 1, .target = -1, .n_top = -1};
+        spec[s] = (SampleSpec){
+            .row = s, .top_p = 1, .repetition = 1, .mask = -1, .target = -1, .n_top = -1};
     const Status status = v->upload(b->device, b->spec, spec, n * sizeof *spec, err);
     mem_free(spec);
     return status;

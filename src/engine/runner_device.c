@@ -1,5 +1,7 @@
 #include "engine/runner_device.h"
 
+#include <string.h>
+
 #include "base/mem.h"
 #include "base/rng.h"
 #include "sample/penalty.h"
@@ -11,16 +13,19 @@ struct RunnerDevice {
     int32_t n_jobs_max;
     SampleSpec *spec; /* [n_jobs_max] of the host, with its twin on the device; so for the others */
     SampleChange *change; /* [RUNNER_CHANGES_MAX] */
+    uint64_t *mask;       /* [n_masks_max, n_words] */
     SampleResult *answer; /* [n_jobs_max] */
     SampleTop *top;       /* [n_jobs_max * SAMPLE_TOP_MAX] */
     SampleSpec *device_spec;
     SampleChange *device_change;
+    uint64_t *device_mask;
     SampleResult *device_answer;
     SampleTop *device_top;
     int32_t *job, *host_job; /* [n_jobs_max] of each spec; those left */
     int32_t *entry;          /* [vocab] zero between calls */
-    int32_t vocab;
-    int32_t n, n_changes, n_tops, n_host;
+    int32_t vocab, n_masks_max;
+    size_t n_words; /* of a mask: a bit for each token */
+    int32_t n, n_changes, n_masks, n_tops, n_host;
     bool logprobs;
 };
 
@@ -30,17 +35,26 @@ static int32_t runner_device_jobs(const EngineLimits *limits) {
     return limits->max_seqs + limits->max_logits;
 }
 
+static int64_t runner_device_words(int32_t vocab) {
+    return DIV_UP(vocab, 64);
+}
+
 int64_t runner_device_bytes(const EngineLimits *limits) {
     const int64_t job = (int64_t)(sizeof(SampleSpec) + sizeof(SampleResult)) +
                         SAMPLE_TOP_MAX * (int64_t)sizeof(SampleTop);
-    return 2 *
-           (runner_device_jobs(limits) * job + RUNNER_CHANGES_MAX * (int64_t)sizeof(SampleChange));
+    const int64_t masks = (int64_t)limits->max_seqs * runner_device_words(limits->vocab) * 8;
+    return 2 * (runner_device_jobs(limits) * job +
+                RUNNER_CHANGES_MAX * (int64_t)sizeof(SampleChange) + masks);
 }
 
 /* Memory of the host that the device copies from, and its twin. */
 static Status runner_device_twin(Device *device, size_t bytes, void **host, void **twin, Err *err) {
     TRY(device->vtable->host_alloc(device, bytes, host, err));
     return device->vtable->alloc(device, bytes, twin, err);
+}
+
+static size_t runner_device_mask_bytes(const RunnerDevice *d, int32_t n) {
+    return (size_t)n * d->n_words * sizeof *d->mask;
 }
 
 static Status runner_device_alloc(RunnerDevice *d, const EngineLimits *limits, Err *err) {
@@ -52,6 +66,10 @@ static Status runner_device_alloc(RunnerDevice *d, const EngineLimits *limits, E
     TRY(runner_device_twin(d->device, RUNNER_CHANGES_MAX * sizeof *d->change, &host, &twin, err));
     d->change = host;
     d->device_change = twin;
+    TRY(runner_device_twin(d->device, runner_device_mask_bytes(d, d->n_masks_max), &host, &twin,
+                           err));
+    d->mask = host;
+    d->device_mask = twin;
     TRY(runner_device_twin(d->device, n * sizeof *d->answer, &host, &twin, err));
     d->answer = host;
     d->device_answer = twin;
@@ -72,6 +90,8 @@ Status runner_device_open(RunnerDevice **out, Device *device, const EngineLimits
     d->device = device;
     d->n_jobs_max = runner_device_jobs(limits);
     d->vocab = limits->vocab;
+    d->n_masks_max = limits->max_seqs;
+    d->n_words = (size_t)runner_device_words(limits->vocab);
     const Status status = runner_device_alloc(d, limits, err);
     if (status != OK) {
         runner_device_close(d);
@@ -87,10 +107,12 @@ void runner_device_close(RunnerDevice *d) {
     const size_t n = (size_t)d->n_jobs_max;
     v->free(d->device, d->device_spec, n * sizeof *d->spec);
     v->free(d->device, d->device_change, RUNNER_CHANGES_MAX * sizeof *d->change);
+    v->free(d->device, d->device_mask, runner_device_mask_bytes(d, d->n_masks_max));
     v->free(d->device, d->device_answer, n * sizeof *d->answer);
     v->free(d->device, d->device_top, n * SAMPLE_TOP_MAX * sizeof *d->top);
     if (d->spec != NULL) v->host_free(d->device, d->spec);
     if (d->change != NULL) v->host_free(d->device, d->change);
+    if (d->mask != NULL) v->host_free(d->device, d->mask);
     if (d->answer != NULL) v->host_free(d->device, d->answer);
     if (d->top != NULL) v->host_free(d->device, d->top);
     mem_free(d->job);
@@ -99,49 +121,65 @@ void runner_device_close(RunnerDevice *d) {
     mem_free(d);
 }
 
-/* Whether another job picks from the same row: the jobs of a row follow each other. */
-static bool runner_device_shares_row(const StepPlan *plan, int32_t i) {
-    const SampleJob *jobs = plan->jobs;
-    return (i > 0 && jobs[i - 1].row == jobs[i].row) ||
-           (i + 1 < plan->n_jobs && jobs[i + 1].row == jobs[i].row);
+/* The spec of the job before when both pick from one row: siblings that take their first token,
+ * with the same parameters and history. NULL: there is none. */
+static const SampleSpec *runner_device_sibling(const RunnerDevice *d, const StepPlan *plan,
+                                               int32_t i) {
+    if (d->n == 0 || d->job[d->n - 1] != i - 1) return NULL;
+    const SampleJob *job = &plan->jobs[i], *before = job - 1;
+    if (before->row != job->row) return NULL;
+    CHECK(before->seq->request == job->seq->request && before->seq->n_tokens == job->seq->n_tokens);
+    return &d->spec[d->n - 1];
 }
 
-/* What the changes of the job's logits are; -1: the host has to make them. */
-static int32_t runner_device_change(RunnerDevice *d, const StepPlan *plan, int32_t i) {
-    const SampleJob *job = &plan->jobs[i];
+/* Fills in what changes the job's logits; false: the host has to do it. */
+static bool runner_device_change(RunnerDevice *d, const SampleJob *job, SampleSpec *spec) {
     const Seq *seq = job->seq;
-    if (job->target >= 0 || !penalty_is_on(&job->params)) return 0;
-    if (runner_device_shares_row(plan, i)) return -1;
+    if (job->target >= 0 || !penalty_is_on(&job->params)) return true;
     const PenaltyHistory history = {seq->token, seq->n_tokens, seq->request->n_prompt};
-    return penalty_list(&job->params, &history, d->entry, d->change + d->n_changes,
-                        RUNNER_CHANGES_MAX - d->n_changes);
+    spec->n_changes = penalty_list(&job->params, &history, d->entry, d->change + d->n_changes,
+                                   RUNNER_CHANGES_MAX - d->n_changes);
+    if (spec->n_changes < 0) return false;
+    d->n_changes += spec->n_changes;
+    if (job->params.allowed == NULL) return true;
+    CHECK(d->n_masks < d->n_masks_max);
+    spec->mask = d->n_masks++;
+    memcpy(d->mask + (size_t)spec->mask * d->n_words, job->params.allowed,
+           d->n_words * sizeof *d->mask);
+    return true;
 }
 
 /* Adds the job to the device's; false: it is the host's. */
 static bool runner_device_add(RunnerDevice *d, const StepPlan *plan, int32_t i) {
     const SampleJob *job = &plan->jobs[i];
     const SamplerParams *p = &job->params;
-    const int32_t n_changes = runner_device_change(d, plan, i);
-    if (n_changes < 0) return false;
     const bool scores = job->target >= 0;
     const int32_t n_top = MIN(scores ? job->seq->request->n_prompt_top : p->n_logprobs, d->vocab);
-    d->spec[d->n] =
-        (SampleSpec){.u = rng_uniform(p->seed, p->stream, (uint64_t)request_n_output(job->seq)),
-                     .row = job->row,
-                     .temperature = p->temperature,
-                     .top_k = p->top_k,
-                     .top_p = p->top_p,
-                     .min_p = p->min_p,
-                     .repetition = p->repetition_penalty,
-                     .presence = p->presence_penalty,
-                     .frequency = p->frequency_penalty,
-                     .first_change = d->n_changes,
-                     .n_changes = n_changes,
-                     .target = job->target,
-                     .n_top = n_top,
-                     .first_top = d->n_tops};
+    SampleSpec spec = {.u = rng_uniform(p->seed, p->stream, (uint64_t)request_n_output(job->seq)),
+                       .row = job->row,
+                       .temperature = p->temperature,
+                       .top_k = p->top_k,
+                       .top_p = p->top_p,
+                       .min_p = p->min_p,
+                       .repetition = p->repetition_penalty,
+                       .presence = p->presence_penalty,
+                       .frequency = p->frequency_penalty,
+                       .first_change = d->n_changes,
+                       .mask = -1,
+                       .target = job->target,
+                       .n_top = n_top,
+                       .first_top = d->n_tops};
+    const SampleSpec *sibling = runner_device_sibling(d, plan, i);
+    if (sibling != NULL) {
+        spec.first_change = sibling->first_change;
+        spec.n_changes = sibling->n_changes;
+        spec.mask = sibling->mask;
+        spec.is_changed = true;
+    } else if (!runner_device_change(d, job, &spec)) {
+        return false;
+    }
+    d->spec[d->n] = spec;
     d->job[d->n++] = i;
-    d->n_changes += n_changes;
     d->n_tops += MAX(n_top, 0);
     d->logprobs = d->logprobs || n_top >= 0;
     return true;
@@ -154,8 +192,12 @@ static Status runner_device_ask(RunnerDevice *d, Forward *forward, Err *err) {
     if (d->n_changes > 0)
         TRY(v->send(d->device, d->device_change, d->change,
                     (size_t)d->n_changes * sizeof *d->change, err));
+    if (d->n_masks > 0)
+        TRY(v->send(d->device, d->device_mask, d->mask, runner_device_mask_bytes(d, d->n_masks),
+                    err));
     const SampleArgs args = {.n = d->n,
                              .spec = d->device_spec,
+                             .mask = d->device_mask,
                              .change = d->n_changes > 0 ? d->device_change : NULL,
                              .out = d->device_answer,
                              .top = d->device_top,
@@ -167,7 +209,7 @@ static Status runner_device_ask(RunnerDevice *d, Forward *forward, Err *err) {
 }
 
 Status runner_device_queue(RunnerDevice *d, Forward *forward, const StepPlan *plan, Err *err) {
-    d->n = d->n_changes = d->n_tops = d->n_host = 0;
+    d->n = d->n_changes = d->n_masks = d->n_tops = d->n_host = 0;
     d->logprobs = false;
     for (int32_t i = 0; i < plan->n_jobs; i++)
         if (!runner_device_add(d, plan, i)) d->host_job[d->n_host++] = i;

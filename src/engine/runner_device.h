@@ -1,8 +1,8 @@
 /* runner_device: picks tokens where the logits lie, and says which jobs are left to the host.
  *
- * Greedy and drawn picks with every filter, bias and penalty, and log-probabilities, are made on
- * the device, whose answer is one small copy. The host's are those that allow or ban tokens, and
- * those with more changed logits than there is room for. */
+ * Greedy and drawn picks with every filter, bias, penalty, allowed or banned token, and
+ * log-probabilities, are made on the device, whose answer is one small copy. The host's are those
+ * with more changed logits than there is room for or with two finite biases of one token. */
 #pragma once
 
 #include "engine/step.h"

@@ -231,6 +231,8 @@ typedef struct SampleSpec {
     float top_p, min_p;                    /* 1, 0: off */
     float repetition, presence, frequency; /* penalties; 1, 0, 0: off */
     int32_t first_change, n_changes;       /* in SampleArgs.change */
+    bool is_changed;                       /* an earlier spec of the row has the same changes */
+    int32_t mask;                          /* which of SampleArgs.mask; -1: every token may come */
     int32_t target;                        /* this token, whatever the logits; -1: pick one */
     int32_t n_top;     /* likeliest tokens to report, and the token's logprob; -1: nothing */
     int32_t first_top; /* in SampleArgs.top */
@@ -260,10 +262,12 @@ typedef struct SampleTop {
 enum { SAMPLE_TOP_MAX = 20 };
 
 typedef struct SampleArgs {
-    Tensor logits; /* [n_rows, vocab] f32; the rows of specs with changes are changed */
+    Tensor logits; /* [n_rows, vocab] f32; the rows of specs with changes or a
+                              mask are changed */
     int32_t n;
-    const SampleSpec *spec; /* [n], a row with changes stands in one spec only */
+    const SampleSpec *spec; /* [n]; specs of one row have the same changes and mask */
     SampleChange *change;   /* all specs' */
+    const uint64_t *mask;   /* [n_masks, ceil(vocab / 64)] bit t: token t may be picked */
     SampleResult *out;      /* [n] */
     SampleTop *top;         /* all specs' */
     bool logprobs;          /* some spec asks for them */

@@ -32,13 +32,13 @@ static void penalty_keep_allowed(const uint64_t *allowed, int32_t vocab, float *
         if ((allowed[i / 64] >> (i % 64) & 1) == 0) logits[i] = -INFINITY;
 }
 
-/* The last token of a run whose others are the output's end must not come. */
-static void penalty_ban(const TokenRun *run, const PenaltyHistory *history, float *logits) {
+/* The token that must not come: the last of a run whose others are the output's end; else -1. */
+static int32_t penalty_banned(const TokenRun *run, const PenaltyHistory *history) {
     const int32_t before = run->n - 1;
-    if (history->n - history->n_prompt < before) return;
+    if (history->n - history->n_prompt < before) return -1;
     const int32_t *end = history->token + history->n - before;
-    if (before > 0 && memcmp(end, run->token, (size_t)before * sizeof *end) != 0) return;
-    logits[run->token[before]] = -INFINITY;
+    if (before > 0 && memcmp(end, run->token, (size_t)before * sizeof *end) != 0) return -1;
+    return run->token[before];
 }
 
 void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, float *logits,
@@ -50,7 +50,10 @@ void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, f
         if (*logit != -INFINITY) *logit = penalty_clamp((double)*logit + bias.bias);
     }
     if (params->allowed != NULL) penalty_keep_allowed(params->allowed, vocab, logits);
-    for (int32_t i = 0; i < params->n_bad; i++) penalty_ban(&params->bad[i], history, logits);
+    for (int32_t i = 0; i < params->n_bad; i++) {
+        const int32_t token = penalty_banned(&params->bad[i], history);
+        if (token >= 0) logits[token] = -INFINITY;
+    }
     const bool all = params->repetition_penalty != 1;
     if (!all && params->presence_penalty == 0 && params->frequency_penalty == 0) return;
     const int32_t first = all ? 0 : history->n_prompt;
@@ -67,36 +70,55 @@ void penalty_apply(const SamplerParams *params, const PenaltyHistory *history, f
     }
 }
 
-/* The entry of the token, a new one when it has none; NULL when there is no room. */
-static SampleChange *penalty_entry(int32_t token, int32_t *entry, SampleChange *out, int32_t *n,
-                                   int32_t n_max) {
-    if (entry[token] == 0) {
-        if (*n == n_max) return NULL;
-        out[*n] = (SampleChange){.token = token};
-        entry[token] = ++*n;
+/* The list that is being made. */
+typedef struct PenaltyList {
+    int32_t *entry; /* [vocab] 1 + the token's place in out; 0: none */
+    SampleChange *out;
+    int32_t n, n_max;
+} PenaltyList;
+
+/* The token's change, a new one when it has none; NULL when there is no room. */
+static SampleChange *penalty_entry(PenaltyList *list, int32_t token) {
+    if (list->entry[token] == 0) {
+        if (list->n == list->n_max) return NULL;
+        list->out[list->n] = (SampleChange){.token = token};
+        list->entry[token] = ++list->n;
     }
-    return &out[entry[token] - 1];
+    return &list->out[list->entry[token] - 1];
+}
+
+/* A second finite bias would be rounded after the first: no change can say that. */
+static bool penalty_list_bias(PenaltyList *list, LogitBias bias) {
+    const bool again = list->entry[bias.token] != 0;
+    SampleChange *change = penalty_entry(list, bias.token);
+    if (change == NULL) return false;
+    if (again && bias.bias != -INFINITY && change->bias != -INFINITY) return false;
+    change->bias = again ? -INFINITY : bias.bias;
+    return true;
+}
+
+static bool penalty_list_seen(PenaltyList *list, int32_t token, bool in_output) {
+    SampleChange *change = penalty_entry(list, token);
+    if (change == NULL) return false;
+    change->seen = true;
+    change->n_output += in_output;
+    return true;
 }
 
 int32_t penalty_list(const SamplerParams *params, const PenaltyHistory *history, int32_t *entry,
                      SampleChange *out, int32_t n_max) {
     const bool all = params->repetition_penalty != 1;
     const bool any = all || params->presence_penalty != 0 || params->frequency_penalty != 0;
-    int32_t n = 0;
-    bool fits = params->allowed == NULL && params->n_bad == 0;
-    for (int32_t i = 0; i < params->n_bias && fits; i++) {
-        fits = entry[params->bias[i].token] == 0;
-        SampleChange *change = penalty_entry(params->bias[i].token, entry, out, &n, n_max);
-        fits = fits && change != NULL;
-        if (fits) change->bias = params->bias[i].bias;
+    PenaltyList list = {.entry = entry, .out = out, .n_max = n_max};
+    bool fits = true;
+    for (int32_t i = 0; i < params->n_bias && fits; i++)
+        fits = penalty_list_bias(&list, params->bias[i]);
+    for (int32_t i = 0; i < params->n_bad && fits; i++) {
+        const int32_t token = penalty_banned(&params->bad[i], history);
+        if (token >= 0) fits = penalty_list_bias(&list, (LogitBias){token, -INFINITY});
     }
-    for (int32_t i = all ? 0 : history->n_prompt; any && fits && i < history->n; i++) {
-        SampleChange *change = penalty_entry(history->token[i], entry, out, &n, n_max);
-        fits = change != NULL;
-        if (!fits) break;
-        change->seen = true;
-        change->n_output += i >= history->n_prompt;
-    }
-    for (int32_t i = 0; i < n; i++) entry[out[i].token] = 0;
-    return fits ? n : -1;
+    for (int32_t i = all ? 0 : history->n_prompt; any && fits && i < history->n; i++)
+        fits = penalty_list_seen(&list, history->token[i], i >= history->n_prompt);
+    for (int32_t i = 0; i < list.n; i++) entry[out[i].token] = 0;
+    return fits ? list.n : -1;
 }

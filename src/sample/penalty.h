@@ -19,9 +19,9 @@ typedef struct PenaltyHistory {
     int32_t n, n_prompt;
 } PenaltyHistory;
 
-/* What penalty_apply would change, a token once, for ops->sample. entry [vocab] must be zero and is
- * left so. Returns how many; -1 when out has no room, a token has several biases, or the parameters
- * allow or ban tokens. */
+/* What penalty_apply would change, a token once, for ops->sample, but for what params->allowed
+ * leaves out. entry [vocab] must be zero and is left so. Returns how many; -1 when out has no room
+ * or a token has several finite biases. */
 int32_t penalty_list(const SamplerParams *params, const PenaltyHistory *history, int32_t *entry,
                      SampleChange *out, int32_t n_max);
 

@@ -1,18 +1,55 @@
 /* test_cuda_sample: the GPU picks the tokens that the CPU's sampler picks from the same logits:
- * greedy and drawn, with every filter, bias and penalty, ties, infinities and NaN; and its
- * log-probabilities, of picked and of given tokens and of the likeliest, are the CPU's bits. */
+ * greedy and drawn, with every filter, bias and penalty, allowed and banned tokens, siblings that
+ * pick from one row, ties, infinities and NaN, also where a bias, a ban or a mask hides them; and
+ * its log-probabilities, of picked and of given tokens and of the likeliest, are the CPU's bits. */
 #include "cuda/cuda_testing.h"
 #include "sample/penalty.h"
 #include "sample/sampler.h"
 
-enum { JOBS = 48, HISTORY = 64, CHANGES = JOBS * (HISTORY + 8) };
+enum { JOBS = 64, OWN_ROWS = 48, SIBLINGS = 4, HISTORY = 64, CHANGES = JOBS * (HISTORY + 16) };
+
+/* What the parameters of a job point to. */
+typedef struct JobLists {
+    LogitBias bias[5];
+    int32_t banned[3][2];
+    TokenRun bad[3];
+    uint64_t *allowed; /* [ceil(vocab / 64)] */
+} JobLists;
+
+/* The last jobs are siblings, four for each row. */
+static int32_t job_row(int32_t i) {
+    return i < OWN_ROWS ? i : OWN_ROWS + (i - OWN_ROWS) / SIBLINGS;
+}
 
 static uint64_t draw(uint64_t stream, uint64_t i, uint64_t n) {
     return rng_bits(99, stream, i) % n;
 }
 
-/* Parameters of job i: each filter is off in a third of the jobs. */
-static SamplerParams job_params(int32_t i, int32_t vocab, uint64_t seed, LogitBias bias[4]) {
+/* Rows whose garbage stands where the job's token must not come anyway. */
+static bool hides_garbage(int32_t row) {
+    return row % 10 == 4 || row == OWN_ROWS + 1;
+}
+
+/* Half of the tokens may come; of the rest, garbage is hidden. */
+static void allow_half(SamplerParams *p, JobLists *lists, int32_t vocab, uint64_t seed) {
+    for (int32_t w = 0; w < DIV_UP(vocab, 64); w++)
+        lists->allowed[w] = rng_bits(seed, 77, (uint64_t)w);
+    lists->allowed[vocab / 2 / 64] &= ~(UINT64_C(1) << (vocab / 2 % 64));
+    p->allowed = lists->allowed;
+}
+
+/* A token, one behind the last of the output, and one behind another. */
+static void ban_runs(SamplerParams *p, JobLists *lists, int32_t vocab, int32_t last) {
+    const int32_t runs[3][2] = {{vocab / 2, 0}, {last, vocab / 3}, {(last + 1) % vocab, 1}};
+    memcpy(lists->banned, runs, sizeof runs);
+    for (int32_t b = 0; b < 3; b++) lists->bad[b] = (TokenRun){lists->banned[b], b == 0 ? 1 : 2};
+    p->bad = lists->bad;
+    p->n_bad = 3;
+}
+
+/* Parameters of the jobs of row i: each filter is off in a third of them. */
+static SamplerParams job_params(int32_t i, int32_t vocab, uint64_t seed, JobLists *lists,
+                                int32_t last) {
     static const float temperatures[] = {0, 0.3f, 1, 1.7f, 100};
     static const float top_ps[] = {1, 0.1f, 0.5f, 0.9f, 0.999f, 1, 0};
     static const float min_ps[] = {0, 0.02f, 0.3f, 0};
@@ -32,12 +69,21 @@ static SamplerParams job_params(int32_t i, int32_t vocab, uint64_t seed, LogitBi
     }
     if (i % 4 == 0) {
         for (int32_t b = 0; b < 4; b++)
-            bias[b] =
+            lists->bias[b] =
                 (LogitBias){(int32_t)draw(seed, 1000 + 4 * n + (uint64_t)b, (uint64_t)vocab / 4) +
                                 b * (vocab / 4),
                             b == 0 ? -INFINITY : 3.0f * (float)b};
-        p.bias = bias;
-        p.n_bias = 4;
+        /* A second one of the same token, as a stop token's that must not come yet. */
+        lists->bias[4] = (LogitBias){lists->bias[3].token, -INFINITY};
+        p.bias = lists->bias;
+        p.n_bias = 4 + i % 8 / 4;
+    }
+    if (i % 5 == 1 || (hides_garbage(i) && i % 3 == 0)) allow_half(&p, lists, vocab, seed + n);
+    if (i % 5 == 2 || (hides_garbage(i) && i % 3 == 1)) ban_runs(&p, lists, vocab, last);
+    if (hides_garbage(i) && i % 3 == 2) {
+        lists->bias[0] = (LogitBias){vocab / 2, -INFINITY};
+        p.bias = lists->bias;
+        p.n_bias = 1;
     }
     p.n_logprobs = (int32_t)draw(seed, 8 * n + 4, SAMPLER_LOGPROBS_MAX + 5) - 4;
     p.n_logprobs = MAX(p.n_logprobs, -1);
@@ -54,14 +100,16 @@ static void fill_row(float *row, int32_t i, int32_t vocab, uint64_t seed) {
     if (i % 6 == 3)
         for (int32_t j = 0; j < vocab; j++) row[j] = 1;
     if (i == 10) row[vocab / 2] = NAN;
+    if (hides_garbage(i)) row[vocab / 2] = i % 20 == 4 ? NAN : INFINITY;
     if (i == 22) row[vocab - 1] = INFINITY;
     if (i == 34)
         for (int32_t j = 0; j < vocab; j++) row[j] = -INFINITY;
 }
 
-/* Given tokens are scored in every eighth job from the sixth. */
+/* Given tokens are scored in every eighth job from the sixth, but in no sibling. */
 static int32_t job_target(int32_t i, int32_t vocab, uint64_t seed) {
-    return i % 8 == 5 ? (int32_t)draw(seed, 8 * (uint64_t)i + 5, (uint64_t)vocab) : -1;
+    return i % 8 == 5 && i < OWN_ROWS ? (int32_t)draw(seed, 8 * (uint64_t)i + 5, (uint64_t)vocab)
+                                      : -1;
 }
 
 static void compare_logprobs(const SampleResult *got, const SampleTop *top, int32_t n_top,
@@ -84,7 +132,9 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
     static SampleSpec spec[JOBS];
     static SampleChange change[CHANGES];
     static SamplerParams params[JOBS];
-    static LogitBias bias[JOBS][4];
+    static JobLists lists[JOBS];
+    const size_t n_words = (size_t)DIV_UP(vocab, 64);
+    uint64_t *masks = mem_alloc(JOBS * n_words * sizeof *masks);
     static SampleTop top[JOBS * SAMPLE_TOP_MAX];
     int32_t n_tops = 0;
     SampleResult got[JOBS];
@@ -93,17 +143,22 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
         history[i] = (int32_t)draw(seed, 5000 + (uint64_t)i / 2, (uint64_t)vocab);
     const PenaltyHistory tokens = {history, HISTORY, HISTORY / 2};
     for (int32_t i = 0; i < JOBS; i++) {
-        fill_row(logits + (int64_t)i * vocab, i, vocab, seed);
-        params[i] = job_params(i, vocab, seed, bias[i]);
+        const int32_t row = job_row(i);
+        const bool is_sibling = i > 0 && job_row(i - 1) == row;
+        fill_row(logits + (int64_t)row * vocab, row, vocab, seed);
+        lists[i].allowed = masks + (size_t)row * n_words;
+        params[i] = job_params(row, vocab, seed, &lists[i], history[HISTORY - 1]);
+        params[i].stream = (uint64_t)i;
         const SamplerParams *p = &params[i];
         const int32_t target = job_target(i, vocab, seed), n_top = MIN(p->n_logprobs, vocab);
+        const bool changes = target < 0 && penalty_is_on(p);
         const int32_t n =
-            target < 0 && penalty_is_on(p)
-                ? penalty_list(p, &tokens, entry, change + n_changes, CHANGES - n_changes)
-                : 0;
+            is_sibling ? spec[i - 1].n_changes
+            : changes  ? penalty_list(p, &tokens, entry, change + n_changes, CHANGES - n_changes)
+                       : 0;
         assert_true(n >= 0);
         spec[i] = (SampleSpec){.u = rng_uniform(p->seed, p->stream, 7),
-                               .row = i,
+                               .row = row,
                                .temperature = p->temperature,
                                .top_k = p->top_k,
                                .top_p = p->top_p,
@@ -111,12 +166,14 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
                                .repetition = p->repetition_penalty,
                                .presence = p->presence_penalty,
                                .frequency = p->frequency_penalty,
-                               .first_change = n_changes,
+                               .first_change = is_sibling ? spec[i - 1].first_change : n_changes,
                                .n_changes = n,
+                               .is_changed = is_sibling,
+                               .mask = changes && p->allowed != NULL ? row : -1,
                                .target = target,
                                .n_top = target >= 0 ? MAX(n_top, 0) : n_top,
                                .first_top = n_tops};
-        n_changes += n;
+        n_changes += is_sibling ? 0 : n;
         n_tops += MAX(n_top, 0);
     }
     const SampleArgs args = {
@@ -125,6 +182,7 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
         .n = JOBS,
         .spec = cuda_testing_put(t, spec, sizeof spec),
         .change = cuda_testing_put(t, change, sizeof change),
+        .mask = cuda_testing_put(t, masks, JOBS * n_words * sizeof *masks),
         .out = cuda_testing_put(t, NULL, sizeof got),
         .top = cuda_testing_put(t, NULL, sizeof top),
         .logprobs = true};
@@ -133,7 +191,7 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
     cuda_testing_get(t, top, args.top, sizeof top);
     for (int32_t i = 0; i < JOBS; i++) {
         SamplerResult want = {0};
-        const float *row = logits + (int64_t)i * vocab;
+        const float *row = logits + (int64_t)job_row(i) * vocab;
         const SamplerInput input = {row, history, HISTORY, HISTORY / 2, 7};
         const Status status =
             spec[i].target >= 0
@@ -151,6 +209,7 @@ static void sample_case(CudaTesting *t, int32_t vocab, uint64_t seed) {
     sampler_close(sampler);
     mem_free(logits);
     mem_free(entry);
+    mem_free(masks);
     cuda_testing_reset(t);
 }
 

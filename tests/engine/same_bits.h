@@ -171,6 +171,24 @@ static inline bool is_beam(int32_t i) {
     return i % 12 == 9;
 }
 
+/* Two sequences that begin with the same row of logits, with every kind of change to it. */
+static inline void ask_for_two(sluice_request *r, const Subject *subject) {
+    static const int32_t run[] = {7, 9};
+    static const sluice_tokens bad[] = {{run, 1}, {run, 2}};
+    static const sluice_bias bias[] = {{5, 2.5f}, {6, -3}};
+    static int32_t allowed[400];
+    const int32_t vocab = model_config(subject->model->model)->vocab;
+    r->n = 2;
+    r->sampling = samplings[ARRAY_LEN(samplings) - 1];
+    r->sampling.bias = bias;
+    r->sampling.n_bias = 2;
+    r->bad = bad;
+    r->n_bad = 2;
+    r->allowed = allowed;
+    r->n_allowed = MIN(vocab, (int32_t)ARRAY_LEN(allowed));
+    for (int32_t i = 0; i < r->n_allowed; i++) allowed[i] = i;
+}
+
 /* Request 0 is the golden one; of each twelve one has two sequences, one is a beam and one an
  * embedding. */
 static inline void submit(Engine *engine, const Subject *subject, int32_t i, Answer *answer) {
@@ -181,9 +199,10 @@ static inline void submit(Engine *engine, const Subject *subject, int32_t i, Ans
     r.max_tokens = i == 0 ? N_OUTPUT : 24 + (int32_t)draw(3, i, N_OUTPUT - 23);
     r.ignore_eos = true;
     r.sampling = samplings[i % (int32_t)ARRAY_LEN(samplings)];
+    r.n = 1;
+    if (i % 12 == 10) ask_for_two(&r, subject);
     r.sampling.n_logprobs = N_TOP;
     r.sampling.seed = (uint64_t)i;
-    r.n = i % 12 == 10 ? 2 : 1;
     if (i % 12 == 11) r.pooling = SLUICE_POOL_MEAN;
     if (is_beam(i)) {
         r.sampling = (sluice_sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1};

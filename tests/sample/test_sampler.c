@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "sample/penalty.h"
 
 enum { VOCAB_MAX = 1024 };
 
@@ -181,6 +182,50 @@ static void sampler_penalties(void **state) {
         params.bias = bias;
         const int32_t n = seed == 7 ? 0 : 40, n_prompt = seed == 8 ? 40 : MIN(15, n);
         expect_distribution(&params, logits, 64, history, n, n_prompt);
+    }
+}
+
+/* What a list of changes says about a logit, as an accelerator carries it out. */
+static float changed(const SamplerParams *p, SampleChange c, float logit) {
+    if (c.bias == -INFINITY) return -INFINITY;
+    double x = (double)(float)((double)logit + c.bias);
+    if (c.seen) x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
+    if (c.n_output > 0)
+        x = x - (double)p->frequency_penalty * c.n_output - (double)p->presence_penalty;
+    return (float)x;
+}
+
+static void sampler_lists_changes(void **state) {
+    (void)state;
+    float logits[64], want[64];
+    int32_t history[40], entry[64] = {0};
+    PenaltyCount counts[64] = {{0}};
+    SampleChange list[64];
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        fill_logits(logits, 64, seed, 6, 0);
+        for (int32_t i = 0; i < 40; i++)
+            history[i] = (int32_t)(rng_bits(seed, 2, (uint64_t)i) % 64);
+        const PenaltyHistory tokens = {history, 40, 15};
+        const int32_t runs[] = {5, history[38], history[39], 7, history[39], 9, 11, 12};
+        const TokenRun bad[] = {{runs, 1}, {runs + 1, 3}, {runs + 4, 2}, {runs + 6, 2}};
+        const LogitBias bias[] = {{3, 2.5f}, {9, -100}, {5, 1}, {3, -INFINITY}, {9, 1}};
+        SamplerParams p = sampler_defaults();
+        p.repetition_penalty = seed % 3 == 0 ? 1 : 1.3f;
+        p.presence_penalty = seed % 2 == 0 ? 0.8f : 0;
+        p.bias = bias, p.n_bias = (int32_t)seed % 5;
+        p.bad = bad, p.n_bad = seed % 7 == 0 ? 0 : 4;
+        memcpy(want, logits, sizeof want);
+        penalty_apply(&p, &tokens, want, 64, counts);
+        const int32_t n = penalty_list(&p, &tokens, entry, list, 64);
+        assert_in_range(n, 0, 64);
+        for (int32_t i = 0; i < n; i++)
+            logits[list[i].token] = changed(&p, list[i], logits[list[i].token]);
+        assert_memory_equal(logits, want, sizeof want);
+        p.n_bias = 5; /* two finite biases of one token */
+        assert_int_equal(penalty_list(&p, &tokens, entry, list, 64), -1);
+        p.n_bias = 4;
+        assert_int_equal(penalty_list(&p, &tokens, entry, list, 2), -1); /* no room */
+        for (int32_t i = 0; i < 64; i++) assert_int_equal(entry[i], 0);
     }
 }
 
@@ -419,11 +464,11 @@ static void test_banned_limits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allowed_and_banned), cmocka_unit_test(test_banned_limits),
-        cmocka_unit_test(sampler_matches_softmax), cmocka_unit_test(sampler_penalties),
-        cmocka_unit_test(sampler_greedy),          cmocka_unit_test(sampler_reports_logprobs),
-        cmocka_unit_test(sampler_refuses_garbage), cmocka_unit_test(sampler_is_a_function_of_seed),
-        cmocka_unit_test(sampler_checks_params),
+        cmocka_unit_test(test_allowed_and_banned),       cmocka_unit_test(test_banned_limits),
+        cmocka_unit_test(sampler_matches_softmax),       cmocka_unit_test(sampler_penalties),
+        cmocka_unit_test(sampler_lists_changes),         cmocka_unit_test(sampler_greedy),
+        cmocka_unit_test(sampler_reports_logprobs),      cmocka_unit_test(sampler_refuses_garbage),
+        cmocka_unit_test(sampler_is_a_function_of_seed), cmocka_unit_test(sampler_checks_params),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,11 +18,13 @@ static __global__ void cuda_sample_change_kernel(float *logits, int64_t stride,
                                                  SampleChange *changes) {
     cuda_wait();
     const SampleSpec *spec = &specs[blockIdx.x];
+    if (spec->is_changed) return;
     for (int i = threadIdx.x; i < spec->n_changes; i += blockDim.x) {
         const SampleChange c = changes[spec->first_change + i];
         float *at = logits + spec->row * stride + c.token;
         float logit = *at;
         changes[spec->first_change + i].logit = logit;
+        if (!(logit < CUDART_INF_F)) continue; /* stays, so that the pick fails */
         if (c.bias == -CUDART_INF_F) logit = -CUDART_INF_F;
         if (logit == -CUDART_INF_F) {
             *at = logit;
@@ -44,18 +46,28 @@ static __global__ void cuda_sample_change_kernel(float *logits, int64_t stride,
 
 /* ---- the largest logit -------------------------------------------------------------------- */
 
-/* Part blockIdx.x of the row of spec blockIdx.y. */
+/* Part blockIdx.x of the row of spec blockIdx.y. Tokens that its mask leaves out become -inf. */
 static __global__ void __launch_bounds__(256)
-    cuda_sample_best_kernel(const float *logits, int64_t stride, int vocab,
-                            const SampleSpec *specs, CudaBest *out) {
+    cuda_sample_best_kernel(float *logits, int64_t stride, int vocab, const SampleSpec *specs,
+                            const uint64_t *masks, CudaBest *out) {
     cuda_wait();
-    const float *row = logits + specs[blockIdx.y].row * stride;
+    const SampleSpec *spec = &specs[blockIdx.y];
+    float *row = logits + spec->row * stride;
+    const int64_t n_words = (vocab + 63) / 64;
+    const uint64_t *mask = spec->mask >= 0 ? masks + spec->mask * n_words : NULL;
     const int size = (vocab + CUDA_SAMPLE_SPLIT - 1) / CUDA_SAMPLE_SPLIT;
     const int from = blockIdx.x * size, to = min(from + size, vocab);
     CudaBest best = {-CUDART_INF_F, -1, 0};
     for (int i = from + threadIdx.x; i < to; i += blockDim.x) {
         const float x = row[i];
-        if (!(x < CUDART_INF_F)) best.bad = 1;
+        if (!(x < CUDART_INF_F)) {
+            best.bad = 1;
+            continue;
+        }
+        if (mask != NULL && (mask[i / 64] >> (i % 64) & 1) == 0) {
+            row[i] = -CUDART_INF_F;
+            continue;
+        }
         if (x > best.logit) best.logit = x, best.token = i;
     }
     best = cuda_sample_block_best(best);
@@ -278,7 +290,7 @@ void cuda_sample(OpCtx *ctx, const SampleArgs *args) {
         cuda_launch(ctx, "sample change", cuda_sample_change_kernel, dim3(n), dim3(256), 0, data,
                     stride, args->spec, args->change);
     cuda_launch(ctx, "sample best", cuda_sample_best_kernel, dim3(CUDA_SAMPLE_SPLIT, n), dim3(256),
-                0, (const float *)data, stride, vocab, args->spec, parts);
+                0, data, stride, vocab, args->spec, args->mask, parts);
     cuda_launch(ctx, "sample pick", cuda_sample_pick_kernel, dim3(n), dim3(CUDA_SAMPLE_THREADS),
                 sizeof(CudaSampleShared), (const float *)data, stride, vocab, args->spec,
                 (const CudaBest *)parts, args->out);
