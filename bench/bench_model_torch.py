@@ -3,12 +3,13 @@
 
 usage: bench_model_torch.py SHAPE [--batch 1,8] [--depth 512] [--gen 32] [--prompt 512,2048]
 
-A plain Llama in bf16 with made-up weights: each layer compiled by torch.compile, attention by
-scaled_dot_product_attention with the cuDNN backend first, the decode step of all layers and the
-greedy pick recorded in a CUDA graph. Keys and values lie in one piece for each layer, so no paging
-is paid for, and the last of --depth positions is the one that is decoded, so that their number is
-as even as the libraries like it. Prints CSV: shape, test, tokens/s, milliseconds; a test that does
-not fit in the GPU's memory is a line with its reason. Needs a GPU and PyTorch 2.5 or newer.
+A plain Llama in bf16 with made-up weights: what stands before and behind attention in a layer is
+compiled by torch.compile, attention by scaled_dot_product_attention with the cuDNN backend first,
+the decode step of all layers and the greedy pick recorded in a CUDA graph. Keys and values lie in
+one piece for each layer, so no paging is paid for, and the last of --depth positions is the one
+that is decoded, so that their number is as even as the libraries like it. Prints CSV: shape, test,
+tokens/s, milliseconds; a test that does not fit in the GPU's memory is a line with its reason.
+Needs a GPU and PyTorch 2.5 or newer.
 """
 import argparse
 import time
@@ -28,24 +29,43 @@ def rope(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def layer(x, w, s, cache, pos, cos, sin, causal):
-    """x [B, T, dim]; cache: K and V [B, kv, context, head]; pos [T]."""
+@torch.compile(dynamic=False)
+def before(x, w, s, cache, pos, cos, sin):
+    """Of a layer what stands before attention, and the cache. x [B, T, dim]; cache: K and V
+    [B, kv, context, head]; pos [T]."""
     n, t, _ = x.shape
     h = F.rms_norm(x, (s["dim"],), w["n1"], 1e-5)
     q, k, v = F.linear(h, w["qkv"]).split((s["heads"] * s["head"], s["kv"] * s["head"],
-                                    s["kv"] * s["head"]), -1)
+                                           s["kv"] * s["head"]), -1)
     q = rope(q.view(n, t, s["heads"], s["head"]).transpose(1, 2), cos, sin)
     k = rope(k.view(n, t, s["kv"], s["head"]).transpose(1, 2), cos, sin)
     v = v.view(n, t, s["kv"], s["head"]).transpose(1, 2)
     cache[0].index_copy_(2, pos, k)
     cache[1].index_copy_(2, pos, v)
+    return q, k, v
+
+
+def attend(q, k, v, s, cache, causal):
+    """Not compiled, so that the first backend that can is taken. The heads of a single token that
+    share keys stand as queries of one head, which is the same and needs no repeated keys."""
+    n, heads, t, head = q.shape
     if causal:
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    else:
-        a = F.scaled_dot_product_attention(q, cache[0], cache[1], enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    q = q.reshape(n, s["kv"], heads // s["kv"], head)
+    return F.scaled_dot_product_attention(q, cache[0], cache[1]).reshape(n, heads, t, head)
+
+
+@torch.compile(dynamic=False)
+def after(x, a, w, s):
+    n, t, _ = x.shape
     x = x + F.linear(a.transpose(1, 2).reshape(n, t, -1), w["o"])
     gate, up = F.linear(F.rms_norm(x, (s["dim"],), w["n2"], 1e-5), w["gu"]).chunk(2, -1)
     return x + F.linear(F.silu(gate) * up, w["down"])
+
+
+def layer(x, w, s, cache, pos, cos, sin, causal):
+    q, k, v = before(x, w, s, cache, pos, cos, sin)
+    return after(x, attend(q, k, v, s, cache, causal), w, s)
 
 
 def weights(s):
@@ -74,7 +94,7 @@ def measure(run, repeat):
     return (time.time() - start) / repeat
 
 
-def decode(s, model, compiled, n, depth, repeat):
+def decode(s, model, n, depth, repeat):
     layers, embed, head = model
     cache = [torch.zeros(2, n, s["kv"], depth, s["head"], device="cuda", dtype=torch.bfloat16)
              for _ in layers]
@@ -86,7 +106,7 @@ def decode(s, model, compiled, n, depth, repeat):
     def step():
         x = embed[token]
         for w, c in zip(layers, cache):
-            x = compiled(x, w, s, c, pos, cos, sin, False)
+            x = layer(x, w, s, c, pos, cos, sin, False)
         logits = F.linear(F.rms_norm(x, (s["dim"],), ones, 1e-5), head)
         token.copy_(logits.argmax(-1))
 
@@ -101,7 +121,7 @@ def decode(s, model, compiled, n, depth, repeat):
     return measure(graph.replay, repeat)
 
 
-def prefill(s, model, compiled, n):
+def prefill(s, model, n):
     layers, embed, head = model
     cache = torch.zeros(2, 1, s["kv"], n, s["head"], device="cuda", dtype=torch.bfloat16)
     token = torch.zeros(1, n, device="cuda", dtype=torch.long)
@@ -111,7 +131,7 @@ def prefill(s, model, compiled, n):
     def run():
         x = embed[token]
         for w in layers:
-            x = compiled(x, w, s, cache, pos, cos, sin, True)
+            x = layer(x, w, s, cache, pos, cos, sin, True)
         return F.linear(F.rms_norm(x[:, -1], (s["dim"],), layers[0]["n1"], 1e-5), head)
 
     return measure(run, 3)
@@ -137,17 +157,16 @@ def main():
     args = parser.parse_args()
     s = SHAPES[args.shape]
     torch.manual_seed(1)
-    torch._dynamo.config.cache_size_limit = 64
-    compiled = torch.compile(layer, dynamic=False)
+    torch._dynamo.config.recompile_limit = 64
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with torch.no_grad(), sdpa_kernel(order, set_priority=True):
         model = weights(s)
         for depth in args.depth:
             for n in args.batch:
-                attempt(args.shape, f"tgx{n}@{depth}", n, decode, s, model, compiled, n, depth,
+                attempt(args.shape, f"tgx{n}@{depth}", n, decode, s, model, n, depth,
                         args.gen)
         for n in args.prompt:
-            attempt(args.shape, f"pp{n}", n, prefill, s, model, compiled, n)
+            attempt(args.shape, f"pp{n}", n, prefill, s, model, n)
 
 
 if __name__ == "__main__":
