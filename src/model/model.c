@@ -9,9 +9,10 @@ static Status model_load(Model *model, bool quiet, Err *err) {
         quiet ? NULL : progress_open("loading weights", model_file_bytes(model->file), "B");
     Status status = weights_bind(&model->weights, model->file, &model->config, model->ops,
                                  model->ctx, progress, err);
-    progress_close(progress);
-    if (status != OK || model->ops->weights_ready == NULL) return status;
-    return model->ops->weights_ready(model->ctx, err);
+    if (status == OK && model->ops->weights_ready != NULL)
+        status = model->ops->weights_ready(model->ctx, err);
+    progress_close(progress); /* which says how long all of it took */
+    return status;
 }
 
 Status model_open(Model **out, ModelFile *file, const ModelOptions *options, Err *err) {

@@ -222,12 +222,12 @@ Status weights_bias(WeightsBinder *b, ArchTensor role, int32_t layer, int64_t n,
     return weights_vector(b, (WeightsAt){.role = role, .layer = layer, .bias = true}, n, out);
 }
 
-/* A table that ops->embed gathers rows of: the file's bytes, on the device. */
+/* A table that ops->embed gathers rows of. */
 static Status weights_table(WeightsBinder *b, ArchTensor role, int64_t n, Weight *out, Tensor *t) {
     TRY(weights_get(b, (WeightsAt){.role = role}, n, b->config->dim, 0, t));
     out->t = *t;
-    if (b->ctx->device->id != DEVICE_HOST)
-        TRY(weights_block(b, b->ctx->device, (size_t)tensor_bytes(t), t->data, &out->t.data));
+    if (b->ops->table_prepare != NULL) TRY(b->ops->table_prepare(b->ctx, t, out, b->err));
+    b->out->owned_bytes += (int64_t)out->owned_bytes;
     b->out->token_bytes += tensor_row_bytes(t);
     return OK;
 }

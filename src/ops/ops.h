@@ -292,6 +292,8 @@ typedef struct Ops {
      * uploads. weight_release undoes it. */
     Status (*weight_prepare)(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
     void (*weight_release)(OpCtx *ctx, Weight *weight);
+    /* Makes a table that embed gathers rows of, as the file has it. NULL: it stays where it is. */
+    Status (*table_prepare)(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
     /* All weights of a model are there: what preparing them took is given back. May be NULL. */
     Status (*weights_ready)(OpCtx *ctx, Err *err);
     /* The gate and up matrices of a gated layer, of one shape and dtype, and those of n experts

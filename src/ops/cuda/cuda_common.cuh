@@ -26,7 +26,7 @@ struct CudaDevice {
     cudaError_t failure;
     const char *failed_call;
     struct CudaArena *arena; /* weights; see cuda_weight.cu */
-    struct CudaUpload *upload;
+    struct CudaUpload *upload; /* while a model is loaded; see cuda_upload.cuh */
     bool recording;
     void *sums; /* where the CTAs of a product meet; see cuda_linear.cuh */
     uint32_t *n_arrived;
@@ -166,6 +166,7 @@ size_t cuda_moe_scratch_bytes(const OpsLimits *limits);
 void cuda_sample(OpCtx *ctx, const SampleArgs *args);
 size_t cuda_sample_scratch_bytes(const OpsLimits *limits);
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
+Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err);
 Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate, Weight *up,
                            Weight *down, Err *err);
 Status cuda_weight_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,

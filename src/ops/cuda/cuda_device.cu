@@ -4,6 +4,7 @@
 
 #include "ops/cuda/cuda_common.cuh"
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_upload.cuh"
 
 static CudaDevice *cuda_device(Device *device) {
     return (CudaDevice *)device;
@@ -57,6 +58,8 @@ static Status cuda_device_queue_copy(Device *device, void *dst, const void *src,
 
 static Status cuda_device_upload(Device *device, void *dst, const void *src, size_t bytes,
                                  Err *err) {
+    CudaDevice *d = cuda_device(device);
+    if (cuda_upload_is_small(d, bytes)) return cuda_upload_small(d, dst, src, bytes, err);
     TRY(cuda_device_queue_copy(device, dst, src, bytes, cudaMemcpyHostToDevice, err));
     return cuda_device_sync(device, err);
 }
@@ -241,6 +244,7 @@ static const Ops CUDA_DEVICE_OPS = {
     .scratch_bytes = cuda_device_scratch_bytes,
     .weight_prepare = cuda_weight_prepare,
     .weight_release = cuda_weight_release,
+    .table_prepare = cuda_weight_table,
     .weights_ready = cuda_weight_ready,
     .gated_prepare = cuda_weight_gated,
     .experts_prepare = cuda_weight_experts,
