@@ -60,6 +60,7 @@ static void decode(int32_t n_heads, int32_t n_kv, int32_t dim, int32_t n_seqs, i
     }
     attn_batch_init(&batch, &m, seqs, n_sets * n_seqs, 131072, 3);
     batch.args.n_seqs = batch.args.n_tokens = n_seqs; /* the first set's lengths serve all */
+    attn_batch_rope(&batch); /* as in a model's steps */
     double s = seconds(n_sets, 40);
     printf("decode,%d,%d,%d,%d,%d,%.1f,%.3f TB/s,%.1f %%,block %d\n", n_heads, n_kv, dim, n_seqs,
            context, s * 1e6, bytes / s * 1e-12, bytes / s / read_limit * 100, block);
@@ -112,7 +113,22 @@ static void plan_time(void) {
     attn_batch_free(&batch);
 }
 
+static void decode_brief(void) {
+    static const int32_t size[][2] = {{1, 512},    {1, 544},   {1, 1024},  {1, 8192},  {1, 65536},
+                                      {8, 544},    {8, 8192},  {32, 544},  {32, 2048}, {64, 1024},
+                                      {128, 512},  {128, 544}, {128, 600}, {256, 544}, {128, 2048},
+                                      {256, 1024}, {32, 8192}};
+    for (int i = 0; i < 17; i++) {
+        decode(32, 8, 128, size[i][0], size[i][1], 16);
+        decode(32, 8, 64, size[i][0], size[i][1], 16);
+    }
+}
+
 int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "decode") == 0) {
+        decode_brief();
+        return 0;
+    }
     bool brief = argc > 1 && strcmp(argv[1], "brief") == 0;
     dependent = argc < 3; /* a second argument: each kernel starts after the last has ended */
     struct cudaDeviceProp prop;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "ops/cuda/cuda_attn.cuh"
+#include "ops/cuda/cuda_rope.cuh"
 
 #define CU(call)                                                                          \
     do {                                                                                  \
@@ -234,6 +235,45 @@ static void attn_batch_init(AttnBatch *b, const AttnModel *model, const AttnSeq 
     CU(cudaDeviceSynchronize());
 }
 
+static __global__ void attn_case_fill_new(CudaAttnArgs args, const uint32_t *seed) {
+    const int32_t t = blockIdx.x, row = args.limits.n_kv_heads * args.limits.head_dim;
+    for (int32_t i = threadIdx.x; i < row; i += blockDim.x) {
+        const int64_t at = (int64_t)t * args.rope.kv_stride + i;
+        ((__nv_bfloat16 *)args.rope.k)[at] =
+            __float2bfloat16(attn_case_number(seed[t], 4, args.kv_len[t], i));
+        ((__nv_bfloat16 *)args.rope.v)[at] =
+            __float2bfloat16(attn_case_number(seed[t], 5, args.kv_len[t], i));
+    }
+}
+
+/* Sequences of one token each: the attention rotates the token and writes its key and value, which
+ * the cache has not. Returns whether it can. */
+static bool attn_batch_rope(AttnBatch *b) {
+    CudaAttnArgs *a = &b->args;
+    const int32_t dim = a->limits.head_dim, row = a->limits.n_kv_heads * dim, bt = a->block_tokens;
+    int32_t longest = 0;
+    int32_t *slot = (int32_t *)malloc(b->n_seqs * sizeof *slot);
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        const int32_t last = b->kv_len[s] - 1;
+        slot[s] = b->block_id[b->table_start[s] + last / bt] * bt + last % bt;
+        if (last > longest) longest = last;
+    }
+    const int64_t n_angles = (int64_t)(longest + 1) * dim;
+    float *angles = (float *)malloc(n_angles * sizeof *angles);
+    for (int64_t i = 0; i < n_angles; i++)
+        angles[i] = attn_case_number(6, 6, (uint32_t)(i / dim), (uint32_t)(i % dim));
+    a->rope.k = attn_case_alloc((size_t)b->n_seqs * row * 2, 0xff);
+    a->rope.v = attn_case_alloc((size_t)b->n_seqs * row * 2, 0xff);
+    a->rope.kv_stride = row;
+    a->rope.style = ROPE_NEOX, a->rope.rope_dim = dim;
+    a->rope.cos_sin = (float *)attn_case_upload(angles, n_angles * sizeof *angles);
+    a->rope.kv_slot = (int32_t *)attn_case_upload(slot, b->n_seqs * sizeof *slot);
+    free(angles), free(slot);
+    attn_case_fill_new<<<b->n_seqs, 256>>>(*a, b->seed_d);
+    CU(cudaDeviceSynchronize());
+    return cuda_attn_can_rope(a);
+}
+
 static void attn_batch_free(AttnBatch *b) {
     CudaAttnArgs *a = &b->args;
     void *all[] = {(void *)a->k,
@@ -246,6 +286,10 @@ static void attn_batch_free(AttnBatch *b) {
                    (void *)a->block_id,
                    b->seed_d,
                    (void *)a->sinks,
+                   (void *)a->rope.k,
+                   (void *)a->rope.v,
+                   (void *)a->rope.cos_sin,
+                   (void *)a->rope.kv_slot,
                    a->plan,
                    a->partial};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) CU(cudaFree(all[i]));

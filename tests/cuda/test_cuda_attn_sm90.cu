@@ -195,6 +195,49 @@ static void bits(void **state) {
     }
 }
 
+/* Single tokens of many sequences, which attention rotates, against each alone. */
+static void rotates(const AttnModel *m) {
+    enum { N = 300 };
+    static AttnSeq seqs[N];
+    for (int32_t i = 0; i < N; i++) {
+        AttnSeq s = {(uint32_t)i, 1, 1 + i * 37 % 2100, -1};
+        seqs[i] = s;
+    }
+    const int32_t row = m->n_heads * m->head_dim;
+    float *all = (float *)malloc((size_t)N * row * sizeof *all);
+    float *one = (float *)malloc((size_t)row * sizeof *one);
+    attn_batch_init(&batch, m, seqs, N, 8192, 5);
+    check(attn_batch_rope(&batch), "rotation beside others", N);
+    attn_batch_run(&batch);
+    attn_batch_read(&batch, all);
+    attn_batch_free(&batch);
+    int64_t n_differ = 0;
+    for (int32_t i = 0; i < N; i += 7) {
+        attn_batch_init(&batch, m, &seqs[i], 1, 8192, i);
+        check(attn_batch_rope(&batch), "rotation alone", i);
+        attn_batch_run(&batch);
+        attn_batch_read(&batch, one);
+        attn_batch_free(&batch);
+        n_differ += memcmp(one, all + (int64_t)i * row, row * sizeof *one) != 0;
+    }
+    char text[200];
+    describe(text, sizeof text, m, "rotated tokens");
+    check(n_differ == 0, text, (double)n_differ);
+    free(all), free(one);
+}
+
+static void rotated_bits(void **state) {
+    (void)state;
+    need_device();
+    static const int32_t shape[][3] = {{8, 2, 128}, {8, 2, 64}, {8, 2, 256}, {20, 2, 128}};
+    for (int i = 0; i < LEN(shape); i++) {
+        AttnModel m = plain(shape[i][0], shape[i][1], shape[i][2], 16);
+        rotates(&m);
+        m.window = 700, m.sinks = true, m.softcap = i % 2 ? 20 : 0;
+        rotates(&m);
+    }
+}
+
 /* A graph is captured once and replayed with other lengths. */
 static void replays(void **state) {
     AttnModel m = plain(8, 2, 128, 16);
@@ -257,8 +300,8 @@ static void refuses(void **state) {
 /* usage: test_cuda_attn_sm90 [PATTERN of the tests] */
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(options),
-                                       cmocka_unit_test(bits), cmocka_unit_test(replays),
-                                       cmocka_unit_test(refuses)};
+                                       cmocka_unit_test(bits), cmocka_unit_test(rotated_bits),
+                                       cmocka_unit_test(replays), cmocka_unit_test(refuses)};
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,13 +42,14 @@ static __device__ __forceinline__ uint4 attn_round_q(const float *from) {
     return make_uint4(u[0], u[1], u[2], u[3]);
 }
 
-/* Queues the copies of an item's queries into shared memory, zeros where there are none. */
+/* Queues the copies of an item's queries into shared memory, zeros where a warp has none. */
 template <typename Shape>
 static __device__ __forceinline__ void attn_queries_copy(const AttnParams *p, const AttnItem *item,
                                                          const AttnLane *lane, uint32_t q) {
     constexpr int PIECES = Shape::DIMS / 8;
+    const int32_t n_rows = Shape::SPLIT && item->n_rows <= 16 ? 16 : CUDA_ATTN_ROWS;
 #pragma unroll 2
-    for (int i = lane->thread; i < CUDA_ATTN_ROWS * PIECES; i += 128) {
+    for (int i = lane->thread; i < n_rows * PIECES; i += 128) {
         int32_t r = i / PIECES, piece = i % PIECES, row = lane->wg * CUDA_ATTN_ROWS + r;
         uint32_t to = q + piece / 8 * (CUDA_ATTN_ROWS * 128) + r * 128 + ((piece % 8 ^ r % 8) << 4);
         bool is_there = row < item->n_rows && piece * 8 < p->head_dim;
@@ -156,7 +157,8 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     SoftmaxState part[2] = {cuda_softmax_empty(), cuda_softmax_empty()};
     SoftmaxState total[2] = {cuda_softmax_empty(), cuda_softmax_empty()};
     int32_t n_rows = Shape::SPLIT ? lane->n_rows : 2; /* few rows are common in the split form */
-    bool first = true;                                /* nothing in the total yet */
+    const bool has_all = !Shape::SPLIT || item->n_items == 1;
+    bool first = true; /* nothing in the total yet */
     uint32_t add = 0; /* whether o holds something of this segment */
 
     uint32_t k = smem->stage + ring->at * Shape::STAGE_BYTES;
@@ -199,7 +201,7 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
         attn_release(smem, k_stage, lane);
         int32_t n_tiles = Shape::SEGMENT_TILES;
         if (t >= CUDA_ATTN_SHORT_SEGMENTS * n_tiles) n_tiles *= 2;
-        bool segment_ends = !Shape::SPLIT && ((t + 1) & (n_tiles - 1)) == 0;
+        bool segment_ends = has_all && ((t + 1) & (n_tiles - 1)) == 0;
         SoftmaxState done[2] = {part[0], part[1]};
         if (segment_ends) part[0] = part[1] = cuda_softmax_empty();
         attn_weights<Shape>(p, lane, t + 1, s, part, decay, n_rows);
@@ -220,7 +222,8 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     attn_ring_next<ATTN_ITEMS>(&after);
     const AttnItem *next = attn_item_wait(smem, &after);
     cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128); /* no warp reads the queries any more */
-    if (next != NULL && !attn_rope_is_on(p)) attn_queries_copy<Shape>(p, next, lane, q);
+    const bool is_ahead = next != NULL && !attn_rope_is_on(p) && (!Shape::SPLIT || first);
+    if (is_ahead) attn_queries_copy<Shape>(p, next, lane, q);
     uint32_t v = smem->stage + ring->at * Shape::STAGE_BYTES;
     cuda_mbar_wait(smem->full + ring->at * 8, ring->parity);
     attn_clear_v<Shape>(item, lane, v, item->tile_hi - 1);
@@ -235,7 +238,7 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     attn_release(smem, ring->at, lane);
     attn_ring_next<Shape::N_STAGES>(ring);
 
-    if (Shape::SPLIT && item->n_segments > 1) {
+    if (!has_all) {
         attn_write_partial<Shape>(p, item, lane, part, o);
         if (attn_is_last(p, item, lane, smem->last)) {
             if (item->n_segments <= 4)
@@ -246,6 +249,10 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
     } else {
         attn_merge<Shape>(smem, lane, part, total, first, true, o);
         attn_write<Shape>(p, item, lane, total, o);
+        if (next != NULL && !attn_rope_is_on(p) && !is_ahead) { /* the total has been read */
+            cuda_bar_sync(ATTN_BAR_ROWS + lane->wg, 128);
+            attn_queries_copy<Shape>(p, next, lane, q);
+        }
     }
     if (is_new) attn_rope_write<Shape>(p, item, lane, q, slot);
 }
@@ -370,12 +377,11 @@ static void attn_params(const CudaAttnArgs *args, AttnParams *p) {
 }
 
 bool cuda_attn_can_rope(const CudaAttnArgs *args) {
-    int32_t n_sms = 0, group = args->limits.n_heads / args->limits.n_kv_heads;
+    int32_t group = args->limits.n_heads / args->limits.n_kv_heads;
     return args->query_len_max == 1 && group <= ATTN_ROPE_GROUP_MAX && !args->q_f32 &&
            attn_is_valid(args) && args->rope.kv_stride % 8 == 0 &&
            (uintptr_t)args->rope.k % 16 == 0 && (uintptr_t)args->rope.v % 16 == 0 &&
-           cuda_attn_bounds(args).n_whole == 0 && cuda_attn_n_sms(&n_sms) == cudaSuccess &&
-           args->n_tokens * args->limits.n_kv_heads <= 2 * n_sms;
+           cuda_attn_bounds(args).n_whole == 0;
 }
 
 template <typename Shape>

@@ -74,8 +74,8 @@ cudaError_t cuda_attn_clear(cudaStream_t stream, const CudaAttnLimits *limits, v
 
 /* Queues the plan of a step: it reads the lengths, where tables start, the window and the shapes of args. */
 cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args);
-/* Whether the attention can begin with the rotation: few sequences of one token, few heads a
- * group. */
+/* Whether the attention can begin with the rotation: sequences of one token, all of which can be
+ * split, few heads a group. */
 bool cuda_attn_can_rope(const CudaAttnArgs *args);
 /* Queues the attention of one layer by the plan. cudaErrorInvalidValue for a shape that it does not
  * take: head_dim over 256 or no multiple of 8, block_tokens no power of two up to 256, addresses that

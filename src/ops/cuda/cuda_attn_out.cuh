@@ -27,28 +27,44 @@ static __device__ __forceinline__ int64_t attn_row_offset(const AttnParams *p, c
     return (item->query + token) * stride + (int64_t)head * p->head_dim;
 }
 
+/* The total of a thread's columns 8 i and on of its two rows. In the split form it is of
+ * CUDA_ATTN_FEW_ROWS, those of the first warp, and stands in rows of the queries' tile that no
+ * query has. */
+template <typename Shape>
+static __device__ __forceinline__ float4 *attn_total(const AttnSmem *smem, const AttnLane *lane,
+                                                     int32_t i) {
+    if constexpr (!Shape::SPLIT)
+        return smem->total + (lane->wg * (Shape::DIMS / 8) + i) * 128 + lane->thread;
+    uint32_t block = smem->q + i / 8 * (CUDA_ATTN_ROWS * 128);
+    return (float4 *)__cvta_shared_to_generic(block + 48 * 128 + i % 8 * 256 + lane->thread * 8);
+}
+
 /* Adds the segment in o to the total in shared memory, or, at the end, to o. */
 template <typename Shape>
 static __device__ __forceinline__ void attn_merge(const AttnSmem *smem, const AttnLane *lane,
                                                   const SoftmaxState (&part)[2],
                                                   SoftmaxState (&total)[2], bool first, bool end,
                                                   float (&o)[Shape::DIMS / 2]) {
+    if (Shape::SPLIT && !(first && end) && lane->thread >= 32) return;
     SoftmaxMerge by[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         SoftmaxState row = {part[h].m, cuda_softmax_row_sum(part[h].l)};
         by[h] = cuda_softmax_merge(&total[h], row);
     }
-    float4 *at = smem->total + lane->wg * (Shape::DIMS / 8 * 128) + lane->thread;
 #pragma unroll
     for (int i = 0; i < Shape::DIMS / 8; i++) {
-        float4 t = first ? make_float4(0, 0, 0, 0) : at[i * 128];
+        float4 *at = attn_total<Shape>(smem, lane, i), t = make_float4(0, 0, 0, 0);
+        if (!first && Shape::SPLIT) t.x = ((float2 *)at)->x, t.y = ((float2 *)at)->y;
+        if (!first && !Shape::SPLIT) t = *at;
         t.x = cuda_softmax_add(t.x, o[4 * i], by[0]);
         t.y = cuda_softmax_add(t.y, o[4 * i + 1], by[0]);
         t.z = cuda_softmax_add(t.z, o[4 * i + 2], by[1]);
         t.w = cuda_softmax_add(t.w, o[4 * i + 3], by[1]);
-        if (!end)
-            at[i * 128] = t;
+        if (!end && Shape::SPLIT)
+            *(float2 *)at = make_float2(t.x, t.y);
+        else if (!end)
+            *at = t;
         else
             o[4 * i] = t.x, o[4 * i + 1] = t.y, o[4 * i + 2] = t.z, o[4 * i + 3] = t.w;
     }
@@ -154,9 +170,9 @@ static __device__ __forceinline__ bool attn_is_last(const AttnParams *p, const A
         uint32_t *count = p->partial_count + item->partial + item->kv_head, before;
         asm volatile("atom.inc.acq_rel.gpu.global.u32 %0, [%1], %2;"
                      : "=r"(before)
-                     : "l"(count), "r"(item->n_segments - 1)
+                     : "l"(count), "r"(item->n_items - 1)
                      : "memory");
-        *last = before == (uint32_t)item->n_segments - 1;
+        *last = before == (uint32_t)item->n_items - 1;
     }
     cuda_bar_sync(ATTN_BAR_ROWS, 128);
     return *last != 0;

@@ -1,8 +1,9 @@
 /* cuda_attn_plan: which rows and segments the CTAs of an attention take, made on the device.
  *
  * A sequence whose rows fill at most one warpgroup (and every sequence of a step that would leave
- * multiprocessors idle) is split: each segment an entry of its own, as long as the partial rows last.
- * The others are walked whole, longest first. The choice changes no bit of the result. */
+ * multiprocessors idle) is split: each segment an entry of its own, as long as the partial rows
+ * last; or, of few rows beside enough other work, one entry with all segments. The others are
+ * walked whole, longest first. The choice changes no bit of the result. */
 #include "ops/cuda/cuda_attn_priv.cuh"
 #include "ops/cuda/cuda_mask.cuh"
 #include "ops/cuda/cuda_tma.cuh"
@@ -18,6 +19,7 @@ typedef struct PlanParams {
     int32_t window;
     bool causal;
     int32_t split_rows_max; /* sequences with more rows stay whole */
+    int32_t n_ctas;         /* that take entries of split sequences */
     int32_t whole_rows;     /* of an entry */
     int32_t key_tile, segment_tiles;
     int32_t n_partial_rows, whole_max;
@@ -50,7 +52,7 @@ static __device__ AttnItem plan_item(const PlanParams *p, int32_t s, const PlanS
     item.tile_hi = attn_ceil_div(item.hi, p->key_tile);
     item.n_segments = attn_segment_of(item.tile_hi - 1, p->segment_tiles) -
                       attn_segment_of(item.tile_lo, p->segment_tiles) + 1;
-    item.partial = -1;
+    item.partial = -1, item.n_items = 1;
     return item;
 }
 
@@ -74,29 +76,58 @@ static __device__ int32_t plan_scan(int32_t v, int32_t *sum) {
     return offset + before - v;
 }
 
+/* Whether an item keeps all its segments, beside n_tiles of all sequences of few rows: where a CTA
+ * gets about as much as it has, or twice that and more. Between, many would wait for a few. */
+static __device__ void plan_cut(const PlanParams *p, int64_t n_tiles, AttnItem *item) {
+    int64_t own = (int64_t)(item->tile_hi - item->tile_lo) * p->n_ctas;
+    int64_t all = n_tiles * p->n_kv_heads;
+    bool is_even = 9 * own <= 10 * all && (all <= own || 19 * own <= 10 * all);
+    item->n_items = is_even && item->n_rows <= CUDA_ATTN_FEW_ROWS ? 1 : item->n_segments;
+}
+
+/* Tiles of all sequences of few rows. */
+static __device__ int64_t plan_tiles(const PlanParams *p) {
+    int32_t n = 0, sum;
+    for (int32_t s = threadIdx.x; s < p->n_seqs; s += PLAN_THREADS) {
+        PlanSeq seq = plan_seq(p, s);
+        if (seq.n_rows == 0 || seq.n_rows > CUDA_ATTN_FEW_ROWS) continue;
+        AttnItem item = plan_item(p, s, &seq, 0, CUDA_ATTN_ROWS);
+        n += item.tile_hi - item.tile_lo;
+    }
+    (void)plan_scan(n, &sum);
+    return sum;
+}
+
 /* What splitting a sequence takes. */
 typedef struct PlanNeed {
     int32_t entries, rows;
 } PlanNeed;
 
-static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq) {
+static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq, int64_t n_tiles) {
     PlanNeed need = {0, 0};
     for (int32_t row = 0; row < seq->n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem item = plan_item(p, 0, seq, row, CUDA_ATTN_ROWS);
-        need.entries += item.n_segments;
-        if (item.n_segments > 1) need.rows += item.n_segments * item.n_rows * p->n_kv_heads;
+        plan_cut(p, n_tiles, &item);
+        need.entries += item.n_items;
+        if (item.n_items > 1) need.rows += item.n_items * item.n_rows * p->n_kv_heads;
     }
     return need;
 }
 
 /* A warp lists the segments of a sequence, the long ones first. */
-static __device__ void plan_write_split(const PlanParams *p, int32_t s, int32_t entry,
-                                        int32_t partial) {
+static __device__ void plan_write_split(const PlanParams *p, int32_t s, int64_t n_tiles,
+                                        int32_t entry, int32_t partial) {
     PlanSeq seq = plan_seq(p, s);
     for (int32_t row = 0; row < seq.n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem all = plan_item(p, s, &seq, row, CUDA_ATTN_ROWS), item = all;
         int32_t first = attn_segment_of(all.tile_lo, p->segment_tiles);
-        if (all.n_segments > 1) item.partial = partial;
+        plan_cut(p, n_tiles, &item);
+        if (item.n_items == 1) {
+            if (threadIdx.x % 32 == 0) p->split[entry] = item;
+            entry++;
+            continue;
+        }
+        item.partial = partial;
         for (int32_t i = threadIdx.x % 32; i < all.n_segments; i += 32) {
             item.segment = all.n_segments - 1 - i;
             int32_t segment = first + item.segment;
@@ -105,7 +136,7 @@ static __device__ void plan_write_split(const PlanParams *p, int32_t s, int32_t 
             p->split[entry + i] = item;
         }
         entry += all.n_segments;
-        if (all.n_segments > 1) partial += all.n_segments * all.n_rows * p->n_kv_heads;
+        partial += all.n_segments * all.n_rows * p->n_kv_heads;
     }
 }
 
@@ -113,13 +144,14 @@ static __device__ void plan_write_split(const PlanParams *p, int32_t s, int32_t 
 static __device__ int32_t plan_splits(const PlanParams *p) {
     __shared__ int32_t first_entry[PLAN_THREADS], first_row[PLAN_THREADS];
     int32_t n_entries = 0, n_rows = 0;
+    const int64_t n_tiles = plan_tiles(p);
     for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
         int32_t s = base + threadIdx.x, sum;
         PlanSeq seq = {};
         PlanNeed need = {0, 0};
         if (s < p->n_seqs) seq = plan_seq(p, s);
         bool wanted = seq.n_rows > 0 && seq.n_rows <= p->split_rows_max;
-        if (wanted) need = plan_need(p, &seq);
+        if (wanted) need = plan_need(p, &seq, n_tiles);
         wanted = wanted && need.rows <= p->n_partial_rows; /* keeps the sums small */
         if (!wanted) need.entries = need.rows = 0;
         int32_t row = n_rows + plan_scan(need.rows, &sum);
@@ -133,7 +165,8 @@ static __device__ int32_t plan_splits(const PlanParams *p) {
         __syncthreads();
         for (int32_t i = threadIdx.x / 32; i < min(PLAN_THREADS, p->n_seqs - base);
              i += PLAN_THREADS / 32) {
-            if (first_entry[i] >= 0) plan_write_split(p, base + i, first_entry[i], first_row[i]);
+            if (first_entry[i] >= 0)
+                plan_write_split(p, base + i, n_tiles, first_entry[i], first_row[i]);
         }
         __syncthreads();
     }
@@ -269,6 +302,7 @@ cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args) {
     p.segment_tiles = attn_segment_tiles(limits->head_dim);
     bool small = (int64_t)args->n_tokens * limits->n_heads < (int64_t)n_sms * p.whole_rows;
     p.split_rows_max = small ? INT32_MAX : CUDA_ATTN_ROWS;
+    p.n_ctas = n_sms * attn_split_ctas(limits->head_dim);
     p.n_partial_rows = places.n_partial_rows;
     p.whole_max = places.whole_max;
     return attn_launch_kernel(stream, plan_kernel, 1, PLAN_THREADS, 0, args->dependent, p);

@@ -11,13 +11,14 @@
 
 enum {
     CUDA_ATTN_ROWS = 64,             /* of a warpgroup */
+    CUDA_ATTN_FEW_ROWS = 8,          /* at most, of an item of the split form with all segments */
     CUDA_ATTN_SHORT_SEGMENTS = 32,   /* those behind them are twice as long */
     CUDA_ATTN_PARTIAL_ROWS = 131072, /* 256 sequences of 8k tokens, 32 heads: 68 MB for 128 dims */
     CUDA_ATTN_ITEM_WORDS = 16
 };
 
 /* What a CTA works on at a time, for every KV head: some rows of a sequence and all keys that they
- * see (whole form), or those of one segment (split form). */
+ * see (whole form, and the split form where n_items is 1), or those of one segment. */
 typedef struct AttnItem {
     int32_t seq, kv_head;        /* seq -1: nothing is left; the CTA fills in kv_head */
     int32_t row, n_rows;         /* of the sequence's rows */
@@ -27,7 +28,7 @@ typedef struct AttnItem {
     int32_t tile_lo, tile_hi;    /* tiles to walk */
     int32_t segment, n_segments; /* of those that the rows see, for the split form */
     int32_t partial;             /* first of the rows' partial rows, [segment][kv head][row] */
-    int32_t unused;
+    int32_t n_items;             /* of the rows, in the split form */
 } AttnItem;
 
 /* At the start of the plan's memory; the lists follow. */
@@ -135,6 +136,11 @@ static inline __host__ __device__ int32_t attn_segment_of(int32_t tile, int32_t 
 static inline __host__ __device__ int32_t attn_segment_start(int32_t segment, int32_t n_tiles) {
     int32_t n_long = segment - CUDA_ATTN_SHORT_SEGMENTS;
     return (segment + (n_long > 0 ? n_long : 0)) * n_tiles;
+}
+
+/* CTAs of a multiprocessor that walk parts of sequences. */
+static inline __host__ __device__ constexpr int32_t attn_split_ctas(int32_t head_dim) {
+    return head_dim <= 128 ? 2 : 1;
 }
 
 /* Warpgroups of the kernel that walks all segments. */

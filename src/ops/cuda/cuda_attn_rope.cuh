@@ -102,9 +102,11 @@ static __device__ __forceinline__ void attn_rope_make(const AttnParams *p, const
     int32_t warp = lane->thread / 32, l = lane->thread % 32;
     float *head = attn_rope_scratch<Shape>(q, warp), *cos_sin = head + Shape::DIMS;
     const float *turn_by = p->rope.cos_sin + (int64_t)max(item->pos, 0) * p->rope.head.rope_dim;
-    cuda_bar_sync(ATTN_BAR_ROWS, 128); /* no warp needs what stands there any more */
-    if (p->rope.head.style != ROPE_NONE)
-        for (int i = l; i < p->rope.head.rope_dim; i += 32) cos_sin[i] = __ldg(turn_by + i);
+    float angle[Shape::DIMS / 32] = {};
+    const int32_t n_angles = p->rope.head.style == ROPE_NONE ? 0 : p->rope.head.rope_dim;
+#pragma unroll
+    for (int i = 0; i < Shape::DIMS / 32; i++)
+        if (l + 32 * i < n_angles) angle[i] = __ldg(turn_by + l + 32 * i);
     cuda_launch_wait();
     uint32_t u[ATTN_ROPE_TURNS][WORDS] = {};
 #pragma unroll
@@ -113,6 +115,10 @@ static __device__ __forceinline__ void attn_rope_make(const AttnParams *p, const
         if (r < p->group + 2 && at < p->head_dim)
             attn_rope_load<WORDS>(u[turn], attn_rope_head(p, item, r) + at);
     }
+    cuda_bar_sync(ATTN_BAR_ROWS, 128); /* no warp needs what stands there any more */
+#pragma unroll
+    for (int i = 0; i < Shape::DIMS / 32; i++)
+        if (l + 32 * i < n_angles) cos_sin[l + 32 * i] = angle[i];
 #pragma unroll
     for (int turn = 0; turn < ATTN_ROPE_TURNS; turn++) {
         int32_t r = warp + 4 * turn;

@@ -16,7 +16,7 @@ struct AttnShape {
     static constexpr int N_WG = SPLIT || DIMS > 128 ? 1 : 2;
     static constexpr int N_ROWS = N_WG * CUDA_ATTN_ROWS;
     static constexpr int N_STAGES = SPLIT ? (DIMS == 64 ? 6 : DIMS == 128 ? 3 : 6) : 4;
-    static constexpr int CTAS_PER_SM = SPLIT && DIMS <= 128 ? 2 : 1;
+    static constexpr int CTAS_PER_SM = SPLIT ? attn_split_ctas(DIMS) : 1;
     static constexpr int N_THREADS = N_WG * 128 + 128;
     static constexpr int REGS = N_WG == 2 ? 224 : CTAS_PER_SM == 2 ? 208 : 0; /* 0: as they come */
     static constexpr int COPY_REGS = N_WG == 2 ? 56 : 48;
