@@ -65,6 +65,86 @@ static __global__ void __launch_bounds__(CUDA_NORM_THREADS) cuda_norm_kernel(Cud
     }
 }
 
+/* ---- wide rows ------------------------------------------------------------------------------ */
+
+static __device__ __forceinline__ void cuda_norm_put(float *to, float4 y) {
+    *(float4 *)to = y;
+}
+static __device__ __forceinline__ void cuda_norm_put(__nv_bfloat16 *to, float4 y) {
+    const __nv_bfloat162 a = __floats2bfloat162_rn(y.x, y.y), b = __floats2bfloat162_rn(y.z, y.w);
+    *(uint2 *)to = make_uint2(*(const uint32_t *)&a, *(const uint32_t *)&b);
+}
+
+template <int PIECES>
+static __device__ __forceinline__ void cuda_norm_pieces(const float *row, int32_t n_pieces,
+                                                        float4 (&v)[PIECES]) {
+#pragma unroll
+    for (int32_t i = 0; i < PIECES; i++) {
+        const int32_t piece = i * CUDA_NORM_THREADS + (int32_t)threadIdx.x;
+        v[i] = piece < n_pieces ? __ldcg((const float4 *)row + piece) : make_float4(0, 0, 0, 0);
+    }
+}
+
+/* The RMS-norm of a CTA's rows, which pass through registers, the next one on its way. */
+template <typename T, int PIECES>
+static __global__ void __launch_bounds__(CUDA_NORM_THREADS)
+    cuda_norm_rows_kernel(CudaNorm n, int32_t n_rows, T *out) {
+    __shared__ float part[2][CUDA_NORM_WARPS];
+    const int32_t n_pieces = n.dim / 4, lane = (int32_t)threadIdx.x % CUDA_WARP;
+    float4 w[PIECES], v[PIECES], next[PIECES];
+    cuda_norm_pieces(n.w, n_pieces, w);
+    cuda_wait();
+    int32_t turn = 0;
+    cuda_norm_pieces(n.x + (int64_t)blockIdx.x * n.x_stride, n_pieces, v);
+    for (int32_t t = (int32_t)blockIdx.x; t < n_rows; t += (int32_t)gridDim.x, turn ^= 1) {
+        const int32_t after = min(t + (int32_t)gridDim.x, n_rows - 1);
+        cuda_norm_pieces(n.x + after * n.x_stride, n_pieces, next);
+        float sum = 0;
+#pragma unroll
+        for (int32_t i = 0; i < PIECES; i++) sum = __fadd_rn(sum, cuda_norm_squares(v[i]));
+        sum = cuda_warp_sum(sum);
+        if (lane == 0) part[turn][threadIdx.x / CUDA_WARP] = sum;
+        __syncthreads();
+        sum = cuda_warp_sum(lane < CUDA_NORM_WARPS ? part[turn][lane] : 0.0f);
+        const float scale = cuda_norm_scale(sum, n.dim, n.eps);
+#pragma unroll
+        for (int32_t i = 0; i < PIECES; i++) {
+            const int32_t piece = i * CUDA_NORM_THREADS + (int32_t)threadIdx.x;
+            const float4 y = make_float4(
+                cuda_norm_value(v[i].x, scale, w[i].x), cuda_norm_value(v[i].y, scale, w[i].y),
+                cuda_norm_value(v[i].z, scale, w[i].z), cuda_norm_value(v[i].w, scale, w[i].w));
+            if (piece < n_pieces) cuda_norm_put(out + t * n.out_stride + piece * 4, y);
+            v[i] = next[i];
+        }
+    }
+}
+
+template <typename T, int PIECES>
+static void cuda_norm_rows(OpCtx *ctx, const CudaNorm &n, int32_t n_rows, T *out) {
+    const int32_t most = 4 * cuda_of(ctx)->n_sms;
+    cuda_launch(ctx, "norm", cuda_norm_rows_kernel<T, PIECES>, dim3((unsigned)MIN(n_rows, most)),
+                dim3(CUDA_NORM_THREADS), 0, n, n_rows, out);
+}
+
+/* Whether cuda_norm_rows takes it. */
+static bool cuda_norm_is_wide(const CudaNorm &n, const Tensor *out) {
+    return !n.layer && n.add == NULL && n.bias == NULL && n.dim >= CUDA_NORM_WIDE &&
+           n.dim <= 16 * CUDA_NORM_THREADS && n.dim % 4 == 0 && n.x_stride % 4 == 0 &&
+           n.out_stride % 4 == 0 && (out->dtype == DTYPE_F32 || out->dtype == DTYPE_BF16) &&
+           ((uintptr_t)n.x | (uintptr_t)n.w | (uintptr_t)out->data) % 16 == 0;
+}
+
+template <typename T>
+static void cuda_norm_wide(OpCtx *ctx, const CudaNorm &n, const Tensor *out) {
+    const int32_t n_rows = (int32_t)out->shape[0];
+    if (n.dim <= 4 * CUDA_NORM_THREADS)
+        cuda_norm_rows<T, 1>(ctx, n, n_rows, (T *)out->data);
+    else if (n.dim <= 8 * CUDA_NORM_THREADS)
+        cuda_norm_rows<T, 2>(ctx, n, n_rows, (T *)out->data);
+    else
+        cuda_norm_rows<T, 4>(ctx, n, n_rows, (T *)out->data);
+}
+
 void cuda_norm(OpCtx *ctx, const NormArgs *args) {
     const Tensor *x = &args->x, *out = &args->out;
     CHECK(x->dtype == DTYPE_F32 && x->shape[1] == out->shape[1] && x->shape[1] <= 1 << 15);
@@ -79,6 +159,13 @@ void cuda_norm(OpCtx *ctx, const NormArgs *args) {
                         (int)x->shape[1],
                         args->eps,
                         args->kind == NORM_LAYER};
+    if (cuda_norm_is_wide(n, out)) {
+        if (out->dtype == DTYPE_BF16)
+            cuda_norm_wide<__nv_bfloat16>(ctx, n, out);
+        else
+            cuda_norm_wide<float>(ctx, n, out);
+        return;
+    }
     const size_t bytes = (size_t)n.dim * sizeof(float);
     const int threads = n.dim >= CUDA_NORM_WIDE ? (int)CUDA_NORM_THREADS : 128;
     cuda_by_dtype(out->dtype, [&](auto one) {
