@@ -75,10 +75,13 @@ static void forward_embed(ForwardStep *step) {
 static void forward_make_logits(ForwardStep *step) {
     Forward *f = step->forward;
     const ModelConfig *c = f->config;
+    const Weights *w = &f->model->weights;
     Tensor logits = forward_rows(step, f->scratch.logits, c->vocab);
+    ForwardNorm norm;
     LinearArgs args = {.x = forward_feed(step, step->h, c->dim),
                        .n_parts = 1,
-                       .part = {{&f->model->weights.output, NULL, logits}}};
+                       .part = {{&w->output, NULL, logits}},
+                       .norm = forward_norm_for(step, w->out_norm, w->out_norm_bias, &norm)};
     f->ops->linear(&f->ctx, &args);
     if (c->logit_softcap > 0) f->ops->softcap(&f->ctx, logits, c->logit_softcap);
 }
@@ -95,7 +98,7 @@ static void forward_check(const Forward *f, const Batch *batch) {
         CHECK(batch->logits_row[i] >= 0 && batch->logits_row[i] < batch->n_tokens);
 }
 
-/* From tokens to the final norm of the wanted rows, in step->h. */
+/* From tokens to the residual stream of the wanted rows. */
 static void forward_layers(ForwardStep *step) {
     const Forward *f = step->forward;
     layer_attn_plan(step);
@@ -108,7 +111,6 @@ static void forward_layers(ForwardStep *step) {
         else
             layer_ffn(step, i);
     }
-    forward_norm(step, f->model->weights.out_norm, f->model->weights.out_norm_bias);
 }
 
 /* What the host knows of a batch besides its counts. */
@@ -145,12 +147,18 @@ static ForwardStep forward_begin(Forward *f, KvStore *store, const Batch *batch,
                          .h = f->scratch.h};
 }
 
-/* The pass over a batch whose arrays the ops can read. Returns the step after the final norm. */
+/* The pass over a batch whose arrays the ops can read, to the logits of the wanted rows or to their
+ * final norm, in step->h. */
 static ForwardStep forward_pass(Forward *f, KvStore *store, const Batch *batch, ForwardShape shape,
                                 bool logits) {
     ForwardStep step = forward_begin(f, store, batch, shape);
+    const Weights *w = &f->model->weights;
     forward_layers(&step);
-    if (logits && step.n_rows > 0) forward_make_logits(&step);
+    if (step.n_rows == 0) return step;
+    if (logits)
+        forward_make_logits(&step);
+    else
+        forward_norm(&step, w->out_norm, w->out_norm_bias);
     return step;
 }
 
