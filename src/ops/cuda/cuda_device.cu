@@ -225,9 +225,9 @@ static Status cuda_device_open(int32_t id, Device **out, Err *err) {
     return OK;
 }
 
-/* bf16 where the weights are: the tensor cores multiply it with them. The rest computes in f32. */
+/* bf16, which the tensor cores multiply with weights, but where the weights are wider. */
 static DType cuda_device_feed(DType weight) {
-    return weight == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    return weight == DTYPE_F32 || weight == DTYPE_F64 ? DTYPE_F32 : DTYPE_BF16;
 }
 
 /* Ops run one after the other, so they share one piece. */

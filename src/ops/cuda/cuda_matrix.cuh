@@ -2,14 +2,16 @@
  *
  * bf16 matrices whose rows the tensor cores can take are packed (cuda_linear.cuh); the gate and up
  * matrices of a gated layer become one packed matrix, eight rows of the one beside eight of the
- * other. Everything else keeps the file's rows. */
+ * other. f16 and the block formats that cuda_quant.cuh names lie in its units. Everything else
+ * keeps the file's rows. */
 #pragma once
 
 #include "ops/cuda/cuda_dequant.cuh"
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_quant.cuh"
 
 /* Weight.layout */
-enum { CUDA_MATRIX_ROWS, CUDA_MATRIX_PACKED, CUDA_MATRIX_GATE, CUDA_MATRIX_UP };
+enum { CUDA_MATRIX_ROWS, CUDA_MATRIX_PACKED, CUDA_MATRIX_GATE, CUDA_MATRIX_UP, CUDA_MATRIX_UNITS };
 
 /* A matrix as the kernels take it. */
 struct CudaMatrix {
@@ -45,6 +47,12 @@ static inline bool cuda_matrix_can_pack(const Tensor *t) {
     return t->dtype == DTYPE_BF16 && t->shape[1] % CUDA_LINEAR_K_MULTIPLE == 0;
 }
 
+/* How a matrix by itself is kept. */
+static inline int cuda_matrix_layout(const Tensor *t) {
+    if (cuda_matrix_can_pack(t)) return CUDA_MATRIX_PACKED;
+    return cuda_quant_can_pack(t->dtype, t->shape[1]) ? CUDA_MATRIX_UNITS : CUDA_MATRIX_ROWS;
+}
+
 /* The packed row of row i. */
 static inline __host__ __device__ int64_t cuda_matrix_row(int layout, int64_t i) {
     if (layout == CUDA_MATRIX_PACKED) return i;
@@ -54,6 +62,7 @@ static inline __host__ __device__ int64_t cuda_matrix_row(int layout, int64_t i)
 /* Element j of row i. */
 static __device__ __forceinline__ float cuda_matrix_get(const CudaMatrix &m, int64_t i, int j) {
     if (m.layout == CUDA_MATRIX_ROWS) return cuda_dequant(m.dtype, m.data + i * m.row_bytes, j);
+    if (m.layout == CUDA_MATRIX_UNITS) return cuda_quant_get(m.dtype, m.data, i, j, m.k);
     const char *at = m.data + cuda_linear_offset(cuda_matrix_row(m.layout, i), j, m.k);
     return __bfloat162float(*(const __nv_bfloat16 *)at);
 }

@@ -1,5 +1,5 @@
-/* cuda_product: matrix products. Shapes and formats that the fast kernels take go to them; every
- * other combination to one plain kernel.
+/* cuda_product: matrix products. Shapes and formats that the fast kernels take (cuda_linear.cuh,
+ * cuda_quant.cuh) go to them; every other combination to one plain kernel.
  *
  * The plain kernel: a warp makes one output column for up to eight tokens. Lane l sums elements
  * l, l + 32, ... of the row, then the warp adds its lanes: the order follows from k alone. */
@@ -69,6 +69,35 @@ static bool cuda_product_is_packed(const Tensor *x, const LinearPart *part) {
            (out == DTYPE_F32 || out == DTYPE_BF16);
 }
 
+static bool cuda_product_is_units(const Tensor *x, const LinearPart *part) {
+    const DType out = part->out.dtype;
+    return part->w->layout == CUDA_MATRIX_UNITS && x->dtype == DTYPE_BF16 &&
+           x->stride[0] % 8 == 0 && (uintptr_t)x->data % 16 == 0 &&
+           (out == DTYPE_F32 || out == DTYPE_BF16);
+}
+
+/* Parts from `first` on whose matrices are in units of one format; returns how many. */
+static int32_t cuda_product_units(OpCtx *ctx, const LinearArgs *args, int32_t first) {
+    const LinearPart *part = &args->part[first];
+    CudaQuantArgs fast = {};
+    fast.dtype = part->w->t.dtype;
+    fast.x = args->x.data;
+    fast.x_stride = args->x.stride[0];
+    fast.n_tokens = (int32_t)args->x.shape[0];
+    fast.k = (int32_t)args->x.shape[1];
+    fast.out_bf16 = part->out.dtype == DTYPE_BF16;
+    fast.accumulate = args->accumulate;
+    do {
+        fast.part[fast.n_parts++] =
+            CudaQuantPart{(const char *)part->w->t.data, part->bias, part->out.data,
+                          part->out.stride[0], (int32_t)part->out.shape[1]};
+        part++;
+    } while (first + fast.n_parts < args->n_parts && cuda_product_is_units(&args->x, part) &&
+             part->w->t.dtype == fast.dtype && part->out.dtype == part[-1].out.dtype);
+    cuda_quant_product(ctx, &fast);
+    return fast.n_parts;
+}
+
 /* Part b's matrix lies behind part a's, so that one product makes both. */
 static bool cuda_product_follows(const LinearPart *a, const LinearPart *b) {
     const Tensor *t = &a->w->t;
@@ -100,6 +129,7 @@ static int32_t cuda_product_parts(OpCtx *ctx, const LinearArgs *args, const Norm
                                   int32_t first) {
     const Tensor *x = &args->x;
     const LinearPart *part = &args->part[first];
+    if (cuda_product_is_units(x, part)) return cuda_product_units(ctx, args, first);
     if (!cuda_product_is_packed(x, part)) {
         cuda_product_plain(ctx, x, part, args->accumulate);
         return 1;

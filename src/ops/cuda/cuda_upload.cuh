@@ -5,13 +5,15 @@
 
 #include "ops/cuda/cuda_common.cuh"
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_quant.cuh"
 
 /* What goes up in one piece. */
 struct CudaUploadPiece {
     const char *src; /* of the host */
     char *dst;       /* of the device; of packed rows the first byte of a block row */
     size_t bytes;    /* of src */
-    int32_t n, k;    /* rows of bf16 to pack (see cuda_linear_pack); n 0: bytes as they are */
+    int32_t n, k;    /* rows of dtype to pack; n 0: bytes as they are */
+    DType dtype;     /* BF16: see cuda_linear_pack; else cuda_quant_pack */
     CudaLinearRows order;
 };
 

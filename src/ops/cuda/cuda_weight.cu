@@ -71,11 +71,12 @@ static CudaUploadPiece cuda_weight_bytes(const Tensor *file, char *dst) {
     return piece;
 }
 
-/* A bf16 matrix that goes into packed memory, which was cleared. */
+/* A matrix that goes into packed memory, which was cleared. */
 static CudaUploadPiece cuda_weight_packed(const Tensor *file, CudaLinearRows order, char *dst) {
     CudaUploadPiece piece = cuda_weight_bytes(file, dst);
     piece.n = (int32_t)file->shape[0];
     piece.k = (int32_t)file->shape[1];
+    piece.dtype = file->dtype;
     piece.order = order;
     return piece;
 }
@@ -112,13 +113,16 @@ Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) 
 
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
     TRY(cuda_weight_check(file, err));
-    if (cuda_matrix_can_pack(file)) {
-        const size_t bytes = cuda_linear_packed_bytes(file->shape[0], file->shape[1]);
+    const int layout = cuda_matrix_layout(file);
+    if (layout != CUDA_MATRIX_ROWS) {
+        const int64_t n = file->shape[0], k = file->shape[1];
+        const size_t bytes = layout == CUDA_MATRIX_PACKED ? cuda_linear_packed_bytes(n, k)
+                                                          : cuda_quant_bytes(file->dtype, n, k);
         char *packed = NULL;
         TRY(cuda_weight_alloc_packed(cuda_of(ctx), bytes, &packed, err));
         const CudaUploadPiece rows = cuda_weight_packed(file, CUDA_LINEAR_ROWS_PLAIN, packed);
         TRY(cuda_upload(ctx, &rows, 1, err));
-        *out = cuda_weight_of(file, CUDA_MATRIX_PACKED, packed, bytes);
+        *out = cuda_weight_of(file, layout, packed, bytes);
         return OK;
     }
     return cuda_weight_table(ctx, file, out, err);
