@@ -75,7 +75,7 @@ static void ops_smoke(void **state) {
         const Ops *ops;
         if (ops_cpu(&ops, ops_level_name((OpsLevel)i), NULL) != OK) continue;
         _Alignas(CACHE_LINE) static char scratch[1 << 20];
-        OpCtx ctx = {device_host(), NULL, scratch, sizeof scratch};
+        OpCtx ctx = {.device = device_host(), .scratch = scratch, .scratch_bytes = sizeof scratch};
         float w[2 * 3] = {1, 2, 3, -1, 0, 1}, x[3] = {1, 1, 2}, bias[2] = {0.5f, 0}, out[2];
         Tensor file = tensor_2d(w, DTYPE_F32, 2, 3);
         Weight weight;
