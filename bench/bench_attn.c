@@ -12,8 +12,7 @@
  * Blocks of 16 tokens in shuffled order. Prints CSV. */
 #include "ops/bench_testing.h"
 
-#include <stdlib.h>
-
+#include "model/kv_store.h"
 #include "ops/ops_priv.h"
 #include "ops/probe.h"
 
@@ -46,16 +45,6 @@ typedef struct BenchShape {
     int64_t part_bytes; /* keys or values of a layer */
     int32_t n_blocks, n_layers;
 } BenchShape;
-
-static int bench_compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double bench_median(double *v, int32_t n) {
-    qsort(v, (size_t)n, sizeof *v, bench_compare);
-    return v[n / 2];
-}
 
 static double bench_read(const Bench *b) {
     double one = probe_read_bandwidth(b->ctx.pool, PROBE_ONE_STREAM, 1);
@@ -119,10 +108,6 @@ static void bench_layer(Bench *b, const BenchShape *s, int32_t layer, int32_t n_
     b->ops->attn(&b->ctx, &args);
 }
 
-static double bench_seconds_since(int64_t start_us) {
-    return (double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6;
-}
-
 static void bench_decode(Bench *b, const BenchShape *s) {
     double rate[ROUNDS_MAX], share[ROUNDS_MAX];
     const int32_t n_calls = MAX(s->n_layers, (int32_t)CALLS_MIN);
@@ -138,9 +123,8 @@ static void bench_decode(Bench *b, const BenchShape *s) {
         share[r] = 2 * rate[r] / (limit + bench_read(b));
     }
     printf("decode,%s,%d,%d,%d,%d,%s,%d,%d,%.1f,GB/s,%.0f\n", b->ops->level, b->n_threads, s->dim,
-           s->n_heads, s->n_kv_heads, s->dtype == DTYPE_I8 ? "int8" : dtype_info(s->dtype)->name,
-           b->n_seqs, b->context, 1e-9 * bench_median(rate, b->n_rounds),
-           100 * bench_median(share, b->n_rounds));
+           s->n_heads, s->n_kv_heads, kv_store_dtype_name(s->dtype), b->n_seqs, b->context,
+           1e-9 * bench_median(rate, b->n_rounds), 100 * bench_median(share, b->n_rounds));
 }
 
 static void bench_prefill(Bench *b, const BenchShape *s) {
@@ -155,8 +139,7 @@ static void bench_prefill(Bench *b, const BenchShape *s) {
         share[r] = rate[r] / limit;
     }
     printf("prefill,%s,%d,%d,%d,%d,%s,1,%d,%.1f,GFLOP/s,%.0f\n", b->ops->level, b->n_threads,
-           s->dim, s->n_heads, s->n_kv_heads,
-           s->dtype == DTYPE_I8 ? "int8" : dtype_info(s->dtype)->name, b->prefill,
+           s->dim, s->n_heads, s->n_kv_heads, kv_store_dtype_name(s->dtype), b->prefill,
            1e-9 * bench_median(rate, b->n_rounds), 100 * bench_median(share, b->n_rounds));
 }
 

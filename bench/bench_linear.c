@@ -8,9 +8,7 @@
  * Small layer counts fit caches; 22 is the model. Prefill: 512 rows through one layer, and the
  * GFLOP/s; tokens/s are for 22 layers and one row of the head. */
 #include "ops/bench_testing.h"
-#include "ops/linear_testing.h"
 
-#include <stdlib.h>
 #include <sys/resource.h>
 
 enum {
@@ -39,28 +37,6 @@ typedef struct Bench {
     float *x, *out[3];
 } Bench;
 
-/* A weight whose rows repeat after 64, in memory of its own. */
-static void bench_weight(Bench *b, DType dtype, int64_t n, int64_t k, Weight *out) {
-    Tensor few = linear_testing_weight(dtype, 64, k, 5);
-    int64_t row_bytes = tensor_row_bytes(&few);
-    char *file = mem_try_alloc_large((size_t)(n * row_bytes));
-    assert_non_null(file);
-    for (int64_t i = 0; i < n; i += 64)
-        memcpy(file + i * row_bytes, few.data, (size_t)(MIN(n - i, (int64_t)64) * row_bytes));
-    mem_free(few.data);
-    Tensor t = tensor_2d(file, dtype, n, k);
-    assert_int_equal(b->ops->weight_prepare(&b->ctx, &t, out, NULL), OK);
-    if (out->owned != NULL) mem_free_large(file, (size_t)(n * row_bytes));
-    b->weight_bytes += n * row_bytes;
-}
-
-static void bench_weight_free(Bench *b, Weight *w) {
-    void *file = w->owned == NULL ? w->t.data : NULL;
-    size_t bytes = (size_t)tensor_bytes(&w->t);
-    b->ops->weight_release(&b->ctx, w);
-    if (file != NULL) mem_free_large(file, bytes);
-}
-
 static void bench_linear(Bench *b, Weight *w, int32_t n_parts, int64_t n_tokens) {
     LinearArgs args = {.x = tensor_2d(b->x, DTYPE_F32, n_tokens, w->t.shape[1])};
     args.n_parts = n_parts;
@@ -76,10 +52,6 @@ static void bench_layer(Bench *b, int32_t layer, int64_t n_tokens) {
     bench_linear(b, &w[O], 1, n_tokens);
     bench_linear(b, &w[GATE], 2, n_tokens);
     bench_linear(b, &w[DOWN], 1, n_tokens);
-}
-
-static double bench_seconds_since(int64_t start_us) {
-    return (double)(clock_us() - start_us) * 1e-6;
 }
 
 /* Bytes per second of one read of memory that no cache holds. */
@@ -101,16 +73,6 @@ static double bench_cpu_seconds(void) {
     getrusage(RUSAGE_SELF, &use);
     return (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
            1e-6 * (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec);
-}
-
-static int bench_compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double bench_median(double *v, int32_t n) {
-    qsort(v, (size_t)n, sizeof *v, bench_compare);
-    return v[n / 2];
 }
 
 static void bench_decode(Bench *b, int32_t n_tokens) {
@@ -157,8 +119,9 @@ static void bench_format(Bench *b, DType dtype) {
     int64_t start = clock_us();
     for (int32_t l = 0; l < b->n_layers; l++)
         for (int32_t i = 0; i < LAYER_MATRICES; i++)
-            bench_weight(b, dtype, SHAPE[i][0], SHAPE[i][1], &b->layer[l][i]);
-    bench_weight(b, dtype, VOCAB, DIM, &b->head);
+            b->weight_bytes +=
+                bench_weight(b->ops, &b->ctx, dtype, SHAPE[i][0], SHAPE[i][1], &b->layer[l][i]);
+    b->weight_bytes += bench_weight(b->ops, &b->ctx, dtype, VOCAB, DIM, &b->head);
     printf("%-7s %5lld MB, prepared in %.2f s\n", dtype_info(dtype)->name,
            (long long)(b->weight_bytes >> 20), bench_seconds_since(start));
     bench_decode(b, 1);
@@ -167,8 +130,9 @@ static void bench_format(Bench *b, DType dtype) {
     bench_prefill(b);
     fflush(stdout);
     for (int32_t l = 0; l < b->n_layers; l++)
-        for (int32_t i = 0; i < LAYER_MATRICES; i++) bench_weight_free(b, &b->layer[l][i]);
-    bench_weight_free(b, &b->head);
+        for (int32_t i = 0; i < LAYER_MATRICES; i++)
+            bench_weight_free(b->ops, &b->ctx, &b->layer[l][i]);
+    bench_weight_free(b->ops, &b->ctx, &b->head);
 }
 
 static int32_t bench_count(const char *text, int32_t most) {

@@ -8,10 +8,6 @@
  * each pass, since the machine may be shared; the share is the median of the passes'. The default
  * shape is a quarter of Qwen3-30B-A3B's layer with half of its experts. Prints CSV. */
 #include "ops/bench_testing.h"
-#include "ops/linear_testing.h"
-
-#include <stdlib.h>
-
 #include "ops/probe.h"
 
 enum { TOKENS_MAX = 512, EXPERTS_MAX = 256, USED_MAX = 16, ROUNDS_MAX = 99 };
@@ -27,38 +23,6 @@ typedef struct Bench {
     int32_t expert[TOKENS_MAX * USED_MAX];
     float share[TOKENS_MAX * USED_MAX];
 } Bench;
-
-static int bench_compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double bench_median(double *v, int32_t n) {
-    qsort(v, (size_t)n, sizeof *v, bench_compare);
-    return v[n / 2];
-}
-
-/* A matrix whose rows repeat after 64, in memory of its own. */
-static void bench_weight(Bench *b, DType dtype, int64_t n, int64_t k, Weight *out) {
-    Tensor few = linear_testing_weight(dtype, 64, k, 5);
-    int64_t row_bytes = tensor_row_bytes(&few);
-    char *file = mem_try_alloc_large((size_t)(n * row_bytes));
-    assert_non_null(file);
-    for (int64_t i = 0; i < n; i += 64)
-        memcpy(file + i * row_bytes, few.data, (size_t)(MIN(n - i, (int64_t)64) * row_bytes));
-    mem_free(few.data);
-    Tensor t = tensor_2d(file, dtype, n, k);
-    assert_int_equal(b->ops->weight_prepare(&b->ctx, &t, out, NULL), OK);
-    if (out->owned != NULL) mem_free_large(file, (size_t)(n * row_bytes));
-    b->expert_bytes += n * row_bytes;
-}
-
-static void bench_weight_free(Bench *b, Weight *w) {
-    void *file = w->owned == NULL ? w->t.data : NULL;
-    size_t bytes = (size_t)tensor_bytes(&w->t);
-    b->ops->weight_release(&b->ctx, w);
-    if (file != NULL) mem_free_large(file, bytes);
-}
 
 /* Distinct experts for each token; returns how many are touched. */
 static int32_t bench_choose(Bench *b, int32_t n_tokens, int32_t round) {
@@ -99,7 +63,7 @@ static void bench_tokens(Bench *b, DType dtype, int32_t n_tokens) {
                         .out = tensor_2d(b->out, DTYPE_F32, n_tokens, b->dim)};
         int64_t start = clock_us();
         b->ops->moe(&b->ctx, &args);
-        double s = (double)MAX(clock_us() - start, (int64_t)1) * 1e-6;
+        double s = bench_seconds_since(start);
         if (r < 0) continue;
         limit = (MAX(limit, one) + probe_read_bandwidth(b->ctx.pool, PROBE_FOUR_PREFETCHED, 1)) / 2;
         touched += n_touched;
@@ -121,12 +85,13 @@ static void bench_format(Bench *b, DType dtype) {
     b->expert_bytes = 0;
     for (int32_t i = 0; i < 3; i++)
         for (int32_t e = 0; e < b->n_experts; e++)
-            bench_weight(b, dtype, i == 2 ? b->dim : b->ff, i == 2 ? b->ff : b->dim,
-                         &b->weight[i][e]);
+            b->expert_bytes += bench_weight(b->ops, &b->ctx, dtype, i == 2 ? b->dim : b->ff,
+                                            i == 2 ? b->ff : b->dim, &b->weight[i][e]);
     static const int32_t n_tokens[] = {1, 4, 16, 64, TOKENS_MAX};
     for (size_t i = 0; i < ARRAY_LEN(n_tokens); i++) bench_tokens(b, dtype, n_tokens[i]);
     for (int32_t i = 0; i < 3; i++)
-        for (int32_t e = 0; e < b->n_experts; e++) bench_weight_free(b, &b->weight[i][e]);
+        for (int32_t e = 0; e < b->n_experts; e++)
+            bench_weight_free(b->ops, &b->ctx, &b->weight[i][e]);
 }
 
 static void bench_run(Bench *b, const DType *dtype, int32_t n_dtypes) {

@@ -1,8 +1,10 @@
-/* bench_testing: this machine's limits, measured beside a bench: f32 FMA of a level and read
- * bandwidth, on all threads of a pool. */
+/* bench_testing: what benches share: this machine's limits, measured beside them (f32 FMA of a
+ * level and read bandwidth, on all threads of a pool), times, medians and large weights. */
 #pragma once
 
-#include "ops/ops_testing.h"
+#include <stdlib.h>
+
+#include "ops/linear_testing.h"
 
 enum { PEAK_LOOPS = 200000, PEAK_CHAINS = 12 };
 
@@ -64,4 +66,43 @@ static inline double bench_read_peak(OpCtx *ctx) {
     volatile uint64_t used = read.sum[0]; /* the loops must not be dropped */
     (void)used;
     return PEAK_READ_BYTES / seconds;
+}
+
+/* Never 0, to be divided by. */
+static inline double bench_seconds_since(int64_t start_us) {
+    return (double)MAX(clock_us() - start_us, (int64_t)1) * 1e-6;
+}
+
+static inline int bench_compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sorts v. */
+static inline double bench_median(double *v, int32_t n) {
+    qsort(v, (size_t)n, sizeof *v, bench_compare);
+    return v[n / 2];
+}
+
+/* A weight whose rows repeat after 64, in memory of its own; returns its bytes in a file. */
+static inline int64_t bench_weight(const Ops *ops, OpCtx *ctx, DType dtype, int64_t n, int64_t k,
+                                   Weight *out) {
+    Tensor few = linear_testing_weight(dtype, 64, k, 5);
+    int64_t row_bytes = tensor_row_bytes(&few);
+    char *file = mem_try_alloc_large((size_t)(n * row_bytes));
+    assert_non_null(file);
+    for (int64_t i = 0; i < n; i += 64)
+        memcpy(file + i * row_bytes, few.data, (size_t)(MIN(n - i, (int64_t)64) * row_bytes));
+    mem_free(few.data);
+    Tensor t = tensor_2d(file, dtype, n, k);
+    assert_int_equal(ops->weight_prepare(ctx, &t, out, NULL), OK);
+    if (out->owned != NULL) mem_free_large(file, (size_t)(n * row_bytes));
+    return n * row_bytes;
+}
+
+static inline void bench_weight_free(const Ops *ops, OpCtx *ctx, Weight *w) {
+    void *file = w->owned == NULL ? w->t.data : NULL;
+    size_t bytes = (size_t)tensor_bytes(&w->t);
+    ops->weight_release(ctx, w);
+    if (file != NULL) mem_free_large(file, bytes);
 }
