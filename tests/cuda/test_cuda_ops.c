@@ -1,7 +1,6 @@
 /* test_cuda_ops: every op of the GPU's table against the reference on odd shapes and random inputs,
  * in every dtype that it takes; outputs hold NaN before. */
-#include "cuda/cuda_testing.h"
-#include "ops/linear_testing.h"
+#include "cuda/cuda_product_testing.h"
 
 static const OpsLimits LIMITS = {.n_tokens_max = 300,
                                  .n_seqs_max = 8,
@@ -18,53 +17,7 @@ static const OpsLimits LIMITS = {.n_tokens_max = 300,
                                  .expert_ff = 512};
 static const DType FEEDS[] = {DTYPE_F32, DTYPE_BF16};
 
-static Weight cuda_ops_weight(CudaTesting *t, const Tensor *file) {
-    Err err = {0};
-    Weight w = {0};
-    ASSERT_OK(t->ops->weight_prepare(&t->ctx, file, &w, &err), err);
-    return w;
-}
-
 /* ---- products ----------------------------------------------------------------------------- */
-
-typedef struct ProductCase {
-    DType weight, in, out;
-    int64_t n_tokens, n, k;
-    bool accumulate, bias;
-} ProductCase;
-
-static void product_case(CudaTesting *t, const ProductCase *c, uint64_t stream) {
-    char what[128];
-    Tensor file = linear_testing_weight(c->weight, c->n, c->k, stream);
-    Weight w = cuda_ops_weight(t, &file), host_w = {.t = file};
-    float *x = cuda_testing_random(c->n_tokens * c->k, stream + 5, 1);
-    float *y = cuda_testing_random(c->n_tokens * c->n, stream + 6, 1);
-    float *bias = cuda_testing_random(c->n, stream + 7, 1);
-    void *gpu_x = cuda_testing_put_f32(t, x, c->n_tokens * c->k, c->in);
-    void *gpu_y = c->accumulate ? cuda_testing_put_f32(t, y, c->n_tokens * c->n, c->out)
-                                : cuda_testing_put(t, NULL, (size_t)(c->n_tokens * c->n) * 4);
-    LinearArgs args = {.x = tensor_2d(gpu_x, c->in, c->n_tokens, c->k),
-                       .n_parts = 1,
-                       .part = {{&w, NULL, tensor_2d(gpu_y, c->out, c->n_tokens, c->n)}},
-                       .accumulate = c->accumulate};
-    if (c->bias) args.part[0].bias = cuda_testing_put(t, bias, (size_t)c->n * 4);
-    t->ops->linear(&t->ctx, &args);
-    LinearArgs host = {
-        .x = tensor_2d(x, DTYPE_F32, c->n_tokens, c->k),
-        .n_parts = 1,
-        .part = {{&host_w, c->bias ? bias : NULL, tensor_2d(y, DTYPE_F32, c->n_tokens, c->n)}},
-        .accumulate = c->accumulate};
-    t->ref->linear(&t->host, &host);
-    snprintf(what, sizeof what, "linear %s %s->%s [%lld, %lld] x %lld", dtype_info(c->weight)->name,
-             dtype_info(c->in)->name, dtype_info(c->out)->name, (long long)c->n, (long long)c->k,
-             (long long)c->n_tokens);
-    cuda_testing_compare(t, what, gpu_y, y, c->n_tokens * c->n, c->out, 1e-11);
-    mem_free(x);
-    mem_free(y);
-    mem_free(bias);
-    mem_free(file.data);
-    cuda_testing_reset(t);
-}
 
 static void products_of_every_format(void **state) {
     (void)state;
@@ -74,9 +27,9 @@ static void products_of_every_format(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(LINEAR_DTYPES); i++) {
         for (size_t j = 0; j < ARRAY_LEN(tokens); j++) {
             const bool plain = dtype_info(LINEAR_DTYPES[i])->group_len == 1;
-            ProductCase c = {LINEAR_DTYPES[i], FEEDS[j % 2],      DTYPE_F32, tokens[j],
-                             37 + (int64_t)j,  plain ? 333 : 512, j == 1,    j != 0};
-            product_case(&t, &c, 10 * i + j);
+            CudaProductCase c = {LINEAR_DTYPES[i], FEEDS[j % 2],      DTYPE_F32, tokens[j],
+                                 37 + (int64_t)j,  plain ? 333 : 512, j == 1,    j != 0};
+            cuda_product_case(&t, &c, 10 * i + j);
         }
     }
     cuda_testing_close(&t);
@@ -96,10 +49,10 @@ static void products_in_bf16(void **state) {
                 stream += 16;
                 if ((i + j + l) % 3 != 0 && ks[l] > 1000) continue; /* the reference is slow */
                 const int32_t out = (int32_t)(stream / 16 % 3);
-                ProductCase c = {DTYPE_BF16, DTYPE_BF16,      out == 0 ? DTYPE_BF16 : DTYPE_F32,
-                                 tokens[i],  ns[j],           ks[l],
-                                 out == 2,   (i + j) % 2 == 0};
-                product_case(&t, &c, stream);
+                CudaProductCase c = {DTYPE_BF16, DTYPE_BF16,      out == 0 ? DTYPE_BF16 : DTYPE_F32,
+                                     tokens[i],  ns[j],           ks[l],
+                                     out == 2,   (i + j) % 2 == 0};
+                cuda_product_case(&t, &c, stream);
             }
     cuda_testing_close(&t);
 }
@@ -113,8 +66,8 @@ static void gated_case(CudaTesting *t, DType weight, DType feed, int64_t n_token
     if (t->ops->gated_prepare != NULL) {
         ASSERT_OK(t->ops->gated_prepare(&t->ctx, &gate, &up, &gpu_gate, &gpu_up, &err), err);
     } else {
-        gpu_gate = cuda_ops_weight(t, &gate);
-        gpu_up = cuda_ops_weight(t, &up);
+        gpu_gate = cuda_product_weight(t, &gate);
+        gpu_up = cuda_product_weight(t, &up);
     }
     float *x = cuda_testing_random(n_tokens * k, stream + 5, 1);
     float *y = mem_alloc((size_t)(n_tokens * n) * sizeof *y);
@@ -248,7 +201,7 @@ static void norm_in_products_shape(CudaTesting *t, int64_t dim, int64_t n, uint6
     Weight w[5] = {0};
     for (uint64_t i = 0; i < 5; i++)
         file[i] = linear_testing_weight(DTYPE_BF16, i == 0 || i > 2 ? n : 64, dim, stream + i);
-    for (int32_t i = 0; i < 3; i++) w[i] = cuda_ops_weight(t, &file[i]);
+    for (int32_t i = 0; i < 3; i++) w[i] = cuda_product_weight(t, &file[i]);
     ASSERT_OK(t->ops->gated_prepare(&t->ctx, &file[3], &file[4], &w[3], &w[4], &err), err);
     float *x = cuda_testing_random(TOKENS * dim, stream + 5, 3);
     float *by = cuda_testing_random(dim, stream + 6, 1);
@@ -293,7 +246,7 @@ static void embeds_and_gathers(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(LINEAR_DTYPES); i++) {
         Tensor file = linear_testing_weight(LINEAR_DTYPES[i], 17, DIM, 9000 + 16 * i);
         Tensor learned = linear_testing_weight(DTYPE_F32, 9, DIM, 9008 + 16 * i);
-        Weight gpu_w = cuda_ops_weight(&t, &learned), w = {.t = file}, p = {.t = learned};
+        Weight gpu_w = cuda_product_weight(&t, &learned), w = {.t = file}, p = {.t = learned};
         Weight table = {.t = file};
         table.t.data = cuda_testing_put(&t, file.data, (size_t)tensor_bytes(&file));
         gpu_w.t.data = cuda_testing_put(&t, learned.data, (size_t)tensor_bytes(&learned));

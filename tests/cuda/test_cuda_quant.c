@@ -1,8 +1,7 @@
 /* test_cuda_quant: products of f16 and block-format matrices with bf16 rows, on the tensor cores,
  * against the reference on odd shapes, every output kind; a row has the same bits in every batch,
  * and a matrix the same alone and beside others. Outputs hold NaN before. */
-#include "cuda/cuda_testing.h"
-#include "ops/linear_testing.h"
+#include "cuda/cuda_product_testing.h"
 
 static const OpsLimits LIMITS = {.n_tokens_max = 200,
                                  .n_seqs_max = 8,
@@ -18,49 +17,9 @@ static const DType FORMATS[] = {DTYPE_F16,   DTYPE_Q8_0, DTYPE_Q4_0,
                                 DTYPE_MXFP4, DTYPE_Q4_K, DTYPE_Q6_K};
 
 static Weight upload(CudaTesting *t, const Tensor *file) {
-    Err err = {0};
-    Weight w = {0};
-    ASSERT_OK(t->ops->weight_prepare(&t->ctx, file, &w, &err), err);
+    Weight w = cuda_product_weight(t, file);
     assert_true(w.layout != 0); /* or the plain kernel would be tested */
     return w;
-}
-
-typedef struct Case {
-    DType weight, out;
-    int64_t n_tokens, n, k;
-    bool accumulate, bias;
-} Case;
-
-static void product_case(CudaTesting *t, const Case *c, uint64_t stream) {
-    char what[128];
-    Tensor file = linear_testing_weight(c->weight, c->n, c->k, stream);
-    Weight w = upload(t, &file), host_w = {.t = file};
-    float *x = cuda_testing_random(c->n_tokens * c->k, stream + 5, 1);
-    float *y = cuda_testing_random(c->n_tokens * c->n, stream + 6, 1);
-    float *bias = cuda_testing_random(c->n, stream + 7, 1);
-    void *gpu_x = cuda_testing_put_f32(t, x, c->n_tokens * c->k, DTYPE_BF16);
-    void *gpu_y = c->accumulate ? cuda_testing_put_f32(t, y, c->n_tokens * c->n, c->out)
-                                : cuda_testing_put(t, NULL, (size_t)(c->n_tokens * c->n) * 4);
-    LinearArgs args = {.x = tensor_2d(gpu_x, DTYPE_BF16, c->n_tokens, c->k),
-                       .n_parts = 1,
-                       .part = {{&w, NULL, tensor_2d(gpu_y, c->out, c->n_tokens, c->n)}},
-                       .accumulate = c->accumulate};
-    if (c->bias) args.part[0].bias = cuda_testing_put(t, bias, (size_t)c->n * 4);
-    t->ops->linear(&t->ctx, &args);
-    LinearArgs host = {
-        .x = tensor_2d(x, DTYPE_F32, c->n_tokens, c->k),
-        .n_parts = 1,
-        .part = {{&host_w, c->bias ? bias : NULL, tensor_2d(y, DTYPE_F32, c->n_tokens, c->n)}},
-        .accumulate = c->accumulate};
-    t->ref->linear(&t->host, &host);
-    snprintf(what, sizeof what, "%s [%lld, %lld] x %lld", dtype_info(c->weight)->name,
-             (long long)c->n, (long long)c->k, (long long)c->n_tokens);
-    cuda_testing_compare(t, what, gpu_y, y, c->n_tokens * c->n, c->out, 1e-11);
-    mem_free(x);
-    mem_free(y);
-    mem_free(bias);
-    mem_free(file.data);
-    cuda_testing_reset(t);
 }
 
 static void products_are_right(void **state) {
@@ -76,10 +35,11 @@ static void products_are_right(void **state) {
                 const size_t l = (f + i + j) % ARRAY_LEN(ks);
                 const int32_t out = (int32_t)((i + j) % 3);
                 stream += 16;
-                product_case(&t,
-                             &(Case){FORMATS[f], out == 0 ? DTYPE_BF16 : DTYPE_F32, tokens[i],
-                                     ns[j], ks[l], out == 2, i % 2 == 0},
-                             stream);
+                const CudaProductCase c = {
+                    FORMATS[f], DTYPE_BF16, out == 0 ? DTYPE_BF16 : DTYPE_F32,
+                    tokens[i],  ns[j],      ks[l],
+                    out == 2,   i % 2 == 0};
+                assert_true(cuda_product_case(&t, &c, stream) != 0);
             }
     cuda_testing_close(&t);
 }
