@@ -47,6 +47,13 @@ static inline bool cuda_note(CudaDevice *device, cudaError_t code, const char *c
     return false;
 }
 
+/* The error of a call that takes memory or fills it. */
+static inline Status cuda_fail(cudaError_t code, const char *call, Err *err) {
+    (void)cudaGetLastError();
+    FAIL(err, code == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "cuda: %s: %s", call,
+         cudaGetErrorString(code));
+}
+
 template <typename... P, typename... A>
 static inline void cuda_launch(const OpCtx *ctx, const char *name, void (*kernel)(P...), dim3 grid,
                                dim3 block, size_t shared_bytes, A... args) {

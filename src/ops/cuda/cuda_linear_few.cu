@@ -217,12 +217,7 @@ static __device__ __forceinline__ void few_read(FewBlock *b, uint32_t w, uint32_
 static __device__ __forceinline__ void few_multiply(float4 *d, const FewBlock &b) {
 #pragma unroll
     for (int32_t j = 0; j < 4; j++)
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-            "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(d->x), "+f"(d->y), "+f"(d->z), "+f"(d->w)
-            : "r"(b.w[j][0]), "r"(b.w[j][1]), "r"(b.w[j][2]), "r"(b.w[j][3]), "r"(b.x[j][0]),
-              "r"(b.x[j][1]));
+        cuda_mma_warp(d->x, d->y, d->z, d->w, b.w[j], b.x[j][0], b.x[j][1]);
 }
 
 /* Waits for a block of a warp's stream, reads it and gives its stage back. */

@@ -1,4 +1,5 @@
-/* cuda_mma: Hopper's warpgroup matrix product, D[64, N] += A[64, 16] B[N, 16]^T in f32.
+/* cuda_mma: Hopper's warpgroup matrix product, D[64, N] += A[64, 16] B[N, 16]^T in f32, and a
+ * warp's.
  *
  * A and B stand in shared memory as tiles of 64 columns (128 bytes a row) with the 128-byte
  * swizzle: the 16-byte piece c of row r is at r * 128 + ((c ^ r % 8) * 16), tiles at multiples
@@ -88,4 +89,17 @@ static __device__ __forceinline__ void cuda_mma(float (&d)[N / 2], uint64_t a, u
         CUDA_MMA_ASM(192, CUDA_MMA_LIST12, 96, 97, 98, CUDA_MMA_D64(0), CUDA_MMA_D32(64));
     if constexpr (N == 256)
         CUDA_MMA_ASM(256, CUDA_MMA_LIST16, 128, 129, 130, CUDA_MMA_D64(0), CUDA_MMA_D64(64));
+}
+
+/* A warp's product, D[16, 8] += A[16, 16] B[8, 16]^T in f32, operands in registers. Lane l has of D
+ * rows l / 4 and l / 4 + 8, columns l % 4 * 2 and on. source: PTX ISA 9.0, "Matrix Fragments for
+ * mma.m16n8k16". */
+static __device__ __forceinline__ void cuda_mma_warp(float &d0, float &d1, float &d2, float &d3,
+                                                     const uint32_t (&a)[4], uint32_t b0,
+                                                     uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

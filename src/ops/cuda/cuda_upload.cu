@@ -33,12 +33,6 @@ struct CudaUpload {
     size_t ring_used;
 };
 
-static Status cuda_upload_fail(cudaError_t code, const char *call, Err *err) {
-    (void)cudaGetLastError();
-    FAIL(err, code == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "cuda: %s: %s", call,
-         cudaGetErrorString(code));
-}
-
 static cudaError_t cuda_upload_open_runner(CudaRunner *r, size_t bytes) {
     cudaError_t code = cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking);
     for (int i = 0; i < CUDA_UPLOAD_BUFFERS && code == cudaSuccess; i++) {
@@ -82,7 +76,7 @@ static Status cuda_upload_open(CudaDevice *d, int n_threads, size_t bytes, Err *
     cudaError_t code = cudaSetDevice(d->base.id);
     if (code == cudaSuccess) code = cudaEventCreateWithFlags(&u->begin, cudaEventDisableTiming);
     if (code == cudaSuccess) code = cudaHostAlloc((void **)&u->ring, CUDA_UPLOAD_RING, 0);
-    return code == cudaSuccess ? OK : cuda_upload_fail(code, "upload buffers", err);
+    return code == cudaSuccess ? OK : cuda_fail(code, "upload buffers", err);
 }
 
 /* ---- slices ------------------------------------------------------------------------------- */
@@ -181,7 +175,7 @@ static Status cuda_upload_slices(OpCtx *ctx, const CudaUploadPiece *slice, int64
         if (code == cudaSuccess && r->stream != NULL)
             code = cudaStreamWaitEvent(d->stream, r->done[r->turn], 0);
     }
-    return code == cudaSuccess ? OK : cuda_upload_fail(code, "upload of weights", err);
+    return code == cudaSuccess ? OK : cuda_fail(code, "upload of weights", err);
 }
 
 Status cuda_upload(OpCtx *ctx, const CudaUploadPiece *piece, int32_t n, Err *err) {

@@ -20,12 +20,6 @@ struct CudaArena {
     size_t bytes, used;
 };
 
-static Status cuda_weight_fail(cudaError_t code, const char *call, Err *err) {
-    (void)cudaGetLastError();
-    FAIL(err, code == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "cuda: %s: %s", call,
-         cudaGetErrorString(code));
-}
-
 static Status cuda_weight_open_arena(CudaDevice *d, size_t bytes, CudaArena **out, Err *err) {
     CudaArena *arena = (CudaArena *)calloc(1, sizeof *arena);
     if (arena == NULL) FAIL(err, ERR_NOMEM, "no memory for the list of weights");
@@ -86,7 +80,7 @@ static Status cuda_weight_alloc_packed(CudaDevice *d, size_t bytes, char **out, 
     void *data = NULL;
     TRY(cuda_weight_alloc(d, bytes, &data, err));
     cudaError_t code = cudaMemsetAsync(data, 0, bytes, d->stream);
-    if (code != cudaSuccess) return cuda_weight_fail(code, "cudaMemset", err);
+    if (code != cudaSuccess) return cuda_fail(code, "cudaMemset", err);
     *out = (char *)data;
     return OK;
 }
