@@ -358,11 +358,11 @@ static Status api_message_chat(const json_t *body, json_t *chat, ApiFault *fault
     if (thinking != NULL && strcmp(thinking, "disabled") == 0)
         json_object_set_new(chat, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0));
     const json_t *last = json_array_get(messages, json_array_size(messages) - 1);
-    if (json_array_size(messages) == 1 &&
-        strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0)
+    const bool is_answer =
+        strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0;
+    if (is_answer && json_array_size(messages) == 1)
         return api_params_fault(fault, "messages", "'messages' must begin with one of the user's");
-    bool begun = strcmp(json_string_value(json_object_get(last, "role")), "assistant") == 0 &&
-                 json_object_get(last, "tool_calls") == NULL;
+    bool begun = is_answer && json_object_get(last, "tool_calls") == NULL;
     json_object_set_new(chat, "continue_final_message", json_boolean(begun));
     return OK;
 }

@@ -6,7 +6,6 @@
 /* The tokens of "prompt" (text) or of "messages", as a chat would send them to the model. */
 static Status api_token_encode(ApiCall *call, const json_t *body, ApiFault *fault) {
     const json_t *prompt = json_object_get(body, "prompt");
-    TRY(api_params_bool(body, "return_token_strs", &call->params.return_token_ids, fault));
     if (prompt == NULL || json_is_null(prompt)) {
         if (json_is_array(json_object_get(body, "messages")))
             return api_chat_prompt(call, body, fault);
@@ -40,7 +39,7 @@ static void api_token_strs(const ApiCall *call, Buf *out) {
     buf_append_byte(out, ']');
 }
 
-static void api_token_reply(const ApiCall *call) {
+static void api_token_reply(const ApiCall *call, bool with_strs) {
     const ApiPrompt *prompt = &call->prompt[0];
     Buf body = {0};
     buf_append_format(&body, "{\"count\":%zu,\"max_model_len\":%d,\"tokens\":[", prompt->n,
@@ -48,7 +47,7 @@ static void api_token_reply(const ApiCall *call) {
     for (size_t i = 0; i < prompt->n; i++)
         buf_append_format(&body, i == 0 ? "%d" : ",%d", prompt->ids[i]);
     buf_append_byte(&body, ']');
-    if (call->params.return_token_ids) api_token_strs(call, &body);
+    if (with_strs) api_token_strs(call, &body);
     buf_append_byte(&body, '}');
     http_reply(call->exchange, 200, "application/json", &body);
 }
@@ -58,10 +57,12 @@ void api_token_tokenize(Server *server, HttpExchange *exchange) {
     if (body == NULL) return;
     ApiFault fault = {0};
     ApiCall *call = api_call_open(server, exchange, NULL, "tok-");
-    Status status = api_token_encode(call, body, &fault);
+    bool with_strs = false;
+    Status status = api_params_bool(body, "return_token_strs", &with_strs, &fault);
+    if (status == OK) status = api_token_encode(call, body, &fault);
     json_decref(body);
     if (status == OK) {
-        api_token_reply(call);
+        api_token_reply(call, with_strs);
     } else {
         api_reply_fault(exchange, &fault);
     }
