@@ -181,7 +181,7 @@ static void api_call_count(ApiCall *call, const sluice_event *event, ApiPrompt *
     server_metrics_end(&call->server->metrics, event);
     prompt->n_output_max = MAX(prompt->n_output_max, usage->n_output);
     if (event->last) server_metrics_longest(&call->server->metrics, prompt->n_output_max);
-    call->n_output_tokens += usage->n_output;
+    if (!call->params.echo_only) call->n_output_tokens += usage->n_output;
     if (event->index != 0) return;
     call->n_prompt_tokens += usage->n_prompt;
     call->queue_us = MAX(call->queue_us, usage->queue_us);

@@ -15,11 +15,24 @@ static Status api_completion_logprobs(ApiCall *call, const json_t *body, ApiFaul
     return OK;
 }
 
-static Status api_completion_read(ApiCall *call, const json_t *body, ApiFault *fault) {
+/* "max_tokens": 0 with echo asks about the prompt alone. The field is taken out, since elsewhere it
+ * begins with 1. */
+static bool api_completion_is_echo_only(json_t *body) {
+    const json_t *max_tokens = json_object_get(body, "max_tokens");
+    if (!json_is_integer(max_tokens) || json_integer_value(max_tokens) != 0) return false;
+    if (!json_is_true(json_object_get(body, "echo"))) return false;
+    json_object_del(body, "max_tokens");
+    return true;
+}
+
+static Status api_completion_read(ApiCall *call, json_t *body, ApiFault *fault) {
+    const bool echo_only = api_completion_is_echo_only(body);
     TRY(api_read_params(call, body, fault));
+    call->params.echo_only = echo_only;
     TRY(api_completion_logprobs(call, body, fault));
     /* OpenAI's default of this older interface. */
-    if (call->params.request.max_tokens == 0) call->params.request.max_tokens = 16;
+    if (call->params.request.max_tokens == 0)
+        call->params.request.max_tokens = call->params.echo_only ? 1 : 16;
     const json_t *prompt = json_object_get(body, "prompt");
     if (prompt == NULL) return api_params_fault(fault, "prompt", "'prompt' is missing");
     return api_prompts(call, prompt, "prompt", API_PROMPTS_MAX, fault);

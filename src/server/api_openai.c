@@ -313,10 +313,15 @@ static void api_openai_text_echo(ApiCall *call, const sluice_event *event, ApiCh
     api_logprobs_lists_copy(&choice->lists, &first->prompt_lists);
 }
 
-static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
-    ApiChoice *choice = &call->choice[event->index];
-    if (!choice->started && call->params.echo) api_openai_text_echo(call, event, choice);
-    choice->started = true;
+/* Of a request about its prompt alone: the token behind it is not told. */
+static void api_openai_text_echoed(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
+    if (call->params.tell_prompt && event->prompt_chosen != NULL)
+        api_logprobs_prompt(call, event, &choice->prompt_logprobs);
+    if (event->finish != SLUICE_FINISH_NONE)
+        choice->finish = event->finish == SLUICE_FINISH_STOP ? SLUICE_FINISH_LENGTH : event->finish;
+}
+
+static void api_openai_text_more(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
     buf_append(&choice->text, event->text, event->text_len);
     api_openai_note_tokens(call, choice, event);
     if (event->finish != SLUICE_FINISH_NONE) {
@@ -325,6 +330,17 @@ static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
         choice->stop_id = event->stop_id;
     }
     if (call->params.logprobs) api_logprobs_lists(call, event, &choice->lists);
+}
+
+static void api_openai_text_event(ApiCall *call, const sluice_event *event) {
+    ApiChoice *choice = &call->choice[event->index];
+    if (!choice->started && call->params.echo) api_openai_text_echo(call, event, choice);
+    choice->started = true;
+    if (call->params.echo_only) {
+        api_openai_text_echoed(call, choice, event);
+    } else {
+        api_openai_text_more(call, choice, event);
+    }
     if (!call->params.stream) return;
     if (choice->text.len == 0 && choice->lists.tokens.len == 0 &&
         event->finish == SLUICE_FINISH_NONE)

@@ -23,6 +23,7 @@ enum {
 typedef struct ApiParams {
     sluice_request request; /* prompt, tenant and user are not filled in */
     bool stream, include_usage, echo, return_token_ids;
+    bool echo_only;         /* the prompt and its figures; the one token behind it is not told */
     bool token_ids_as_text; /* tokens of logprobs are told as "token_id:ID" */
     bool base64;            /* of embeddings */
     bool logprobs;

@@ -110,6 +110,16 @@ class Api(unittest.TestCase):
             self.assertAlmostEqual(a, b, places=3)
         self.assertEqual(logprobs["text_offset"][0], 0)
         self.assertEqual("".join(logprobs["tokens"]), whole["choices"][0]["text"])
+        alone = {**body, "prompt": ids + more["token_ids"], "max_tokens": 0, "echo": True}
+        for n in (1, 2):
+            reply = self.server.post("/v1/completions", {**alone, "n": n})
+            self.assertEqual(reply["usage"]["completion_tokens"], 0)
+            for choice in reply["choices"]:
+                self.assertEqual(choice["text"], "".join(logprobs["tokens"][:-1]))
+                self.assertEqual(choice["finish_reason"], "length")
+                self.assertEqual(choice["token_ids"], [])
+                for key in ("tokens", "token_logprobs", "text_offset"):
+                    self.assertEqual(choice["logprobs"][key], logprobs[key][:-1])
 
     def test_stop_string(self):
         ask = {"prompt": "Once", **GREEDY}
