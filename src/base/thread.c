@@ -36,8 +36,15 @@ enum {
     POOL_THREADS_MAX = POOL_INSIDE,
     POOL_SPINS = 1000,  /* without giving the core away: about 20 us */
     POOL_SPIN_US = 150, /* then yielding in between; longer than the gap between two ops */
-    POOL_CHUNKS_PER_THREAD = 8
+    POOL_PIECES = 8     /* of what is left of a range, taken at once */
 };
+
+/* The tasks of a run that nobody took yet, of those that one thread begins with: from the low half
+ * of the word to the high half. Its thread takes them in order, so that it reads memory in one run;
+ * who is done with his own takes from the end of another's. */
+typedef struct PoolRange {
+    _Alignas(CACHE_LINE) _Atomic uint64_t left;
+} PoolRange;
 
 struct ThreadPool {
     int32_t n_threads;
@@ -47,10 +54,9 @@ struct ThreadPool {
     /* Of the run. */
     PoolTask task;
     void *context;
-    int64_t n_tasks, chunk;
+    PoolRange *range; /* [n_threads]; all empty between runs */
 
     _Alignas(CACHE_LINE) _Atomic uint32_t state;
-    _Alignas(CACHE_LINE) _Atomic int64_t next; /* the first task that nobody took */
     _Alignas(CACHE_LINE) _Atomic int32_t n_sleeping;
 };
 
@@ -69,12 +75,34 @@ static void pool_futex(_Atomic uint32_t *word, int op, uint32_t value) {
     syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
 }
 
+static uint64_t pool_range(uint64_t from, uint64_t to) {
+    return to << 32 | from;
+}
+
+/* Takes a piece of what is left of a range; false when there is nothing. */
+static bool pool_take(PoolRange *range, bool own, uint32_t *from, uint32_t *to) {
+    uint64_t left = atomic_load_explicit(&range->left, memory_order_relaxed), rest;
+    do {
+        *from = (uint32_t)left;
+        *to = (uint32_t)(left >> 32);
+        if (*from >= *to) return false;
+        const uint32_t n = MAX((*to - *from) / POOL_PIECES, 1u);
+        rest = own ? pool_range(*from + n, *to) : pool_range(*from, *to - n);
+        if (own)
+            *to = *from + n;
+        else
+            *from = *to - n;
+    } while (!atomic_compare_exchange_weak_explicit(&range->left, &left, rest, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    return true;
+}
+
 static void pool_work(ThreadPool *pool, int32_t thread) {
-    for (;;) {
-        int64_t from = atomic_fetch_add_explicit(&pool->next, pool->chunk, memory_order_relaxed);
-        if (from >= pool->n_tasks) return;
-        int64_t to = MIN(from + pool->chunk, pool->n_tasks);
-        for (int64_t i = from; i < to; i++) pool->task(pool->context, i, thread);
+    for (int32_t i = 0; i < pool->n_threads; i++) {
+        PoolRange *range = &pool->range[(thread + i) % pool->n_threads];
+        uint32_t from, to;
+        while (pool_take(range, i == 0, &from, &to))
+            for (uint32_t task = from; task < to; task++) pool->task(pool->context, task, thread);
     }
 }
 
@@ -168,6 +196,7 @@ static void pool_stop(ThreadPool *pool, int32_t n) {
     pool_signal(pool, 0, INT_MAX);
     for (int32_t i = 0; i < n; i++) pthread_join(pool->threads[i], NULL);
     mem_free(pool->threads);
+    mem_free(pool->range);
     mem_free(pool);
 }
 
@@ -177,6 +206,7 @@ Status pool_open(ThreadPool **out, int32_t n_threads, Err *err) {
     ThreadPool *pool = mem_alloc(sizeof *pool);
     pool->n_threads = n_threads;
     pool->threads = mem_alloc((size_t)n_threads * sizeof *pool->threads);
+    pool->range = mem_alloc((size_t)n_threads * sizeof *pool->range);
     /* Signals are for the program's own threads; workers inherit a full mask. */
     sigset_t all, before;
     sigfillset(&all);
@@ -227,12 +257,16 @@ void pool_run(ThreadPool *pool, int64_t n_tasks, PoolTask task, void *context) {
         for (int64_t i = 0; i < n_tasks; i++) task(context, i, 0);
         return;
     }
+    CHECK(n_tasks <= UINT32_MAX);
     pool->task = task;
     pool->context = context;
-    pool->n_tasks = n_tasks;
-    pool->chunk = MAX(n_tasks / ((int64_t)pool->n_threads * POOL_CHUNKS_PER_THREAD), (int64_t)1);
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    pool_signal(pool, POOL_OPEN, (int32_t)MIN(n_tasks, (int64_t)pool->n_threads) - 1);
+    const int64_t n = MIN(n_tasks, (int64_t)pool->n_threads);
+    for (int64_t i = 0; i < n; i++)
+        atomic_store_explicit(
+            &pool->range[i].left,
+            pool_range((uint64_t)(n_tasks * i / n), (uint64_t)(n_tasks * (i + 1) / n)),
+            memory_order_relaxed);
+    pool_signal(pool, POOL_OPEN, (int32_t)n - 1);
     pool_work(pool, 0);
     pool_finish(pool);
 }

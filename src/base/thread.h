@@ -1,9 +1,10 @@
 /* thread: the compute pool.
  *
- * A pool has n threads; the caller of pool_run is one of them. Tasks are taken in chunks by
- * whichever thread is idle, so a slow core does not stall a step. Which thread ran a task must
- * never show in the result. Workers spin for a short while after a run, then sleep; on machines of
- * several nodes (base/numa.h) they are spread over them and stay there. */
+ * A pool has n threads; the caller of pool_run is one of them. Each begins with its share of the
+ * tasks, in order, and takes from the others' when it is done, so a slow core does not stall a
+ * step. Which thread ran a task must never show in the result. Workers spin for a short while
+ * after a run, then sleep; on machines of several nodes (base/numa.h) they are spread over them and
+ * stay there. */
 #pragma once
 
 #include "base/base.h"

@@ -76,6 +76,31 @@ static void thread_survives_short_runs(void **state) {
     }
 }
 
+enum { STUCK_TASKS = 100, STUCK_WAITS_FOR = 90 };
+
+/* The first task lasts until most others are done: its thread's share has to go to the others. */
+static void thread_stuck_task(void *context, int64_t task, int32_t thread) {
+    (void)thread;
+    _Atomic int32_t *done = context;
+    while (task == 0 && atomic_load(done) < STUCK_WAITS_FOR) sched_yield();
+    atomic_fetch_add(done, 1);
+}
+
+static void thread_helps_a_slow_one(void **state) {
+    (void)state;
+    for (int32_t n_threads = 2; n_threads <= 5; n_threads++) {
+        ThreadPool *pool = NULL;
+        Err err = {0};
+        ASSERT_OK(pool_open(&pool, n_threads, &err), err);
+        for (int32_t run = 0; run < 20; run++) {
+            _Atomic int32_t done = 0;
+            pool_run(pool, STUCK_TASKS, thread_stuck_task, &done);
+            assert_int_equal(atomic_load(&done), STUCK_TASKS);
+        }
+        pool_close(pool);
+    }
+}
+
 static void thread_opens_and_closes(void **state) {
     (void)state;
     Err err = {0};
@@ -133,6 +158,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(thread_runs_each_task_once), cmocka_unit_test(thread_survives_short_runs),
-        cmocka_unit_test(thread_opens_and_closes), cmocka_unit_test(thread_cores_follow_affinity)};
+        cmocka_unit_test(thread_helps_a_slow_one), cmocka_unit_test(thread_opens_and_closes),
+        cmocka_unit_test(thread_cores_follow_affinity)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
