@@ -24,13 +24,17 @@ const LinearKernels CPU_LINEAR_AMX = {.quantize = cpu_linear_block_avx512_quanti
 enum {
     LINEAR_ALONE_BYTES = 48 << 10, /* weights, times tiles, below which waking threads costs more */
     LINEAR_TASKS_PER_THREAD = 4,
-    LINEAR_CHUNK_TOKENS = 48, /* the least, and a whole number of tiles of 12 and of 6 */
-    LINEAR_MANY_TOKENS = 64   /* more take units of many_rows rows */
+    LINEAR_CHUNK_TOKENS = 48,     /* the least, and a whole number of tiles of 12 and of 6 */
+    LINEAR_AHEAD_BYTES = 8 << 10, /* of one stream, docs/kernels.md */
+    LINEAR_MANY_TOKENS = 64       /* more take units of many_rows rows */
 };
 
-/* AMD's cores ask for memory by themselves as long as it is one run. */
-static int32_t cpu_linear_side(void) {
-    return __builtin_cpu_is("amd") ? 1 : LINEAR_PANELS;
+/* AMD's cores ask for memory by themselves as long as it is one run. Farther requests keep Zen 4
+ * from it; Zen 5, the first with VP2INTERSECT, has room for both. */
+static void cpu_linear_reads(LinearUnit *unit) {
+    bool one = __builtin_cpu_is("amd");
+    unit->n_side = one ? 1 : LINEAR_PANELS;
+    unit->ahead = one && __builtin_cpu_supports("avx512vp2intersect") ? LINEAR_AHEAD_BYTES : 0;
 }
 
 const LinearFormat *cpu_linear_format(const Weight *w) {
@@ -135,7 +139,7 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     unit.n_tokens = chunk + 1 < plan->n_chunks ? plan->chunk_tokens : unit.n_tokens - token;
     if (unit.bias != NULL) unit.bias += row;
     unit.out += token * unit.out_stride + row;
-    unit.n_side = cpu_linear_side();
+    cpu_linear_reads(&unit);
     unit.scratch = run->thread_scratch + (size_t)thread * run->thread_bytes;
     if (panels) {
         unit.q += token * (unit.k / 32);

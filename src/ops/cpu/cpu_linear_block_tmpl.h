@@ -66,9 +66,9 @@ static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, 
     for (int64_t g = 0; g < n_groups; g++) {
         const LinearQuant *q = unit->q + g * f->n_subgroups;
         const uint8_t *from = unit->w + first * unit->w_stride + g * group_bytes;
-        /* One stream asks for the group itself: its lines in their order tell the processor what
-         * comes next, and farther requests would keep it from asking by itself. */
-        int64_t ahead = unit->n_side == 1 ? 0 : block_ahead(unit, f, n, g);
+        /* Of one stream the group's own lines, asked for in their order, may be all that it takes
+         * to tell the processor what comes next. */
+        int64_t ahead = unit->n_side == 1 ? unit->ahead : block_ahead(unit, f, n, g);
         CPU_UNROLL(8)
         for (int s = 0; s < f->n_subgroups; s++) {
             const uint8_t *group = from;

@@ -180,25 +180,25 @@ static void plain_direct_tile(const LinearUnit *unit, int64_t token, int32_t n_t
     plain_store(unit, token, n_tokens, row, n_rows, n_rows, acc);
 }
 
-/* One token, one stream: row after row. load is a constant. */
-static PLAIN_INLINE void plain_one_any(const LinearUnit *unit, PlainLoad *load) {
+/* One token, one stream: row after row. load and bytes are constants. */
+static PLAIN_INLINE void plain_one_any(const LinearUnit *unit, PlainLoad *load, int bytes) {
     for (int64_t row = 0; row < unit->n_rows; row++) {
-        const uint8_t *w = unit->w + row * unit->w_stride;
         PlainV acc = plain_v_zero();
-        int64_t i = 0;
-        for (; i + PLAIN_LANES <= unit->k; i += PLAIN_LANES)
-            acc = plain_v_fma(plain_f32(unit->x, i, PLAIN_LANES), load(w, i, PLAIN_LANES), acc);
-        int n = (int)(unit->k - i);
-        if (n > 0) acc = plain_v_fma(plain_f32(unit->x, i, n), load(w, i, n), acc);
+        PlainTile tile = {.x = unit->x,
+                          .w = unit->w + row * unit->w_stride,
+                          .len = unit->k,
+                          .ahead = unit->ahead,
+                          .acc = &acc};
+        plain_walk(&tile, load, bytes, 1, 1);
         plain_store(unit, 0, 1, row, 1, 1, &acc);
     }
 }
 
 static void plain_one(const LinearUnit *unit) {
     switch (unit->dtype) {
-        case DTYPE_F32: plain_one_any(unit, plain_f32); break;
-        case DTYPE_F16: plain_one_any(unit, plain_f16); break;
-        case DTYPE_BF16: plain_one_any(unit, plain_bf16); break;
+        case DTYPE_F32: plain_one_any(unit, plain_f32, 4); break;
+        case DTYPE_F16: plain_one_any(unit, plain_f16, 2); break;
+        case DTYPE_BF16: plain_one_any(unit, plain_bf16, 2); break;
         default: CHECK(false);
     }
 }

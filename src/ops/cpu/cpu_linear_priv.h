@@ -114,10 +114,12 @@ typedef struct LinearUnit {
     float *out;           /* of the first token and row */
     int64_t out_stride;   /* in elements */
     bool accumulate;
-    /* Panels, or half as many rows of a plain matrix, that one token reads side by side: Intel's
-     * cores read memory fastest in 4 streams with prefetches, AMD's in 1 without. No bit depends
-     * on it. */
+    /* How this processor reads memory fastest; no bit depends on it. n_side: panels, or half as
+     * many rows of a plain matrix, that one token reads side by side: Intel's cores like 4 streams
+     * with prefetches, AMD's 1. ahead: from where that one reads to what it asks for, in bytes; 0:
+     * the group's own lines, and of a plain matrix nothing. */
     int32_t n_side;
+    int64_t ahead;
     void *scratch; /* the thread's, cpu_linear_thread_bytes(k) */
 } LinearUnit;
 
