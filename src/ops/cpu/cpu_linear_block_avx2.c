@@ -10,8 +10,10 @@
 
 #define UNPACK_LANES      8
 #define EXPAND_SIGNED     0
+#define BLOCK_TILE_PANELS 1
 #define BLOCK_TILE_TOKENS 4
 #include "ops/cpu/cpu_unpack_tmpl.h"
+#include "ops/cpu/cpu_vec_avx2.h"
 
 static inline UnpackF unpack_f16(const void *p) {
     return (UnpackF)_mm256_cvtph_ps(_mm_loadu_si128(p));
@@ -57,8 +59,9 @@ static UNPACK_INLINE __m256i block_dot(const UnpackGroup *w, const LinearQuant *
 }
 
 /* The f32 operations and their order are those of avx512. */
-static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
-                                     BlockShape shape, UnpackF *acc) {
+static UNPACK_INLINE void block_step(const UnpackGroup *w, int n_panels, const LinearQuant *q,
+                                     int n_tokens, BlockShape shape, UnpackF *acc) {
+    (void)n_panels; /* 1 */
     CPU_UNROLL(4)
     for (int t = 0; t < n_tokens; t++) {
         bool start = !shape.min && !shape.wide;

@@ -1,8 +1,10 @@
 /* cpu_linear_block_avx512: block formats times int8 activations with VNNI.
  *
- * One step: 32 elements of k of 16 rows (lanes) and 1..12 tokens: 8 vpdpbusd per token, whose
- * activation operand is four bytes broadcast from memory, then one conversion, one product of the
- * scales and one FMA. So at most 8/11 of VNNI's peak.
+ * One step: 32 elements of k of 16 rows (lanes) of 1 or 2 panels and 1..4 tokens. Four bytes of a
+ * token are broadcast to a register that both panels' vpdpbusd read: less than one load a product,
+ * which the ports for loads would not keep up with. 8 of them, then one conversion, one product of
+ * the scales and one FMA: at most 8/11 of VNNI's peak, 8/10 where conversions have ports of their
+ * own (AMD).
  *
  * The walk over panels, groups and tokens is cpu_linear_block_tmpl.h's. */
 #include <immintrin.h>
@@ -10,56 +12,80 @@
 #include "ops/cpu/cpu_linear_priv.h"
 
 #define EXPAND_SIGNED     0
-#define BLOCK_TILE_TOKENS 12
+#define BLOCK_TILE_PANELS 2
+#define BLOCK_TILE_TOKENS 6
 #include "ops/cpu/cpu_unpack_avx512.h"
+#include "ops/cpu/cpu_vec_avx512.h"
 #include "ops/cpu/cpu_linear_block_tmpl.h"
 
-/* sum + the four products of each lane with bytes 4 i .. 4 i + 3 of q. In assembly because gcc does
- * not fold the broadcast into the instruction, which costs a tenth of the speed. */
-static UNPACK_INLINE __m512i block_dot(__m512i sum, __m512i u, const LinearQuant *q, int i) {
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
-            : "+v"(sum)
-            : "v"(u), "m"(*(const int8_t(*)[4])(q->q + 4 * i)));
+/* sum + the four products of each lane with bytes 4 i .. 4 i + 3 of q. In assembly because gcc's
+ * own instruction copies the sum, and spills. */
+static UNPACK_INLINE __m512i block_dot(__m512i sum, __m512i u, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(x));
     return sum;
 }
 
-/* acc[t] += the 32 products of each row with token t. n_tokens and shape are constants. */
-static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
-                                     BlockShape shape, UnpackF *acc) {
-    __m512i sum[2][BLOCK_TILE_TOKENS];
-    CPU_UNROLL(12)
+/* As block_step; one token's sums of one panel. */
+static UNPACK_INLINE __m512 block_add(const UnpackGroup *w, const LinearQuant *q,
+                                      const __m512i sum[2], BlockShape shape, __m512 acc) {
+    __m512 scale = _mm512_set1_ps(q->scale), dot = _mm512_cvtepi32_ps(sum[0]);
+    if (shape.scale_16) {
+        dot = _mm512_mul_ps(dot, (__m512)w->scale[0]);
+        dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[1]), (__m512)w->scale[1], dot);
+    } else {
+        scale = _mm512_mul_ps((__m512)w->scale[0], scale);
+    }
+    acc = _mm512_fmadd_ps(dot, scale, acc);
+    if (shape.min) {
+        __m512 x = _mm512_set1_ps(q->extra[0].sum);
+        acc = _mm512_fmadd_ps((__m512)w->min[0], x, acc);
+    }
+    if (shape.min && shape.scale_16) {
+        __m512 x = _mm512_set1_ps(q->extra[1].sum);
+        acc = _mm512_fmadd_ps((__m512)w->min[1], x, acc);
+    }
+    return acc;
+}
+
+/* acc[p * n_tokens + t] += the 32 products of each row of panel p with token t. n_panels, n_tokens
+ * and shape are constants. */
+static UNPACK_INLINE void block_step(const UnpackGroup *w, int n_panels, const LinearQuant *q,
+                                     int n_tokens, BlockShape shape, UnpackF *acc) {
+    const int n_sums = shape.scale_16 ? 2 : 1;
+    __m512i sum[BLOCK_TILE_PANELS * BLOCK_TILE_TOKENS][2];
+    CPU_UNROLL(6)
     for (int t = 0; t < n_tokens; t++) {
-        sum[0][t] = shape.min ? _mm512_setzero_si512() : _mm512_set1_epi32(q[t].extra[0].start);
-        if (shape.scale_16)
-            sum[1][t] = shape.min ? _mm512_setzero_si512() : _mm512_set1_epi32(q[t].extra[1].start);
+        CPU_UNROLL(2)
+        for (int s = 0; s < n_sums; s++) {
+            __m512i start =
+                shape.min ? _mm512_setzero_si512() : _mm512_set1_epi32(q[t].extra[s].start);
+            CPU_UNROLL(2)
+            for (int p = 0; p < n_panels; p++) sum[p * n_tokens + t][s] = start;
+        }
     }
     CPU_UNROLL(8)
     for (int j = 0; j < 8; j++) {
         /* Two sums take turns: more independent chains for vpdpbusd's latency of 5. */
-        int half = shape.scale_16 ? j % 2 : 0, i = shape.scale_16 ? j % 2 * 4 + j / 2 : j;
-        CPU_UNROLL(12)
-        for (int t = 0; t < n_tokens; t++)
-            sum[half][t] = block_dot(sum[half][t], (__m512i)w->u[i], &q[t], i);
+        int s = j % n_sums, i = shape.scale_16 ? j % 2 * 4 + j / 2 : j;
+        CPU_UNROLL(6)
+        for (int t = 0; t < n_tokens; t++) {
+            int32_t four;
+            memcpy(&four, q[t].q + 4 * i, 4);
+            __m512i x = _mm512_set1_epi32(four);
+            CPU_UNROLL(2)
+            for (int p = 0; p < n_panels; p++) {
+                __m512i *to = &sum[p * n_tokens + t][s];
+                *to = block_dot(*to, (__m512i)w[p].u[i], x);
+            }
+        }
     }
-    CPU_UNROLL(12)
-    for (int t = 0; t < n_tokens; t++) {
-        __m512 scale = _mm512_set1_ps(q[t].scale), dot = _mm512_cvtepi32_ps(sum[0][t]);
-        if (shape.scale_16) {
-            dot = _mm512_mul_ps(dot, (__m512)w->scale[0]);
-            dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[1][t]), (__m512)w->scale[1], dot);
-        } else {
-            scale = _mm512_mul_ps((__m512)w->scale[0], scale);
+    CPU_UNROLL(2)
+    for (int p = 0; p < n_panels; p++) {
+        CPU_UNROLL(6)
+        for (int t = 0; t < n_tokens; t++) {
+            int i = p * n_tokens + t;
+            acc[i] = (UnpackF)block_add(&w[p], &q[t], sum[i], shape, (__m512)acc[i]);
         }
-        __m512 sum_f = _mm512_fmadd_ps(dot, scale, (__m512)acc[t]);
-        if (shape.min) {
-            __m512 x = _mm512_set1_ps(q[t].extra[0].sum);
-            sum_f = _mm512_fmadd_ps((__m512)w->min[0], x, sum_f);
-        }
-        if (shape.min && shape.scale_16) {
-            __m512 x = _mm512_set1_ps(q[t].extra[1].sum);
-            sum_f = _mm512_fmadd_ps((__m512)w->min[1], x, sum_f);
-        }
-        acc[t] = (UnpackF)sum_f;
     }
 }
 

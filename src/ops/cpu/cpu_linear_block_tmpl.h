@@ -1,7 +1,7 @@
 /* cpu_linear_block_tmpl: block formats times int8 activations; one source, two levels.
  *
  * One token: the unit's panels side by side, unpacked in registers; memory-bound. Up to
- * BLOCK_FEW_TOKENS: 64 elements of a panel at a time are expanded to bytes and f32 scales in L1
+ * BLOCK_FEW_TOKENS: 64 elements of two panels at a time are expanded to bytes and f32 scales in L1
  * and multiplied with all tokens, accumulators waiting in L1. In both, panels take turns after 32
  * or 64 elements: four steady streams. A whole group of 256 at a time reads in bursts, which was 20
  * to 30 % slower from memory. More tokens: the unit's panels are expanded once in L2 and read by
@@ -10,16 +10,22 @@
  *
  * The includer defines UNPACK_LANES and the rest of cpu_unpack_tmpl.h, includes this, and defines
  *
- *   BLOCK_TILE_TOKENS   tokens of the largest tile in registers: 12 or 4
- *   block_step          acc[t] += the 32 products of each row (lane) with token t: in f32, dot and
- *                       scale as one FMA, then the minimum as another: see avx512's */
+ *   BLOCK_TILE_PANELS, BLOCK_TILE_TOKENS   the tile in registers: 1 or 2 panels x 4 or 6
+ *                                          tokens
+ *   block_step   acc[p * n_tokens + t] += the 32 products of each row (lane) of panel p with token
+ *                t: in f32, dot and scale as one FMA, then the minimum as another: see avx512's */
 #pragma once
 
 #include "ops/cpu/cpu_expand_tmpl.h"
 #include "ops/cpu/cpu_linear_priv.h"
 
 /* docs/kernels.md */
-enum { BLOCK_PREFETCH_BYTES = 3072, BLOCK_FEW_TOKENS = 32, BLOCK_FEW_SUBGROUPS = 2 };
+enum {
+    BLOCK_PREFETCH_BYTES = 3072,
+    BLOCK_FEW_TOKENS = 32,
+    BLOCK_FEW_SUBGROUPS = 2,
+    BLOCK_MANY_GROUPS = 16
+};
 
 /* What the inner loop is compiled for. */
 typedef struct BlockShape {
@@ -29,8 +35,8 @@ typedef struct BlockShape {
 /* acc: 16 sums of each panel's rows, or of each token. */
 typedef float BlockAcc[PACK_ROWS];
 
-static UNPACK_INLINE void block_step(const UnpackGroup *w, const LinearQuant *q, int n_tokens,
-                                     BlockShape shape, UnpackF *acc);
+static UNPACK_INLINE void block_step(const UnpackGroup *w, int n_panels, const LinearQuant *q,
+                                     int n_tokens, BlockShape shape, UnpackF *acc);
 
 static UNPACK_INLINE BlockShape block_shape(const LinearFormat *f) {
     return (BlockShape){f->has_min, f->has_scale_16, f->bits == 8};
@@ -45,14 +51,23 @@ static UNPACK_INLINE int64_t block_ahead(const LinearUnit *unit, const LinearFor
     return n_ahead * group_bytes + (g + n_ahead >= n_groups ? (n_side - 1) * unit->w_stride : 0);
 }
 
+static UNPACK_INLINE Vec block_read(const float *p, int64_t n) {
+    return n == VEC_LANES ? vec_load(p) : vec_load_n(p, n);
+}
+
 /* 16 finished sums to rows row .. row + 15 (those there are) of token t. */
 static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const BlockAcc sum) {
-    int64_t n = MIN(unit->n_rows - row, (int64_t)PACK_ROWS);
     float *out = unit->out + t * unit->out_stride + row;
-    for (int64_t r = 0; r < n; r++) {
-        float v = sum[r];
-        if (unit->bias != NULL) v += unit->bias[row + r];
-        out[r] = unit->accumulate ? out[r] + v : v;
+    int64_t n_rows = MIN(unit->n_rows - row, (int64_t)PACK_ROWS);
+    for (int64_t r = 0; r < n_rows; r += VEC_LANES) {
+        int64_t n = MIN(n_rows - r, (int64_t)VEC_LANES);
+        Vec v = vec_load(sum + r);
+        if (unit->bias != NULL) v = vec_add(v, block_read(unit->bias + row + r, n));
+        if (unit->accumulate) v = vec_add(block_read(out + r, n), v);
+        if (n == VEC_LANES)
+            vec_store(out + r, v);
+        else
+            vec_store_n(out + r, v, n);
     }
 }
 
@@ -80,7 +95,7 @@ static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, 
                 for (int half = 0; half < EXPAND_HALVES; half++) {
                     UnpackGroup w;
                     unpack(group, s, half, &w);
-                    block_step(&w, q + s, 1, block_shape(f), &acc[p * EXPAND_HALVES + half]);
+                    block_step(&w, 1, q + s, 1, block_shape(f), &acc[p * EXPAND_HALVES + half]);
                 }
             }
         }
@@ -100,84 +115,107 @@ static UNPACK_INLINE void block_one(const LinearUnit *unit, Unpack *unpack, cons
         block_one_side(unit, 0, n_panels, unpack, f);
 }
 
-/* acc[t] += n_tokens (a constant) tokens at q, of a tile of tile_tokens, times n subgroups of an
- * expanded panel. */
-static UNPACK_INLINE void block_tile(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                                     int32_t tile_tokens, int n_tokens, BlockShape shape,
-                                     BlockAcc *acc) {
+/* n groups of expanded panels, panel_bytes apart, times the tokens of a tile at q. */
+typedef struct BlockTile {
+    const uint8_t *expanded;
+    int64_t panel_bytes, n;
+    const LinearQuant *q;
+    int32_t tile_tokens;
+    BlockAcc *acc;    /* of the first token and panel */
+    int64_t acc_step; /* from a panel's to the next's */
+} BlockTile;
+
+/* The expanded group at `from` of rows half * 8 and more where a panel has halves. */
+static UNPACK_INLINE void block_load(const uint8_t *from, BlockShape shape, UnpackGroup *w) {
+    const int n_scales = shape.scale_16 ? 2 : 1;
+    CPU_UNROLL(8)
+    for (int i = 0; i < 8; i++) memcpy(&w->u[i], from + 64 * i, sizeof w->u[i]);
+    CPU_UNROLL(2)
+    for (int i = 0; i < n_scales; i++) {
+        memcpy(&w->scale[i], from + 64 * (8 + i), sizeof w->scale[i]);
+        if (shape.min) memcpy(&w->min[i], from + 64 * (8 + n_scales + i), sizeof w->min[i]);
+    }
+}
+
+/* n_panels panels times n_tokens tokens, which are constants. */
+static UNPACK_INLINE void block_tile(const BlockTile *tile, int n_panels, int n_tokens,
+                                     BlockShape shape) {
     const LinearFormat f = {.has_min = shape.min, .has_scale_16 = shape.scale_16};
-    int n_scales = shape.scale_16 ? 2 : 1;
     for (int half = 0; half < EXPAND_HALVES; half++) {
-        UnpackF sum[BLOCK_TILE_TOKENS];
+        UnpackF sum[BLOCK_TILE_PANELS * BLOCK_TILE_TOKENS];
         CPU_UNROLL(12)
-        for (int t = 0; t < n_tokens; t++) memcpy(&sum[t], acc[t] + half * 8, sizeof sum[t]);
-        const uint8_t *from = expanded + half * 32;
-        const LinearQuant *x = q;
-        for (int64_t g = 0; g < n; g++) {
-            UnpackGroup w;
-            CPU_UNROLL(8)
-            for (int i = 0; i < 8; i++) memcpy(&w.u[i], from + 64 * i, sizeof w.u[i]);
+        for (int i = 0; i < n_panels * n_tokens; i++) {
+            const BlockAcc *acc = &tile->acc[i / n_tokens * tile->acc_step + i % n_tokens];
+            memcpy(&sum[i], *acc + half * 8, sizeof sum[i]);
+        }
+        const uint8_t *from = tile->expanded + half * 32;
+        const LinearQuant *q = tile->q;
+        for (int64_t g = 0; g < tile->n; g++) {
+            UnpackGroup w[BLOCK_TILE_PANELS];
             CPU_UNROLL(2)
-            for (int i = 0; i < n_scales; i++) {
-                memcpy(&w.scale[i], from + 64 * (8 + i), sizeof w.scale[i]);
-                if (shape.min) memcpy(&w.min[i], from + 64 * (8 + n_scales + i), sizeof w.min[i]);
-            }
-            block_step(&w, x, n_tokens, shape, sum);
+            for (int p = 0; p < n_panels; p++)
+                block_load(from + p * tile->panel_bytes, shape, &w[p]);
+            block_step(w, n_panels, q, n_tokens, shape, sum);
             from += cpu_linear_expanded_bytes(&f);
-            x += tile_tokens;
+            q += tile->tile_tokens;
         }
         CPU_UNROLL(12)
-        for (int t = 0; t < n_tokens; t++) memcpy(acc[t] + half * 8, &sum[t], sizeof sum[t]);
+        for (int i = 0; i < n_panels * n_tokens; i++) {
+            BlockAcc *acc = &tile->acc[i / n_tokens * tile->acc_step + i % n_tokens];
+            memcpy(*acc + half * 8, &sum[i], sizeof sum[i]);
+        }
     }
 }
 
-/* A whole tile of n_tokens tokens. */
-typedef void BlockTiles(const uint8_t *expanded, int64_t n, const LinearQuant *q, int32_t n_tokens,
-                        BlockAcc *acc);
+/* All tokens of a tile; n_panels as above. */
+typedef void BlockTiles(const BlockTile *tile, int64_t n_panels);
 
-/* With two integer sums a token, half as many tokens fill the registers. */
-static UNPACK_INLINE void block_tiles(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                                      int32_t n_tokens, BlockShape shape, BlockAcc *acc) {
-    const int most = BLOCK_TILE_TOKENS / (shape.scale_16 && BLOCK_TILE_TOKENS == 12 ? 2 : 1);
-    if (n_tokens % most == 0) {
-        for (int32_t t = 0; t < n_tokens; t += most)
-            block_tile(expanded, n, q + t, n_tokens, most, shape, acc + t);
-        return;
-    }
-    switch (n_tokens) {
-        case 8:
-            for (int32_t t = 0; t<8; t += most> 8 ? 8 : 4)
-                block_tile(expanded, n, q + t, 8, most > 8 ? 8 : 4, shape, acc + t);
-            break;
-        case 4: block_tile(expanded, n, q, 4, 4, shape, acc); break;
-        case 2: block_tile(expanded, n, q, 2, 2, shape, acc); break;
-        default: block_tile(expanded, n, q, 1, 1, shape, acc); break;
+/* By value: kept in registers. */
+static UNPACK_INLINE void block_parts(BlockTile tile, int n_panels, int n_tokens,
+                                      BlockShape shape) {
+    for (int32_t t = 0; t < tile.tile_tokens; t += n_tokens) {
+        block_tile(&tile, n_panels, n_tokens, shape);
+        tile.q += n_tokens;
+        tile.acc += n_tokens;
     }
 }
 
-static void block_tiles_narrow(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                               int32_t n_tokens, BlockAcc *acc) {
-    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = false}, acc);
+/* Scales per 16 elements take two integer sums a token: 6 tokens would spill. */
+static UNPACK_INLINE void block_tiles_any(const BlockTile *tile, int n_panels, BlockShape shape) {
+    const int most = shape.scale_16 ? 4 : BLOCK_TILE_TOKENS;
+    switch (tile->tile_tokens) {
+        case 1: block_tile(tile, n_panels, 1, shape); break;
+        case 2: block_tile(tile, n_panels, 2, shape); break;
+        case 12: block_parts(*tile, n_panels, most, shape); break;
+        default: block_parts(*tile, n_panels, 4, shape); break;
+    }
 }
 
-static void block_tiles_wide(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                             int32_t n_tokens, BlockAcc *acc) {
-    block_tiles(expanded, n, q, n_tokens, (BlockShape){.wide = true}, acc);
+static UNPACK_INLINE void block_tiles(const BlockTile *tile, int64_t n_panels, BlockShape shape) {
+    if (n_panels == BLOCK_TILE_PANELS)
+        block_tiles_any(tile, BLOCK_TILE_PANELS, shape);
+    else
+        block_tiles_any(tile, 1, shape);
 }
 
-static void block_tiles_min(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                            int32_t n_tokens, BlockAcc *acc) {
-    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = true}, acc);
+static void block_tiles_narrow(const BlockTile *tile, int64_t n_panels) {
+    block_tiles(tile, n_panels, (BlockShape){.min = false});
 }
 
-static void block_tiles_16(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                           int32_t n_tokens, BlockAcc *acc) {
-    block_tiles(expanded, n, q, n_tokens, (BlockShape){.scale_16 = true}, acc);
+static void block_tiles_wide(const BlockTile *tile, int64_t n_panels) {
+    block_tiles(tile, n_panels, (BlockShape){.wide = true});
 }
 
-static void block_tiles_16_min(const uint8_t *expanded, int64_t n, const LinearQuant *q,
-                               int32_t n_tokens, BlockAcc *acc) {
-    block_tiles(expanded, n, q, n_tokens, (BlockShape){.min = true, .scale_16 = true}, acc);
+static void block_tiles_min(const BlockTile *tile, int64_t n_panels) {
+    block_tiles(tile, n_panels, (BlockShape){.min = true});
+}
+
+static void block_tiles_16(const BlockTile *tile, int64_t n_panels) {
+    block_tiles(tile, n_panels, (BlockShape){.scale_16 = true});
+}
+
+static void block_tiles_16_min(const BlockTile *tile, int64_t n_panels) {
+    block_tiles(tile, n_panels, (BlockShape){.min = true, .scale_16 = true});
 }
 
 static BlockTiles *block_tiles_of(const LinearFormat *f) {
@@ -187,7 +225,8 @@ static BlockTiles *block_tiles_of(const LinearFormat *f) {
 }
 
 static void block_few(const LinearUnit *unit, const LinearFormat *f) {
-    _Alignas(CACHE_LINE) uint8_t expanded[BLOCK_FEW_SUBGROUPS * LINEAR_EXPANDED_BYTES_MAX];
+    _Alignas(CACHE_LINE)
+        uint8_t expanded[BLOCK_TILE_PANELS * BLOCK_FEW_SUBGROUPS * LINEAR_EXPANDED_BYTES_MAX];
     _Alignas(CACHE_LINE) BlockAcc acc[LINEAR_PANELS][BLOCK_FEW_TOKENS];
     BlockTiles *tiles = block_tiles_of(f);
     Expand *expand = EXPAND[unit->dtype];
@@ -197,12 +236,21 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f) {
     for (int64_t s = 0, n; s < n_subgroups; s += n) {
         n = MIN(n_subgroups - s, (int64_t)BLOCK_FEW_SUBGROUPS);
         int64_t ahead = block_ahead(unit, f, n_panels, s / f->n_subgroups);
-        for (int64_t p = 0; p < n_panels; p++) {
-            expand(unit->w + p * unit->w_stride, s, n, ahead, expanded);
+        int64_t panel_bytes = n * cpu_linear_expanded_bytes(f);
+        for (int64_t p = 0, n_side; p < n_panels; p += n_side) {
+            n_side = MIN(n_panels - p, (int64_t)BLOCK_TILE_PANELS);
+            for (int64_t i = 0; i < n_side; i++)
+                expand(unit->w + (p + i) * unit->w_stride, s, n, ahead, expanded + i * panel_bytes);
             for (int64_t t = 0; t < unit->n_tokens;) {
                 int32_t n_tokens = cpu_linear_tile(unit->n_tokens - t);
-                const LinearQuant *q = unit->q + t * n_subgroups + s * n_tokens;
-                tiles(expanded, n, q, n_tokens, &acc[p][t]);
+                BlockTile tile = {.expanded = expanded,
+                                  .panel_bytes = panel_bytes,
+                                  .n = n,
+                                  .q = unit->q + t * n_subgroups + s * n_tokens,
+                                  .tile_tokens = n_tokens,
+                                  .acc = &acc[p][t],
+                                  .acc_step = BLOCK_FEW_TOKENS};
+                tiles(&tile, n_side);
                 t += n_tokens;
             }
         }
@@ -211,22 +259,35 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f) {
         for (int64_t t = 0; t < unit->n_tokens; t++) block_store(unit, t, p * PACK_ROWS, acc[p][t]);
 }
 
-/* A tile of tokens stays near while panels change. */
+/* A tile of tokens stays near while panels change, and BLOCK_MANY_GROUPS of two panels while the
+ * tile's tokens do. */
 static void block_many(const LinearUnit *unit, const LinearFormat *f) {
     BlockTiles *tiles = block_tiles_of(f);
     Expand *expand = EXPAND[unit->dtype];
     int64_t n_groups = unit->k / 32, panel_bytes = n_groups * cpu_linear_expanded_bytes(f);
-    for (int64_t p = 0; p * PACK_ROWS < unit->n_rows; p++)
+    int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
+    for (int64_t p = 0; p < n_panels; p++)
         expand(unit->w + p * unit->w_stride, 0, n_groups, BLOCK_PREFETCH_BYTES,
                (uint8_t *)unit->scratch + p * panel_bytes);
     for (int64_t token = 0; token < unit->n_tokens;) {
         int32_t n = cpu_linear_tile(unit->n_tokens - token);
-        const LinearQuant *q = unit->q + token * n_groups;
-        const uint8_t *expanded = unit->scratch;
-        for (int64_t row = 0; row < unit->n_rows; row += PACK_ROWS, expanded += panel_bytes) {
-            _Alignas(CACHE_LINE) BlockAcc acc[LINEAR_TILE_TOKENS] = {{0}};
-            tiles(expanded, n_groups, q, n, acc);
-            for (int32_t t = 0; t < n; t++) block_store(unit, token + t, row, acc[t]);
+        for (int64_t p = 0, n_side; p < n_panels; p += n_side) {
+            n_side = MIN(n_panels - p, (int64_t)BLOCK_TILE_PANELS);
+            _Alignas(CACHE_LINE) BlockAcc acc[BLOCK_TILE_PANELS][LINEAR_TILE_TOKENS] = {{{0}}};
+            for (int64_t g = 0; g < n_groups; g += BLOCK_MANY_GROUPS) {
+                BlockTile tile = {.expanded = (uint8_t *)unit->scratch + p * panel_bytes +
+                                              g * cpu_linear_expanded_bytes(f),
+                                  .panel_bytes = panel_bytes,
+                                  .n = MIN(n_groups - g, (int64_t)BLOCK_MANY_GROUPS),
+                                  .q = unit->q + token * n_groups + g * n,
+                                  .tile_tokens = n,
+                                  .acc = acc[0],
+                                  .acc_step = LINEAR_TILE_TOKENS};
+                tiles(&tile, n_side);
+            }
+            for (int64_t i = 0; i < n_side; i++)
+                for (int32_t t = 0; t < n; t++)
+                    block_store(unit, token + t, (p + i) * PACK_ROWS, acc[i][t]);
         }
         token += n;
     }
