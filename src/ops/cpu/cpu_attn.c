@@ -154,7 +154,13 @@ static void cpu_attn_offsets(const CpuAttnTask *task, int32_t first,
 
 void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile) {
     cpu_attn_offsets(task, first, tile->offset);
-    cpu_attn_offsets(task, first + CPU_ATTN_KEYS, tile->next);
+    CpuAttnTask after = *task;
+    int32_t next = first + CPU_ATTN_KEYS;
+    if (next >= task->need.hi) { /* the task of the next KV head */
+        after.kv_head = MIN(task->kv_head + 1, task->args->kv.n_kv_heads - 1);
+        next = task->need.lo / CPU_ATTN_KEYS * CPU_ATTN_KEYS;
+    }
+    cpu_attn_offsets(&after, next, tile->next);
     for (int32_t j = 0; j < CPU_ATTN_KEYS; j++)
         if (tile->next[j] < 0) tile->next[j] = MAX(tile->offset[j], (int64_t)0);
 }

@@ -65,8 +65,8 @@ CpuAttnWork cpu_attn_work(const CpuAttnPlan *plan, int32_t thread);
 CpuAttnPart cpu_attn_part(char *memory, int64_t slot, int64_t stride);
 size_t cpu_attn_part_bytes(int64_t stride);
 
-/* The elements of the tile's keys in kv.k and kv.v (-1: not needed), and those to prefetch for the
- * next tile. */
+/* The elements of the tile's keys in kv.k and kv.v (-1: not needed), and those to prefetch: of the
+ * next tile, behind the last of the next KV head's first. */
 typedef struct CpuAttnTile {
     int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
 } CpuAttnTile;
