@@ -152,6 +152,16 @@ Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out) {
     return OK;
 }
 
+Status weights_prepare_parts(WeightsBinder *b, const Tensor *t, int32_t n, Weight *const *out) {
+    if (b->ops->parts_prepare != NULL) TRY(b->ops->parts_prepare(b->ctx, t, n, out, b->err));
+    for (int32_t i = 0; i < n; i++) {
+        if (b->ops->parts_prepare == NULL)
+            TRY(b->ops->weight_prepare(b->ctx, &t[i], out[i], b->err));
+        weights_book(b, &t[i], out[i], 1, 1);
+    }
+    return OK;
+}
+
 Status weights_prepare_gated(WeightsBinder *b, const Tensor *gate, const Tensor *up,
                              LayerWeights *w) {
     if (b->ops->gated_prepare == NULL) {

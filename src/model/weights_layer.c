@@ -7,22 +7,25 @@
 static Status weights_layer_qkv(WeightsBinder *b, int32_t layer, LayerWeights *w) {
     const ModelConfig *c = b->config;
     int64_t nq = (int64_t)c->n_heads * c->head_dim, nkv = (int64_t)c->n_kv_heads * c->head_dim;
+    Weight *const out[] = {&w->q, &w->k, &w->v};
+    Tensor t[3], all;
     if ((*b->names)[ARCH_Q] != NULL && !weights_has(b, ARCH_QKV, layer)) {
-        TRY(weights_matrix(b, ARCH_Q, layer, nq, c->dim, &w->q));
-        TRY(weights_matrix(b, ARCH_K, layer, nkv, c->dim, &w->k));
-        TRY(weights_matrix(b, ARCH_V, layer, nkv, c->dim, &w->v));
+        const WeightsAt q = {.role = ARCH_Q, .layer = layer};
+        const WeightsAt k = {.role = ARCH_K, .layer = layer}, v = {.role = ARCH_V, .layer = layer};
+        TRY(weights_matrix_get(b, q, nq, c->dim, &t[0]));
+        TRY(weights_matrix_get(b, k, nkv, c->dim, &t[1]));
+        TRY(weights_matrix_get(b, v, nkv, c->dim, &t[2]));
+        TRY(weights_prepare_parts(b, t, 3, out));
         TRY(weights_bias(b, ARCH_Q, layer, nq, c->qkv_bias, &w->q_bias));
         TRY(weights_bias(b, ARCH_K, layer, nkv, c->qkv_bias, &w->k_bias));
         return weights_bias(b, ARCH_V, layer, nkv, c->qkv_bias, &w->v_bias);
     }
-    Tensor t;
     TRY(weights_matrix_get(b, (WeightsAt){.role = ARCH_QKV, .layer = layer}, nq + 2 * nkv, c->dim,
-                           &t));
-    Tensor q = tensor_rows(&t, 0, nq), k = tensor_rows(&t, nq, nkv);
-    Tensor v = tensor_rows(&t, nq + nkv, nkv);
-    TRY(weights_prepare(b, &q, &w->q));
-    TRY(weights_prepare(b, &k, &w->k));
-    TRY(weights_prepare(b, &v, &w->v));
+                           &all));
+    t[0] = tensor_rows(&all, 0, nq);
+    t[1] = tensor_rows(&all, nq, nkv);
+    t[2] = tensor_rows(&all, nq + nkv, nkv);
+    TRY(weights_prepare_parts(b, t, 3, out));
     const float *bias = NULL;
     TRY(weights_bias(b, ARCH_QKV, layer, nq + 2 * nkv, c->qkv_bias, &bias));
     if (bias == NULL) return OK;

@@ -31,8 +31,11 @@ MUST_USE Status weights_get(const WeightsBinder *b, WeightsAt at, int64_t n0, in
                             int64_t n2, Tensor *out);
 /* A matrix [n, k], the file's own [k, n] where it is transposed (then an owned copy). */
 MUST_USE Status weights_matrix_get(WeightsBinder *b, WeightsAt at, int64_t n, int64_t k, Tensor *t);
-/* Prepares a matrix for the ops; both of a gated layer; all of a layer's experts. */
+/* Prepares a matrix for the ops; n that one product reads; both of a gated layer; all of a layer's
+ * experts. */
 MUST_USE Status weights_prepare(WeightsBinder *b, const Tensor *t, Weight *out);
+MUST_USE Status weights_prepare_parts(WeightsBinder *b, const Tensor *t, int32_t n,
+                                      Weight *const *out);
 MUST_USE Status weights_prepare_gated(WeightsBinder *b, const Tensor *gate, const Tensor *up,
                                       LayerWeights *w);
 MUST_USE Status weights_prepare_experts(WeightsBinder *b, const ExpertsFile *file, LayerWeights *w);

@@ -302,6 +302,9 @@ typedef struct Ops {
                             Weight *out_up, Err *err);
     Status (*experts_prepare)(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate,
                               Weight *up, Weight *down, Err *err);
+    /* n matrices that are the parts of one linear, up to LINEAR_PARTS_MAX. NULL as above. */
+    Status (*parts_prepare)(OpCtx *ctx, const Tensor *file, int32_t n, Weight *const *out,
+                            Err *err);
 
     /* linear and gated can begin with the norm that makes their x. x is then scratch that they may
      * leave unwritten. */

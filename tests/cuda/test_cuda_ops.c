@@ -201,7 +201,12 @@ static void norm_in_products_shape(CudaTesting *t, int64_t dim, int64_t n, uint6
     Weight w[5] = {0};
     for (uint64_t i = 0; i < 5; i++)
         file[i] = linear_testing_weight(DTYPE_BF16, i == 0 || i > 2 ? n : 64, dim, stream + i);
-    for (int32_t i = 0; i < 3; i++) w[i] = cuda_product_weight(t, &file[i]);
+    Weight *const parts[] = {&w[0], &w[1], &w[2]};
+    ASSERT_OK(t->ops->parts_prepare(&t->ctx, file, 3, parts, &err), err);
+    /* Behind each other, whatever their size: one product makes them. */
+    for (int32_t i = 0; i < 2; i++)
+        assert_ptr_equal(w[i + 1].t.data, (char *)w[i].t.data + ALIGN_UP(file[i].shape[0], 64) *
+                                                                    ALIGN_UP(dim, 64) * 2);
     ASSERT_OK(t->ops->gated_prepare(&t->ctx, &file[3], &file[4], &w[3], &w[4], &err), err);
     float *x = cuda_testing_random(TOKENS * dim, stream + 5, 3);
     float *by = cuda_testing_random(dim, stream + 6, 1);

@@ -178,6 +178,7 @@ Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weigh
                            Weight *down, Err *err);
 Status cuda_weight_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,
                          Weight *out_up, Err *err);
+Status cuda_weight_parts(OpCtx *ctx, const Tensor *file, int32_t n, Weight *const *out, Err *err);
 void cuda_weight_release(OpCtx *ctx, Weight *weight);
 Status cuda_weight_ready(OpCtx *ctx, Err *err);
 void cuda_weight_close(CudaDevice *device);

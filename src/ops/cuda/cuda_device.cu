@@ -248,6 +248,7 @@ static const Ops CUDA_DEVICE_OPS = {
     .weights_ready = cuda_weight_ready,
     .gated_prepare = cuda_weight_gated,
     .experts_prepare = cuda_weight_experts,
+    .parts_prepare = cuda_weight_parts,
     .takes_norm = true,
     .takes_rope = true,
     .embed = cuda_embed,

@@ -122,6 +122,29 @@ Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err
     return cuda_weight_table(ctx, file, out, err);
 }
 
+/* Behind each other, so that one product makes them all (cuda_product_follows). */
+Status cuda_weight_parts(OpCtx *ctx, const Tensor *file, int32_t n, Weight *const *out, Err *err) {
+    CHECK(n >= 1 && n <= LINEAR_PARTS_MAX);
+    bool pack = true;
+    size_t bytes[LINEAR_PARTS_MAX], all = 0;
+    for (int32_t i = 0; i < n; i++) {
+        pack = pack && cuda_matrix_can_pack(&file[i]) && file[i].shape[1] == file->shape[1];
+        bytes[i] = cuda_linear_packed_bytes(file[i].shape[0], file[i].shape[1]);
+        all += bytes[i];
+    }
+    for (int32_t i = 0; i < n && !pack; i++) TRY(cuda_weight_prepare(ctx, &file[i], out[i], err));
+    if (!pack) return OK;
+    CudaUploadPiece rows[LINEAR_PARTS_MAX];
+    char *packed = NULL;
+    TRY(cuda_weight_alloc_packed(cuda_of(ctx), all, &packed, err));
+    for (int32_t i = 0; i < n; i++) {
+        rows[i] = cuda_weight_packed(&file[i], CUDA_LINEAR_ROWS_PLAIN, packed);
+        *out[i] = cuda_weight_of(&file[i], CUDA_MATRIX_PACKED, packed, bytes[i]);
+        packed += bytes[i];
+    }
+    return cuda_upload(ctx, rows, n, err);
+}
+
 /* Bytes of gate and up in one. */
 static size_t cuda_weight_gated_bytes(const Tensor *t) {
     return cuda_linear_packed_bytes(2 * ALIGN_UP(t->shape[0], (int64_t)8), t->shape[1]);
