@@ -32,13 +32,33 @@ static __device__ __forceinline__ uint32_t large_pair(float lo, float hi) {
     return *(uint32_t *)&pair;
 }
 
+/* The bias of rows `row` and `row + 8` of the part to all quads of a thread. */
+template <int N>
+static __device__ __forceinline__ void large_bias(const LinearTarget &target, int32_t row,
+                                                  float (&d)[N / 2]) {
+    const float b0 = row < target.n_rows ? target.bias[row] : 0;
+    const float b1 = row + 8 < target.n_rows ? target.bias[row + 8] : 0;
+#pragma unroll
+    for (int32_t i = 0; i < N / 2; i++) d[i] = __fadd_rn(d[i], i % 4 < 2 ? b0 : b1);
+}
+
+template <int N>
+static __device__ __forceinline__ void large_gate(int32_t act, float (&d)[N / 2]) {
+    switch (act) {
+        case CUDA_LINEAR_SILU: linear_gate_quads<CUDA_LINEAR_SILU>(d); break;
+        case CUDA_LINEAR_GELU: linear_gate_quads<CUDA_LINEAR_GELU>(d); break;
+        case CUDA_LINEAR_GELU_TANH: linear_gate_quads<CUDA_LINEAR_GELU_TANH>(d); break;
+        default: linear_gate_quads<CUDA_LINEAR_RELU>(d);
+    }
+}
+
 /* Finishes 64 rows as bf16, or as half as many gated values: 64 or 32 tokens at a time are
  * transposed through shared memory, so that the values of a token leave together. */
 template <int N, bool GATED>
 static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
                                                         const LinearTarget &target,
                                                         const LinearUnit &unit, uint32_t sums,
-                                                        const float (&d)[N / 2]) {
+                                                        float (&d)[N / 2]) {
     constexpr int32_t TOKENS = N % 64 == 0 ? 64 : 32; /* at a time */
     const int32_t thread = (int32_t)threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     const uint32_t barrier = threadIdx.x / 128;
@@ -46,6 +66,8 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
     const int32_t row = target.row + warp * 16 + lane / 4;
     /* Where this lane's row of the four 8 x 8 matrices of an stmatrix goes. */
     const int32_t matrix = lane / 8, line = lane % 8;
+    if (target.bias != NULL) large_bias<N>(target, row, d);
+    if (GATED) large_gate<N>(p.act, d);
 #pragma unroll
     for (int32_t j0 = 0; j0 < N / 8; j0 += TOKENS / 8) {
         cuda_bar_sync(barrier, 128);
@@ -56,9 +78,7 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
 #pragma unroll
                 for (int32_t m = 0; m < 4; m++) {
                     const float *q = &d[4 * (j0 + j + m)];
-                    float4 v = linear_quad_bias(target, row, make_float4(q[0], q[1], q[2], q[3]));
-                    r[m] = large_pair(__fmul_rn(linear_act(p.act, v.x), v.z),
-                                      __fmul_rn(linear_act(p.act, v.y), v.w));
+                    r[m] = large_pair(q[0], q[1]);
                 }
                 int32_t token = (j + matrix) * 8 + line;
                 to = sums + token * 64 + ((warp ^ (token / 2 & 3)) * 16);
@@ -66,8 +86,7 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
 #pragma unroll
                 for (int32_t m = 0; m < 2; m++) {
                     const float *q = &d[4 * (j0 + j + m)];
-                    float4 v = linear_quad_bias(target, row, make_float4(q[0], q[1], q[2], q[3]));
-                    r[2 * m] = large_pair(v.x, v.y), r[2 * m + 1] = large_pair(v.z, v.w);
+                    r[2 * m] = large_pair(q[0], q[1]), r[2 * m + 1] = large_pair(q[2], q[3]);
                 }
                 int32_t token = (j + matrix / 2) * 8 + line;
                 to = sums + token * 128 + (((warp * 2 + matrix % 2) ^ line) * 16);
@@ -154,7 +173,7 @@ static __device__ __forceinline__ void large_store_f32(const LinearParams &p,
 template <int N>
 static __device__ __forceinline__ void large_store(const LinearParams &p, const LinearUnit &unit,
                                                    int32_t block, float *sums,
-                                                   const float (&d)[N / 2]) {
+                                                   float (&d)[N / 2]) {
     if (block >= p.row_blocks) return;
     const LinearTarget target = linear_target(p, block);
     if (p.out == CUDA_LINEAR_BF16) {

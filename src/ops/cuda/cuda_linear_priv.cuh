@@ -97,18 +97,43 @@ static __device__ __forceinline__ LinearUnit linear_unit_of_expert(const LinearP
     return unit;
 }
 
+/* x / (1 + exp(-x)), some 2 ulp off: an epilogue runs once and waits for its instructions, so few of
+ * them. */
+static __device__ __forceinline__ float linear_silu(float x) {
+    float power, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(__fmul_rn(x, -1.4426950408889634f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(__fadd_rn(1.0f, power)));
+    return __fmul_rn(x, inverse);
+}
+
+template <int ACT>
+static __device__ __forceinline__ float linear_act_of(float x) {
+    if constexpr (ACT == CUDA_LINEAR_SILU) return linear_silu(x);
+    if constexpr (ACT == CUDA_LINEAR_GELU)
+        return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(x * 0.70710678118654752f)));
+    if constexpr (ACT == CUDA_LINEAR_GELU_TANH) {
+        float cube = __fmul_rn(__fmul_rn(x, x), x);
+        float inner = __fmul_rn(0.79788456080286536f, fmaf(0.044715f, cube, x));
+        return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, tanhf(inner)));
+    }
+    return fmaxf(x, 0.0f);
+}
+
 /* act(x), the same instructions wherever it is inlined. */
 static __device__ __forceinline__ float linear_act(int32_t act, float x) {
-    switch (act) {
-        case CUDA_LINEAR_SILU: return __fdiv_rn(x, __fadd_rn(1.0f, expf(-x)));
-        case CUDA_LINEAR_GELU:
-            return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(x * 0.70710678118654752f)));
-        case CUDA_LINEAR_GELU_TANH: {
-            float cube = __fmul_rn(__fmul_rn(x, x), x);
-            float inner = __fmul_rn(0.79788456080286536f, fmaf(0.044715f, cube, x));
-            return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, tanhf(inner)));
-        }
-        default: return fmaxf(x, 0.0f);
+    if (act == CUDA_LINEAR_SILU) return linear_silu(x);
+    if (act == CUDA_LINEAR_GELU) return linear_act_of<CUDA_LINEAR_GELU>(x);
+    if (act == CUDA_LINEAR_GELU_TANH) return linear_act_of<CUDA_LINEAR_GELU_TANH>(x);
+    return linear_act_of<CUDA_LINEAR_RELU>(x);
+}
+
+/* The gated values of quads, two of each: in their first two places. */
+template <int ACT, int n>
+static __device__ __forceinline__ void linear_gate_quads(float (&d)[n]) {
+#pragma unroll
+    for (int32_t i = 0; i < n; i += 4) {
+        d[i] = __fmul_rn(linear_act_of<ACT>(d[i]), d[i + 2]);
+        d[i + 1] = __fmul_rn(linear_act_of<ACT>(d[i + 1]), d[i + 3]);
     }
 }
 
