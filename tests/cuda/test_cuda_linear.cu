@@ -119,6 +119,9 @@ static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLine
     for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
         CudaLinearPlan p = {true, tokens, 128, 4, 132, false};
         plan[n++] = p;
+        p.tile_rows = 256;
+        if (n_segments == 1 && tokens == 128 && args->n_experts == 0) plan[n++] = p;
+        p.tile_rows = 128;
         p.split = true;
         if (n_segments > 1 && can_split(args, &p, n_segments)) plan[n++] = p;
     }

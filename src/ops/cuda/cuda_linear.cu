@@ -65,7 +65,8 @@ static int64_t linear_div_up(int64_t a, int64_t b) {
 
 /* Tiles of a plan of the large kernel. */
 static int32_t linear_tiles(int64_t row_blocks, int32_t n_tokens, const CudaLinearPlan *plan) {
-    return (int32_t)(linear_div_up(row_blocks, 2) * linear_div_up(n_tokens, plan->tile_tokens));
+    return (int32_t)(linear_div_up(row_blocks, plan->tile_rows / CUDA_LINEAR_BLOCK) *
+                     linear_div_up(n_tokens, plan->tile_tokens));
 }
 
 /* Nanoseconds of a plan of the large kernel, over all rounds of the CTAs. Measured on an H200 at
@@ -74,11 +75,12 @@ static int32_t linear_tiles(int64_t row_blocks, int32_t n_tokens, const CudaLine
 static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPlan *plan,
                                   int32_t n_segments) {
     const int32_t tokens = plan->tile_tokens;
-    const int64_t block = tokens == 128 ? 510 : tokens == 192 ? 570 : 800;
+    const bool tall = plan->tile_rows == 256;
+    const int64_t block = tall ? 900 : tokens == 128 ? 510 : tokens == 192 ? 570 : 800;
     const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
     if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 34 * tokens;
     const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
-    const int64_t rest = 5 * tokens + 600 + (n_segments - 1) * 800;
+    const int64_t rest = (tall ? 10 : 5) * tokens + 600 + (n_segments - 1) * 800;
     return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + rest);
 }
 
@@ -97,6 +99,8 @@ static CudaLinearPlan linear_plan_large(const CudaLinearArgs *args, int32_t n_se
             if (ns <= best_ns) best_ns = ns, best = plan;
         }
     }
+    CudaLinearPlan tall = {true, 128, 256, 4, CUDA_LINEAR_CTAS_MAX, false, false};
+    if (n_segments == 1 && linear_nanoseconds(args, &tall, 1) < best_ns) return tall;
     return best;
 }
 
@@ -235,6 +239,8 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) return cudaErrorInvalidValue;
     if (plan->split) return cuda_linear_split_launch(stream, &params, plan, &x, args->dependent);
+    if (plan->large && plan->tile_rows == 256)
+        return cuda_linear_tall_launch(stream, &params, plan, &x, args->dependent);
     if (plan->large) return cuda_linear_large_launch(stream, &params, plan, &x, args->dependent);
     if (plan->tile_rows < CUDA_LINEAR_BLOCK) {
         return cuda_linear_slim_launch(stream, &params, plan, &x, args->dependent);

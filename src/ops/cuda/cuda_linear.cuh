@@ -132,7 +132,7 @@ cudaError_t cuda_linear(cudaStream_t stream, const CudaLinearArgs *args);
 typedef struct CudaLinearPlan {
     bool large;
     int32_t tile_tokens; /* small: 8, 16, 32, 64, 128; large: 128, 192, 256 */
-    int32_t tile_rows;   /* small: 64, 128; large: 128 */
+    int32_t tile_rows;   /* small: 64, 128; large: 128, or 256 (see cuda_linear_tall.cu) */
     int32_t n_stages;    /* 2 or more */
     int32_t n_ctas;      /* of the grid, at most */
     bool split;          /* large: a CTA makes one segment of a tile, all CTAs at once */

@@ -14,10 +14,11 @@ enum {
     LARGE_GROUP_ROW_TILES = 16 /* tiles of rows that are walked together, so that L2 has them */
 };
 
-template <int N>
+/* A tile of BLOCKS block rows by N tokens. */
+template <int N, int BLOCKS = LARGE_ROW_BLOCKS>
 struct LargeShape {
     enum {
-        A_BYTES = LARGE_ROW_BLOCKS * CUDA_LINEAR_BLOCK_BYTES,
+        A_BYTES = BLOCKS * CUDA_LINEAR_BLOCK_BYTES,
         B_BYTES = N * 128,
         STAGE_BYTES = A_BYTES + B_BYTES
     };
@@ -46,15 +47,15 @@ static __device__ __forceinline__ LinearUnit large_unit(const LinearParams &p,
 }
 
 /* Announces the bytes of a stage and fetches its weights. */
-template <int N>
+template <int N, int BLOCKS = LARGE_ROW_BLOCKS>
 static __device__ __forceinline__ void large_fetch_weights(const LinearParams &p,
                                                            const LinearUnit &unit, int32_t block,
                                                            uint32_t to, uint32_t bar,
                                                            uint64_t policy) {
-    const int32_t row_block = unit.row_tile * LARGE_ROW_BLOCKS;
-    cuda_mbar_arrive_expect(bar, LargeShape<N>::STAGE_BYTES);
+    const int32_t row_block = unit.row_tile * BLOCKS;
+    cuda_mbar_arrive_expect(bar, LargeShape<N, BLOCKS>::STAGE_BYTES);
 #pragma unroll
-    for (int32_t i = 0; i < LARGE_ROW_BLOCKS; i++) {
+    for (int32_t i = 0; i < BLOCKS; i++) {
         /* Past the last row the last block is read again; nobody looks at its sums. */
         int64_t row = min(row_block + i, p.row_blocks - 1);
         cuda_bulk_load(to + i * CUDA_LINEAR_BLOCK_BYTES,
@@ -64,31 +65,32 @@ static __device__ __forceinline__ void large_fetch_weights(const LinearParams &p
 }
 
 /* Fetches the weights of the first stages, before the kernel in front has ended; how many stages. */
-template <int N>
+template <int N, int BLOCKS = LARGE_ROW_BLOCKS>
 static __device__ __forceinline__ int32_t large_fetch_early(const LinearParams &p,
                                                             const LinearUnit &unit, int32_t begin,
                                                             int32_t end, uint32_t smem,
                                                             LargeShared *shared, uint64_t policy) {
     const int32_t n = min(end - begin, p.n_stages);
     for (int32_t i = 0; i < n; i++) {
-        large_fetch_weights<N>(p, unit, begin + i, smem + i * LargeShape<N>::STAGE_BYTES,
-                               cuda_smem_addr(&shared->full[i]), policy);
+        large_fetch_weights<N, BLOCKS>(p, unit, begin + i,
+                                       smem + i * LargeShape<N, BLOCKS>::STAGE_BYTES,
+                                       cuda_smem_addr(&shared->full[i]), policy);
     }
     return n;
 }
 
 /* Fetches columns begin to end, in blocks; the weights of the first n_early are on their way. */
-template <int N>
+template <int N, int BLOCKS = LARGE_ROW_BLOCKS>
 static __device__ __forceinline__ void large_fetch_blocks(
     const LinearParams &p, const CUtensorMap *x, const LinearUnit &unit, int32_t begin, int32_t end,
     int32_t n_early, uint32_t smem, LargeShared *shared, uint64_t policy, LinearStage *stage) {
-    typedef LargeShape<N> Shape;
+    typedef LargeShape<N, BLOCKS> Shape;
     for (int32_t block = begin; block < end; block++) {
         uint32_t to = smem + stage->at * Shape::STAGE_BYTES;
         uint32_t bar = cuda_smem_addr(&shared->full[stage->at]);
         if (block >= begin + n_early) {
             cuda_mbar_wait(cuda_smem_addr(&shared->empty[stage->at]), stage->parity);
-            large_fetch_weights<N>(p, unit, block, to, bar, policy);
+            large_fetch_weights<N, BLOCKS>(p, unit, block, to, bar, policy);
         }
         cuda_tma_load(to + Shape::A_BYTES, x, block * CUDA_LINEAR_BLOCK, unit.token, bar);
         linear_next(p, stage);
@@ -142,26 +144,26 @@ static __device__ __forceinline__ void large_init(const LinearParams &p, const C
 }
 
 /* A warpgroup's place behind the stages, where its sums go on their way out. */
-template <int N, int BYTES>
+template <int N, int BYTES, int BLOCKS = LARGE_ROW_BLOCKS>
 static __device__ __forceinline__ float *large_out(const LinearParams &p, char *stages) {
     const int32_t group = (int32_t)threadIdx.x / 128 - 1;
-    return (float *)(stages + p.n_stages * LargeShape<N>::STAGE_BYTES + group * BYTES);
+    return (float *)(stages + p.n_stages * LargeShape<N, BLOCKS>::STAGE_BYTES + group * BYTES);
 }
 
 /* All tiles of the product. */
-template <int N>
+template <int N, int BLOCKS = LARGE_ROW_BLOCKS>
 static inline LargeGrid large_grid(const LinearParams *p, const CudaLinearPlan *plan) {
     LargeGrid grid = {};
-    grid.row_tiles = (p->row_blocks + LARGE_ROW_BLOCKS - 1) / LARGE_ROW_BLOCKS;
+    grid.row_tiles = (p->row_blocks + BLOCKS - 1) / BLOCKS;
     grid.token_tiles = (p->n_tokens + N - 1) / N;
     grid.end = grid.row_tiles * grid.token_tiles;
     grid.n_ctas = min(plan->n_ctas, (int32_t)CUDA_LINEAR_CTAS_MAX);
     return grid;
 }
 
-template <int N, int BYTES>
+template <int N, int BYTES, int BLOCKS = LARGE_ROW_BLOCKS>
 static inline size_t large_smem_bytes(const LinearParams *p) {
-    return 1024 + (size_t)p->n_stages * LargeShape<N>::STAGE_BYTES + 2 * BYTES;
+    return 1024 + (size_t)p->n_stages * LargeShape<N, BLOCKS>::STAGE_BYTES + 2 * BYTES;
 }
 
 /* Launches a kernel of this family. */

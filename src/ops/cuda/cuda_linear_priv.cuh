@@ -220,6 +220,9 @@ cudaError_t cuda_linear_small_launch(cudaStream_t stream, const LinearParams *pa
 cudaError_t cuda_linear_large_launch(cudaStream_t stream, const LinearParams *params,
                                      const CudaLinearPlan *plan, const CUtensorMap *x,
                                      bool dependent);
+cudaError_t cuda_linear_tall_launch(cudaStream_t stream, const LinearParams *params,
+                                    const CudaLinearPlan *plan, const CUtensorMap *x,
+                                    bool dependent);
 cudaError_t cuda_linear_split_launch(cudaStream_t stream, const LinearParams *params,
                                      const CudaLinearPlan *plan, const CUtensorMap *x,
                                      bool dependent);
