@@ -213,6 +213,9 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
     params.n_tokens = args->n_tokens;
     params.k_blocks = (args->k + CUDA_LINEAR_BLOCK - 1) / CUDA_LINEAR_BLOCK;
     params.n_segments = linear_segments(args);
+    for (int32_t s = 0; s <= params.n_segments; s++) {
+        params.segment[s] = (int32_t)((int64_t)s * params.k_blocks / params.n_segments);
+    }
     params.n_stages = plan->n_stages;
     params.norm = args->norm;
     params.x = (const char *)args->x;

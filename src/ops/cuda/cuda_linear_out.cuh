@@ -10,6 +10,14 @@ enum {
     LARGE_SUMS_BYTES = LARGE_SUMS_TOKENS * LARGE_SUMS_STRIDE * 4
 };
 
+/* The thread, read where it is needed: what follows from it is not kept over the products, which
+ * leave no registers for it. */
+static __device__ __forceinline__ int32_t large_thread(void) {
+    int32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+}
+
 /* Eight bf16 of one token from row `row` of the outputs on; those below n. */
 static __device__ __forceinline__ void large_put_bf16(const LinearTarget &target, bool vector,
                                                       int32_t row, int64_t token, uint4 v) {
@@ -60,8 +68,9 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
                                                         const LinearUnit &unit, uint32_t sums,
                                                         float (&d)[N / 2]) {
     constexpr int32_t TOKENS = N % 64 == 0 ? 64 : 32; /* at a time */
-    const int32_t thread = (int32_t)threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
-    const uint32_t barrier = threadIdx.x / 128;
+    const int32_t tid = large_thread();
+    const int32_t thread = tid % 128, warp = thread / 32, lane = thread % 32;
+    const uint32_t barrier = (uint32_t)tid / 128;
     const bool vector = ((uintptr_t)target.out | (uintptr_t)(target.stride * 2)) % 16 == 0;
     const int32_t row = target.row + warp * 16 + lane / 4;
     /* Where this lane's row of the four 8 x 8 matrices of an stmatrix goes. */
@@ -122,8 +131,9 @@ static __device__ __forceinline__ void large_store_f32(const LinearParams &p,
                                                        const LinearTarget &target,
                                                        const LinearUnit &unit, float *sums,
                                                        const float (&d)[N / 2]) {
-    const int32_t thread = (int32_t)threadIdx.x % 128, lane = thread % 32;
-    const uint32_t barrier = threadIdx.x / 128;
+    const int32_t tid = large_thread();
+    const int32_t thread = tid % 128, lane = thread % 32;
+    const uint32_t barrier = (uint32_t)tid / 128;
     const bool add = p.out == CUDA_LINEAR_F32_ADD;
     const int32_t row = target.row + thread % 16 * 4;
     const bool vector =

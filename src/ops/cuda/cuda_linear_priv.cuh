@@ -8,6 +8,8 @@
 #include "ops/cuda/cuda_mma.cuh"
 #include "ops/cuda/cuda_tma.cuh"
 
+enum { LINEAR_SEGMENTS_MAX = 4 };
+
 /* What a kernel gets by value. */
 typedef struct LinearParams {
     const char *w;
@@ -17,6 +19,7 @@ typedef struct LinearParams {
     const char *x; /* where the kernel takes no tensor map */
     int64_t x_stride;
     int32_t n_tokens, row_blocks, k, k_blocks, n_segments, n_stages;
+    int32_t segment[LINEAR_SEGMENTS_MAX + 1]; /* the first block of each; the end */
     CudaLinearNorm norm;
     float4 *sums;        /* CudaLinearArgs.sums */
     uint32_t *n_arrived; /* and its n_arrived */
@@ -45,7 +48,7 @@ typedef struct LinearUnit {
 
 /* The first block of segment s. */
 static __device__ __forceinline__ int32_t linear_segment(const LinearParams &p, int32_t s) {
-    return (int32_t)((int64_t)s * p.k_blocks / p.n_segments);
+    return p.segment[s];
 }
 
 /* unit_start[e]: the first unit of expert e; called by all threads of the CTA. */
