@@ -100,31 +100,30 @@ static __device__ __forceinline__ LinearUnit linear_unit_of_expert(const LinearP
     return unit;
 }
 
-/* x / (1 + exp(-x)), some 2 ulp off: an epilogue runs once and waits for its instructions, so few of
- * them. */
-static __device__ __forceinline__ float linear_silu(float x) {
-    float power, inverse;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(__fmul_rn(x, -1.4426950408889634f)));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(__fadd_rn(1.0f, power)));
-    return __fmul_rn(x, inverse);
+/* x / (1 + exp(-y)), by the machine's own approximations, 2^-21 of it at most: an epilogue runs once
+ * and waits for its instructions, so few of them. */
+static __device__ __forceinline__ float linear_sigmoid(float x, float y) {
+    float power, share;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(__fmul_rn(y, -1.4426950408889634f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(share) : "f"(__fadd_rn(1.0f, power)));
+    return __fmul_rn(x, share);
 }
 
 template <int ACT>
 static __device__ __forceinline__ float linear_act_of(float x) {
-    if constexpr (ACT == CUDA_LINEAR_SILU) return linear_silu(x);
+    if constexpr (ACT == CUDA_LINEAR_SILU) return linear_sigmoid(x, x);
     if constexpr (ACT == CUDA_LINEAR_GELU)
         return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, erff(x * 0.70710678118654752f)));
     if constexpr (ACT == CUDA_LINEAR_GELU_TANH) {
         float cube = __fmul_rn(__fmul_rn(x, x), x);
-        float inner = __fmul_rn(0.79788456080286536f, fmaf(0.044715f, cube, x));
-        return __fmul_rn(__fmul_rn(0.5f, x), __fadd_rn(1.0f, tanhf(inner)));
+        return linear_sigmoid(x, __fmul_rn(1.5957691216057308f, fmaf(0.044715f, cube, x)));
     }
     return fmaxf(x, 0.0f);
 }
 
 /* act(x), the same instructions wherever it is inlined. */
 static __device__ __forceinline__ float linear_act(int32_t act, float x) {
-    if (act == CUDA_LINEAR_SILU) return linear_silu(x);
+    if (act == CUDA_LINEAR_SILU) return linear_act_of<CUDA_LINEAR_SILU>(x);
     if (act == CUDA_LINEAR_GELU) return linear_act_of<CUDA_LINEAR_GELU>(x);
     if (act == CUDA_LINEAR_GELU_TANH) return linear_act_of<CUDA_LINEAR_GELU_TANH>(x);
     return linear_act_of<CUDA_LINEAR_RELU>(x);
