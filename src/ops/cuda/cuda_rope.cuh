@@ -11,6 +11,14 @@ typedef struct CudaRopeHead {
     RopeStyle style;
 } CudaRopeHead;
 
+/* Rotates a pair. */
+static __device__ __forceinline__ void cuda_rope_pair(float c, float s, float *first,
+                                                      float *second) {
+    const float a = *first, b = *second;
+    *first = __fmaf_rn(a, c, -__fmul_rn(b, s));
+    *second = __fmaf_rn(b, c, __fmul_rn(a, s));
+}
+
 /* Normalizes (if norm) and rotates one head in shared memory. cos_sin: of the token's position. */
 static __device__ __forceinline__ void cuda_rope_head(const CudaRopeHead &r, float *head,
                                                       const float *norm, const float *cos_sin,
@@ -28,9 +36,7 @@ static __device__ __forceinline__ void cuda_rope_head(const CudaRopeHead &r, flo
     for (int i = lane; i < n_pairs; i += CUDA_WARP) {
         const int first = r.style == ROPE_NEOX ? i : 2 * i;
         const int second = r.style == ROPE_NEOX ? i + n_pairs : 2 * i + 1;
-        const float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = head[first], b = head[second];
-        head[first] = __fmaf_rn(a, c, -__fmul_rn(b, s));
-        head[second] = __fmaf_rn(b, c, __fmul_rn(a, s));
+        cuda_rope_pair(cos_sin[2 * i], cos_sin[2 * i + 1], &head[first], &head[second]);
     }
     __syncwarp();
 }
