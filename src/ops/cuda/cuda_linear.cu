@@ -76,7 +76,7 @@ static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPl
                                   int32_t n_segments) {
     const int32_t tokens = plan->tile_tokens;
     const bool tall = plan->tile_rows == 256;
-    const int64_t block = tall ? 900 : tokens == 128 ? 510 : tokens == 192 ? 570 : 800;
+    const int64_t block = tall ? 900 : tokens == 128 ? 510 : tokens == 192 ? 590 : 800;
     const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
     if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 34 * tokens;
     const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
