@@ -8,6 +8,7 @@ struct BenchBatch {
     KvStore *store;
     Batch batch;
     int32_t n_seqs, n_blocks, block_tokens, n_groups; /* blocks of a sequence */
+    int32_t vocab;
     int32_t *arrays;
     Device *device;
     SampleSpec *spec; /* [n_seqs] on an accelerator, which picks tokens as it does for the engine */
@@ -61,6 +62,7 @@ static Status bench_batch_make(BenchBatch *b, const Compute *compute, int32_t co
     const ModelConfig *config = model_config(compute->model);
     b->n_groups = kv_store_groups(config);
     b->n_blocks = DIV_UP(context, b->block_tokens);
+    b->vocab = config->vocab;
     ForwardLimits limits = {.n_tokens_max = b->n_seqs,
                             .n_seqs_max = b->n_seqs,
                             .n_logits_max = b->n_seqs,
@@ -118,10 +120,16 @@ int64_t bench_batch_device_us(const BenchBatch *b) {
     return b->device_us;
 }
 
-Status bench_batch_step(BenchBatch *b, const int32_t *token, int32_t n, int32_t pos, Err *err) {
+/* No two sequences or steps have the same: experts are chosen by the token. */
+static int32_t bench_batch_token(const BenchBatch *b, int32_t s, int32_t pos) {
+    const int64_t i = (int64_t)pos * b->n_seqs + s;
+    return (int32_t)((i * 7919 + 101) % b->vocab);
+}
+
+Status bench_batch_step(BenchBatch *b, int32_t pos, Err *err) {
     for (int32_t s = 0; s < b->n_seqs; s++) {
         int32_t block = s * b->n_blocks + pos / b->block_tokens;
-        b->batch.token[s] = token[(pos + s) % n];
+        b->batch.token[s] = bench_batch_token(b, s, pos);
         b->batch.pos[s] = pos;
         b->batch.kv_len[s] = pos + 1;
         b->batch.kv[0].kv_slot[s] = block * b->block_tokens + pos % b->block_tokens;

@@ -51,9 +51,8 @@ static Status cmd_bench_prefill(Bench *bench, const int32_t *token, int32_t n, E
     return single_feed(bench->compute.single, token, n, 1, &logits, err);
 }
 
-static Status cmd_bench_decode(const int32_t *token, const BenchTest *test, Err *err) {
-    for (int32_t i = 0; i < test->n; i++)
-        TRY(bench_batch_step(test->batch, token, test->n, test->depth + i, err));
+static Status cmd_bench_decode(const BenchTest *test, Err *err) {
+    for (int32_t i = 0; i < test->n; i++) TRY(bench_batch_step(test->batch, test->depth + i, err));
     return OK;
 }
 
@@ -88,7 +87,7 @@ static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTes
     for (int32_t r = -1; r < bench->config->repeat; r++) { /* one to warm up */
         if (r == 0) device_us = -cmd_bench_device_us(test);
         int64_t start_us = clock_us();
-        TRY(test->n_seqs > 0 ? cmd_bench_decode(token, test, err)
+        TRY(test->n_seqs > 0 ? cmd_bench_decode(test, err)
                              : cmd_bench_prefill(bench, token, test->n, err));
         const int64_t us = MAX(clock_us() - start_us, (int64_t)1);
         if (r < 0) continue;
@@ -103,6 +102,7 @@ static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTes
     return OK;
 }
 
+/* token: of a prompt. */
 static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest *test, Err *err) {
     double rate[CMD_BENCH_REPEAT_MAX], sum = 0, sum_sq = 0;
     int32_t repeat = (int32_t)bench->config->repeat;
@@ -130,15 +130,14 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest
     return OK;
 }
 
-static Status cmd_bench_decode_test(Bench *bench, const int32_t *token, int64_t n, int64_t n_seqs,
-                                    Err *err) {
+static Status cmd_bench_decode_test(Bench *bench, int64_t n, int64_t n_seqs, Err *err) {
     BenchTest test = {
         .n = (int32_t)n, .n_seqs = (int32_t)n_seqs, .depth = (int32_t)bench->config->depth};
     int32_t block_tokens =
         bench->config->block_tokens > 0 ? (int32_t)bench->config->block_tokens : 16;
     TRY(bench_batch_open(&test.batch, &bench->compute, test.n_seqs, test.depth + test.n,
                          block_tokens, err));
-    Status status = cmd_bench_test(bench, token, &test, err);
+    Status status = cmd_bench_test(bench, NULL, &test, err);
     bench_batch_close(test.batch);
     return status;
 }
@@ -170,8 +169,8 @@ static Status cmd_bench_tests(Bench *bench, Err *err) {
     for (int32_t i = 0; i < config->n_gen.n; i++)
         for (int32_t b = 0; b < config->batch.n && status == OK; b++)
             if (config->n_gen.item[i] > 0)
-                status = cmd_bench_decode_test(bench, token, config->n_gen.item[i],
-                                               config->batch.item[b], err);
+                status =
+                    cmd_bench_decode_test(bench, config->n_gen.item[i], config->batch.item[b], err);
     mem_free(token);
     return status;
 }
