@@ -9,15 +9,22 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+/* A moment of the load. */
+typedef struct BenchLoadMark {
+    int64_t us, n_output;
+} BenchLoadMark;
+
 typedef struct BenchLoad {
     LoadPlan plan;
     LoadGaps gaps; /* written by the engine's thread alone */
     sluice_engine *engine;
     struct BenchLoadStream *stream; /* [plan.n_requests] */
     int64_t start_us;
+    _Atomic int64_t n_output; /* tokens so far */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int32_t n_running;
+    BenchLoadMark first_end, last_sent; /* between them all streams are busy */
 } BenchLoad;
 
 typedef struct BenchLoadStream {
@@ -25,12 +32,17 @@ typedef struct BenchLoadStream {
     LoadRequest *request;
 } BenchLoadStream;
 
+static BenchLoadMark bench_load_mark(const BenchLoad *load) {
+    return (BenchLoadMark){clock_us() - load->start_us, load->n_output};
+}
+
 static void bench_load_end(BenchLoad *load, LoadRequest *r, const sluice_event *event) {
     r->good = event->finish == SLUICE_FINISH_STOP || event->finish == SLUICE_FINISH_LENGTH;
     r->n_prompt_seen = event->usage->n_prompt;
     r->n_cached = event->usage->n_cached;
     pthread_mutex_lock(&load->lock);
     load->n_running--;
+    if (load->first_end.us == 0) load->first_end = bench_load_mark(load);
     pthread_cond_signal(&load->changed);
     pthread_mutex_unlock(&load->lock);
 }
@@ -48,6 +60,7 @@ static void bench_load_event(void *user, const sluice_event *event) {
         }
         r->last_us = now;
         r->n_output += event->n_tokens;
+        load->n_output += event->n_tokens;
     }
     if (event->last) bench_load_end(load, r, event);
 }
@@ -91,14 +104,25 @@ static Status bench_load_all(BenchLoad *load, int32_t n_running_max, Err *err) {
         status = bench_load_send(load, i, &ids, err);
     }
     ints_free(&ids);
+    load->last_sent = bench_load_mark(load);
     if (status == OK) bench_load_wait(load, 1);
     return status;
+}
+
+/* The speed without the load's beginning and end, where there is something between them. */
+static void bench_load_print_busy(const BenchLoad *load) {
+    const BenchLoadMark *from = &load->first_end, *to = &load->last_sent;
+    if (from->us == 0 || to->us <= from->us) return;
+    const double seconds = (double)(to->us - from->us) * 1e-6;
+    printf("all streams busy for %.1f s: %.1f output tokens/s\n", seconds,
+           (double)(to->n_output - from->n_output) / seconds);
 }
 
 static void bench_load_print(BenchLoad *load, int64_t total_us, const Config *config) {
     const LoadReport report =
         load_report_make(&load->plan, &load->gaps, total_us, config->slo_ttft, config->slo_tpot);
     load_report_print(&report);
+    bench_load_print_busy(load);
     sluice_stats stats = {.size = sizeof stats};
     sluice_engine_get_stats(load->engine, &stats);
     if (stats.n_steps == 0) return;
