@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face directory of a Llama with random bf16 weights, to measure speed with.
 
-usage: make_random_model.py SHAPE OUT_DIR        SHAPE: 0.1b or 1.1b
+usage: make_random_model.py SHAPE OUT_DIR        SHAPE: 0.1b, 1.1b, or Llama's 1b and 8b
 
-Needs numpy. The tokenizer is a byte-level BPE whose merges pair up bytes: real enough to load and
-to convert, and no more. The text such a model writes means nothing.
+Needs numpy. Large matrices repeat what was drawn for their first rows. The tokenizer is a
+byte-level BPE whose merges pair up bytes: real enough to load and to convert, and no more. The text
+such a model writes means nothing.
 """
 import json
 import os
@@ -16,7 +17,10 @@ import numpy as np
 SHAPES = {
     "0.1b": dict(dim=768, layers=12, heads=12, kv_heads=4, ff=2048, vocab=32000, context=2048),
     "1.1b": dict(dim=2048, layers=22, heads=32, kv_heads=4, ff=5632, vocab=32000, context=4096),
+    "1b": dict(dim=2048, layers=16, heads=32, kv_heads=8, ff=8192, vocab=128256, context=131072),
+    "8b": dict(dim=4096, layers=32, heads=32, kv_heads=8, ff=14336, vocab=128256, context=131072),
 }
+DRAWN_MAX = 1 << 22  # numbers of a matrix
 
 
 def tensors(s):
@@ -52,15 +56,21 @@ def write_weights(path, s):
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    rng = np.random.default_rng(1)
+    rng, drawn = np.random.default_rng(1), {}
     with open(path, "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
         for name, shape, deviation in tensors(s):
+            n = int(np.prod(shape))
             if deviation == 0:
-                data = np.ones(shape, np.float32)
+                data = bf16(np.ones(n, np.float32))
+            elif n <= DRAWN_MAX:
+                data = bf16(rng.standard_normal(n, np.float32) * deviation)
             else:
-                data = rng.standard_normal(shape, np.float32) * deviation
-            f.write(bf16(data).tobytes())
+                if deviation not in drawn:
+                    drawn[deviation] = bf16(rng.standard_normal(DRAWN_MAX, np.float32) * deviation)
+                data = drawn[deviation]
+            for done in range(0, n, len(data)):
+                f.write(data[:n - done].data)
             print(f"\r{100 * f.tell() // (at + len(text) + 8)} %", end="", file=sys.stderr)
     print(file=sys.stderr)
 
@@ -85,8 +95,8 @@ def write_tokenizer(path, n_vocab):
             if len(vocab) < n_vocab - 1:
                 vocab[a + b] = len(vocab)
                 merges.append([a, b])
-    vocab["<|endoftext|>"] = len(vocab)
-    special = {"id": len(vocab) - 1, "content": "<|endoftext|>", "single_word": False,
+    vocab["<|endoftext|>"] = n_vocab - 1
+    special = {"id": n_vocab - 1, "content": "<|endoftext|>", "single_word": False,
                "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
                   "use_regex": True}
