@@ -54,17 +54,23 @@ static void *device_alloc(size_t bytes) {
     return p;
 }
 
+/* The kernel of a plan. */
+static const char *kernel_of(const CudaLinearPlan *plan) {
+    if (plan->few) return "few";
+    if (plan->large) return plan->split ? "split" : "large";
+    return plan->tile_rows < CUDA_LINEAR_BLOCK ? "slim" : "small";
+}
+
 static void check(bool ok, const char *what, const CudaLinearArgs *args, const CudaLinearPlan *plan,
                   double got, double bound) {
     n_checks++;
     if (ok) return;
     if (++n_failed <= 40) {
         printf(
-            "FAILED %s: out %d, tokens %d, k %d, n %d, plan %s tokens %d rows %d stages %d ctas %d "
-            "split %d: %g, bound %g\n",
-            what, args->out, args->n_tokens, args->k, args->part[0].n,
-            plan->large ? "large" : "small", plan->tile_tokens, plan->tile_rows, plan->n_stages,
-            plan->n_ctas, plan->split, got, bound);
+            "FAILED %s: out %d, tokens %d, k %d, n %d, kernel %s tokens %d rows %d stages %d ctas "
+            "%d: %g, bound %g\n",
+            what, args->out, args->n_tokens, args->k, args->part[0].n, kernel_of(plan),
+            plan->tile_tokens, plan->tile_rows, plan->n_stages, plan->n_ctas, got, bound);
     }
 }
 
@@ -90,6 +96,9 @@ static bool can_split(const CudaLinearArgs *args, const CudaLinearPlan *plan, in
     int32_t token_tiles = (args->n_tokens + plan->tile_tokens - 1) / plan->tile_tokens;
     return (rows + 127) / 128 * token_tiles * n_segments <= CUDA_LINEAR_CTAS_MAX;
 }
+
+/* The kernel whose plans are tried; "": all. */
+static const char *only_kernel = "";
 
 /* Every plan worth trying for some arguments. */
 static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLinearPlan *plan) {
@@ -125,7 +134,11 @@ static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLine
         p.split = true;
         if (n_segments > 1 && can_split(args, &p, n_segments)) plan[n++] = p;
     }
-    return n;
+    int32_t n_kept = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (strstr(kernel_of(&plan[i]), only_kernel) != NULL) plan[n_kept++] = plan[i];
+    }
+    return n_kept;
 }
 
 static double act_value(int32_t act, double x) {
@@ -464,9 +477,11 @@ static void rows_have_the_same_bits_in_every_batch(void) {
     }
 }
 
-/* With an argument only the tests that have it in their names. */
+/* With an argument only the tests that have it in their names; with a second one only the plans of
+ * that kernel (few, slim, small, large, split). */
 int main(int argc, char **argv) {
     const char *only = argc > 1 ? argv[1] : "";
+    if (argc > 2) only_kernel = argv[2];
     int n_devices = 0;
     cudaDeviceProp prop;
     if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0 ||
@@ -480,7 +495,6 @@ int main(int argc, char **argv) {
     OK_CUDA(cudaMemset(n_arrived, 0, CUDA_LINEAR_COUNTERS * 4));
     report(only, "small_shapes_are_right", small_shapes_are_right);
     report(only, "experts_equal_products_of_their_own", experts_equal_products_of_their_own);
-    report(only, "rows_have_the_same_bits_in_every_batch",
-           rows_have_the_same_bits_in_every_batch);
+    report(only, "rows_have_the_same_bits_in_every_batch", rows_have_the_same_bits_in_every_batch);
     return n_failed > 0;
 }
