@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -53,14 +54,28 @@ static Status plugin_find(const Plugin **out, Err *err) {
     return OK;
 }
 
+/* "cuda" is number 0, and cuda:99 the last. */
+static bool plugin_number(const char *device, int32_t *id) {
+    static const char name[] = "cuda";
+    const size_t n_name = sizeof name - 1;
+    if (strncmp(device, name, n_name) != 0) return false;
+    *id = 0;
+    if (device[n_name] == '\0') return true;
+    const char *digits = device + n_name + 1;
+    const size_t n_digits = strspn(digits, "0123456789");
+    if (device[n_name] != ':' || n_digits < 1 || n_digits > 2 || digits[n_digits] != '\0')
+        return false;
+    *id = (int32_t)strtol(digits, NULL, 10);
+    return true;
+}
+
 Status plugin_open(const char *device, const char *level, const Ops **ops, Device **out, Err *err) {
     if (device == NULL || strcmp(device, "cpu") == 0) {
         *out = device_host();
         return ops_cpu(ops, level, err);
     }
-    int32_t id = 0, end = -1;
-    if (strcmp(device, "cuda") != 0 &&
-        (sscanf(device, "cuda:%2d%n", &id, &end) != 1 || device[end] != '\0' || id < 0))
+    int32_t id = 0;
+    if (!plugin_number(device, &id))
         FAIL(err, ERR_ARG, "device is '%.32s', expected cpu, cuda or cuda:N", device);
     const Plugin *plugin = NULL;
     TRY(plugin_find(&plugin, err));

@@ -184,16 +184,28 @@ static const DeviceVtable CUDA_DEVICE_VTABLE = {
     .graph_free = cuda_device_graph_free,
 };
 
+/* Why there is no GPU, told from what the driver says of itself. */
+static Status cuda_device_missing(cudaError_t code, Err *err) {
+    int driver = 0, runtime = 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (driver == 0) FAIL(err, ERR_UNSUPPORTED, "device cuda: there is no NVIDIA driver here");
+    if (code == cudaErrorInsufficientDriver)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda: the NVIDIA driver is for CUDA %d.%d, wanted %d.%d",
+             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (code == cudaErrorNoDevice || code == cudaSuccess)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda: there is no NVIDIA GPU here");
+    FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(code));
+}
+
 static Status cuda_device_find(int32_t id, cudaDeviceProp *properties, Err *err) {
     int n = 0;
     cudaError_t code = cudaGetDeviceCount(&n);
     (void)cudaGetLastError();
-    if (code == cudaErrorInsufficientDriver || code == cudaErrorNoDevice || n == 0)
-        FAIL(err, ERR_UNSUPPORTED, "device cuda: no NVIDIA driver or GPU here (%s)",
-             cudaGetErrorString(code));
-    if (code != cudaSuccess)
-        FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(code));
-    if (id >= n) FAIL(err, ERR_ARG, "device cuda:%d, there are %d GPUs", id, n);
+    if (code != cudaSuccess || n == 0) return cuda_device_missing(code, err);
+    if (id >= n)
+        FAIL(err, ERR_ARG, "device cuda:%d is not there, the last of the GPUs is cuda:%d", id,
+             n - 1);
     code = cudaGetDeviceProperties(properties, id);
     if (code != cudaSuccess) return cuda_device_fail(code, "cudaGetDeviceProperties", err);
     if (properties->major != 9)
@@ -219,7 +231,7 @@ static Status cuda_device_open(int32_t id, Device **out, Err *err) {
     if (code == cudaSuccess) code = cudaDeviceSynchronize();
     if (code != cudaSuccess) {
         cuda_device_close(&d->base);
-        return cuda_device_fail(code, "a stream and its memory", err);
+        return cuda_fail(code, "a stream and its memory", err);
     }
     *out = &d->base;
     return OK;
