@@ -373,6 +373,7 @@ typedef struct sluice_stats {
      * failed, and records that were not whole. */
     int64_t n_disk_restored, n_disk_written, n_disk_failed, n_disk_damaged;
     int64_t device_bytes; /* of the accelerator's memory, in use when the engine was ready */
+    bool device_lost;     /* the accelerator failed and answers no more: every request will fail */
 } sluice_stats;
 /* Never waits for the engine. */
 SLUICE_API void sluice_engine_get_stats(const sluice_engine *engine, sluice_stats *stats);

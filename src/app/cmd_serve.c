@@ -245,12 +245,14 @@ static void cmd_serve_tick(Serve *serve, int64_t *logged_us) {
     if (server_stalled_us(serve->server) < CMD_SERVE_ALIVE_US) notify_send("WATCHDOG=1");
 }
 
-/* Waits for the end, and for what is open then. */
-static void cmd_serve_loop(Serve *serve, const sigset_t *signals) {
+/* Waits for the end, and for what is open then; it fails when the accelerator is the reason. */
+static Status cmd_serve_loop(Serve *serve, const sigset_t *signals, Err *err) {
     const struct timespec tick = {.tv_nsec = CMD_SERVE_TICK_MS * 1000000};
     int64_t logged_us = clock_us();
-    for (int number = 0; number != SIGTERM && number != SIGINT;) {
+    bool lost = false;
+    for (int number = 0; number != SIGTERM && number != SIGINT && !lost;) {
         number = sigtimedwait(signals, NULL, &tick);
+        lost = server_lost(serve->server);
         if (number == SIGHUP) cmd_serve_reload(serve);
         cmd_serve_tick(serve, &logged_us);
     }
@@ -264,6 +266,8 @@ static void cmd_serve_loop(Serve *serve, const sigset_t *signals) {
         const int number = sigtimedwait(signals, NULL, &pause);
         if (number == SIGTERM || number == SIGINT) break; /* a second signal: at once */
     }
+    if (lost) FAIL(err, ERR_DEVICE, "the accelerator answers no more: the log has its failure");
+    return OK;
 }
 
 /* Every connection is a descriptor; the server's table of them is as long as this limit. */
@@ -317,7 +321,7 @@ Status cmd_serve(const Config *config, Err *err) {
     if (status == OK) {
         cmd_serve_banner(&serve, &plan, (double)(clock_us() - start_us) / 1e3);
         notify_send("READY=1");
-        cmd_serve_loop(&serve, &signals);
+        status = cmd_serve_loop(&serve, &signals, err);
     }
     server_close(serve.server);
     kv_publisher_close(serve.publisher);

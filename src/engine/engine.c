@@ -350,6 +350,8 @@ static void engine_run(Engine *e, int64_t start_us) {
         kv_cache_give_up(&e->cache, INT64_MAX); /* nobody knows what was moved */
         kv_cache_exported(&e->cache, false);
         engine_commit_failure(e, &e->plan, &err);
+        const Runner *runner = &e->config.runner;
+        e->stats.device_lost = runner->lost != NULL && runner->lost(runner->self);
     }
     if (e->config.runner.queue == NULL) engine_say_all(e);
     sched_settle(&e->sched);

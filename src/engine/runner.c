@@ -228,6 +228,11 @@ static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, 
     return runner_sample(r, plan, result, left, err);
 }
 
+static bool runner_lost(void *self) {
+    const RunnerModel *r = self;
+    return r->ctx.device->vtable->sync(r->ctx.device, NULL) != OK;
+}
+
 /* Memory of the host tier; an accelerator's is page-locked. */
 static Status runner_alloc_host(RunnerModel *r, int32_t group, Err *err) {
     Device *device = r->ctx.device;
@@ -294,6 +299,7 @@ Status runner_open(Runner *out, const RunnerOptions *options, Err *err) {
     *out = (Runner){.self = r,
                     .run = queues ? runner_wait : runner_run,
                     .queue = queues ? runner_queue : NULL,
+                    .lost = queues ? runner_lost : NULL,
                     .close = runner_close};
     return OK;
 }

@@ -17,6 +17,9 @@ typedef struct Runner {
     /* Of an accelerator's runner: makes the moves and gives it the work; run then waits for the
      * rest. NULL: run does all. */
     Status (*queue)(void *self, const StepPlan *plan, StepResult *result, Err *err);
+    /* After a failed step: whether the accelerator answers no more, so that every step would fail.
+     * NULL: there is none. */
+    bool (*lost)(void *self);
     void (*close)(void *self);
 } Runner;
 

@@ -36,10 +36,15 @@ void api_admin_metrics(Server *server, HttpExchange *exchange) {
     http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }
 
-/* 503 when the engine has stood still for that share of what is let pass (0: for whatever). */
+/* 503 when the accelerator is lost, or the engine has stood still for that share of what is let
+ * pass (0: for whatever). */
 static bool api_admin_stands(const Server *server, HttpExchange *exchange, int32_t share) {
     const int64_t most_us = server->options.stall_us_max / share;
     const int64_t stalled_us = server_stalled_us(server);
+    if (server_lost(server)) {
+        api_error_reply(exchange, 503, "the accelerator answers no more", NULL);
+        return true;
+    }
     if (most_us == 0 || stalled_us < most_us) return false;
     char text[80];
     snprintf(text, sizeof text, "the engine has stood still for %.1f s", (double)stalled_us * 1e-6);

@@ -219,6 +219,12 @@ int64_t server_stalled_us(const Server *server) {
     return MAX(clock_us() - MAX(stats.last_step_us, server->start_us), 0);
 }
 
+bool server_lost(const Server *server) {
+    sluice_stats stats = {.size = sizeof stats};
+    sluice_engine_get_stats(server->engine, &stats);
+    return stats.device_lost;
+}
+
 bool server_watch(Server *server) {
     const int64_t stalled_us = server_stalled_us(server), most_us = server->options.stall_us_max;
     const bool stalled = most_us > 0 && stalled_us > most_us / 30;

@@ -61,6 +61,8 @@ const char *server_model_name(const Server *server);
 MUST_USE Status server_set_secrets(Server *server, const ServerSecrets *secrets, Err *err);
 /* How long the engine's loop has stood still; more than a moment only while a step takes long. */
 int64_t server_stalled_us(const Server *server);
+/* Whether the accelerator answers no more: then the process should end. */
+bool server_lost(const Server *server);
 /* To be called about once a second: logs and counts an engine that stands still. True: it has stood
  * for so long that the process should end. */
 bool server_watch(Server *server);

@@ -5,10 +5,13 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 
-SLUICE = os.environ.get("SLUICE", "build/sluice")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "server"))
+from serving import SLUICE, Server  # noqa: E402
+
 PLUGIN = pathlib.Path(SLUICE).resolve().parent / "libsluice_cuda.so"
 MODEL = os.path.abspath("models/fable-28m.gguf")
 MISSING = ("there is no NVIDIA driver here", "there is no NVIDIA GPU here", "the NVIDIA driver is for",
@@ -89,6 +92,13 @@ class Gpu(unittest.TestCase):
                                     "--gpu-memory", little)
             self.assertNotEqual(code, 0)
             self.assertIn("gpu_memory allows", error)
+
+    def test_as_much_as_planned_is_in_use(self):
+        server = Server(MODEL, "--device", "cuda", "--gpu-memory", "0.5")
+        used, planned = map(float, re.search(r"^GPU +([0-9.]+) of .* in use, ([0-9.]+) planned",
+                                             "".join(server.log), re.M).groups())
+        self.assertEqual(server.stop(), 0)
+        self.assertLess(abs(used - planned), 150)
 
     def test_formats_of_keys_and_values(self):
         code, out, error = run("--device", "cuda", "--kv-dtype", "int8")

@@ -1,6 +1,7 @@
 /* test_cuda_engine: the engine on the GPU's fast kernels: a request's tokens and logprobs are the
  * same alone, among others, in chunks, warm, swapped and computed again (see same_bits.h), for bf16
- * models of each kind; and after opening no step allocates on the GPU. */
+ * models of each kind; after opening no step allocates on the GPU; and when it answers no more,
+ * every request is told, and whoever runs the engine. */
 #include "cuda/cuda_shapes.h"
 #include "engine/same_bits.h"
 
@@ -78,8 +79,72 @@ static void takes_no_memory_when_ready(void **state) {
     }
 }
 
+/* ---- a lost GPU --------------------------------------------------------------------------- */
+
+static bool dead;
+
+static Status dead_sync(Device *device, Err *err) {
+    if (dead) FAIL(err, ERR_DEVICE, "made to fail");
+    return counted.real->sync(device, err);
+}
+
+static void count_failure(void *user, const sluice_event *event) {
+    int32_t *n_told = user;
+    if (!event->last) return;
+    assert_int_equal(event->finish, SLUICE_FINISH_ERROR);
+    assert_int_equal(event->status, SLUICE_ERR_DEVICE);
+    *n_told += 1;
+}
+
+static void tells_that_it_is_lost(void **state) {
+    (void)state;
+    if (!golden_has_gpu()) skip();
+    GoldenModel m;
+    Golden g = {.vocab = VOCAB};
+    const Setting setting = {.block_tokens = 16,
+                             .max_step_tokens = 100,
+                             .max_seqs = 4,
+                             .kv_tokens = 2048,
+                             .n_threads = 1};
+    const Subject subject = {&m, &g.prompt, DTYPE_BF16, N_REQUESTS};
+    Err err = {0};
+    int32_t prompt[PROMPT] = {1, 2, 3}, n_told = 0;
+    open_shape(&m, &shapes[0], GOLDEN_CUDA);
+    counted = (Counted){*m.ctx.device->vtable, m.ctx.device->vtable};
+    counted.vtable.sync = dead_sync;
+    m.ctx.device->vtable = &counted.vtable;
+    Engine *engine = open_engine(&subject, &setting, NULL);
+    for (int32_t k = 0; k < N_REQUESTS; k++) {
+        sluice_request request = SLUICE_REQUEST_INIT;
+        request.prompt = prompt;
+        request.n_prompt = PROMPT;
+        request.max_tokens = 40;
+        request.ignore_eos = true;
+        request.user = &n_told;
+        request.on_event = count_failure;
+        uint64_t id;
+        ASSERT_OK(engine_submit(engine, &request, &id, &err), err);
+    }
+    for (int32_t k = 0; k < 10; k++) assert_true(engine_step(engine));
+    sluice_stats stats = {.size = sizeof stats};
+    engine_get_stats(engine, &stats);
+    assert_false(stats.device_lost);
+    dead = true;
+    for (int32_t k = 0; k < 100 && engine->n_live > 0; k++) (void)engine_step(engine);
+    (void)engine_step(engine);
+    engine_get_stats(engine, &stats);
+    dead = false;
+    assert_int_equal(n_told, N_REQUESTS);
+    assert_true(stats.device_lost);
+    engine_close(engine);
+    m.ctx.device->vtable = counted.real;
+    golden_close_model(&m);
+    golden_free(&g);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits_on_the_gpu),
-                                       cmocka_unit_test(takes_no_memory_when_ready)};
+                                       cmocka_unit_test(takes_no_memory_when_ready),
+                                       cmocka_unit_test(tells_that_it_is_lost)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

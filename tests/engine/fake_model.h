@@ -25,6 +25,7 @@ typedef struct FakeModel {
     int64_t now_us, n_steps, n_tokens;
     int64_t us_per_step, us_per_token;
     int64_t fail_step; /* this step fails as a whole; 0: none */
+    bool lost;         /* what is said then of the accelerator */
     int64_t us_per_move;
     int32_t move_faults; /* one in so many moves to or from the host goes wrong; 0: none */
     uint64_t fault_seed, n_faults;
@@ -217,6 +218,10 @@ static inline int64_t fake_now(void *self) {
     return ((FakeModel *)self)->now_us;
 }
 
+static inline bool fake_lost(void *self) {
+    return ((FakeModel *)self)->lost;
+}
+
 static inline Runner fake_open(FakeModel *m, const EngineLimits *limits) {
     *m = (FakeModel){.limits = *limits, .now_us = 1000000, .us_per_step = 1000, .us_per_token = 50};
     for (int32_t g = 0; g < limits->kv.n_groups; g++) {
@@ -226,7 +231,7 @@ static inline Runner fake_open(FakeModel *m, const EngineLimits *limits) {
                             sizeof(FakeSlot));
     }
     m->hidden = calloc((size_t)limits->max_logits * (size_t)limits->dim, sizeof(float));
-    return (Runner){.self = m, .run = fake_run, .close = fake_close};
+    return (Runner){.self = m, .run = fake_run, .lost = fake_lost, .close = fake_close};
 }
 
 /* The output that the request must have: out[n_max], returns the length; *eos: it ended with the

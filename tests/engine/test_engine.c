@@ -401,6 +401,7 @@ static void engine_survives_bad_steps(void **state) {
         const EngineLimits limits = small_limits();
         world_open(&w, &limits, SLUICE_POLICY_FCFS, (uint64_t)fail);
         w.model.fail_step = fail;
+        w.model.lost = fail % 2 == 0;
         for (int32_t i = 0; i < 6; i++) world_submit(&w);
         for (int32_t i = 0; i < w.n_asked; i++) w.asked[i].may_fail = true;
         world_finish(&w);
@@ -408,6 +409,7 @@ static void engine_survives_bad_steps(void **state) {
         world_finish(&w);
         world_close(&w);
         assert_true(w.stats.n_failed >= 1);
+        assert_int_equal(w.stats.device_lost, fail % 2 == 0);
     }
 }
 
