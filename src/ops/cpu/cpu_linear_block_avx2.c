@@ -19,6 +19,10 @@ static inline UnpackF unpack_f16(const void *p) {
     return (UnpackF)_mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
+static inline UnpackU unpack_u8(const void *p) {
+    return (UnpackU)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
+}
+
 static inline UnpackU unpack_table(const uint8_t table[16], UnpackU index) {
     __m256i wide = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
     return (UnpackU)_mm256_shuffle_epi8(wide, (__m256i)index);

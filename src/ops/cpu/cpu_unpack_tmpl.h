@@ -4,6 +4,7 @@
  *   UNPACK_LANES               16, or 8: then `half` says which eight rows of the panel
  *   unpack_table(table, index) the byte of a 16-byte table for every byte of index (0..15)
  *   unpack_f16(p)              UNPACK_LANES f16 values -> UnpackF
+ *   unpack_u8(p)               UNPACK_LANES bytes -> UnpackU (gcc converts them one by one)
  *
  * Layouts: tensor/quant.h. Every unpack function takes the packed group, the subgroup s in it (a
  * constant after inlining) and fills u[i] (elements 4 i .. 4 i + 3), scale and min; formats with
@@ -25,6 +26,7 @@ typedef struct UnpackGroup {
 #define UNPACK_INLINE inline __attribute__((always_inline))
 
 static UnpackF unpack_f16(const void *p);
+static UnpackU unpack_u8(const void *p);
 static UnpackU unpack_table(const uint8_t table[16], UnpackU index);
 
 static UNPACK_INLINE UnpackU unpack_word(const uint8_t *group, int i, int half) {
@@ -228,10 +230,7 @@ static UNPACK_INLINE void unpack_mxfp4(const uint8_t *group, int s, int half, Un
     unpack_nibbles(group, 0, half, out->u);
     CPU_UNROLL(8)
     for (int i = 0; i < 8; i++) out->u[i] = unpack_table(UNPACK_FP4, out->u[i]);
-    typedef uint8_t UnpackExponents __attribute__((vector_size(UNPACK_LANES)));
-    UnpackExponents exponents;
-    memcpy(&exponents, group + 4 * 64 + half * 8, sizeof exponents);
-    UnpackU e = __builtin_convertvector(exponents, UnpackU);
+    UnpackU e = unpack_u8(group + 4 * 64 + half * 8);
     /* 2^(e - 127) in bits; e = 0 is subnormal, 255 NaN. Half of it: the table has doubles. */
     UnpackU bits = e << 23 | ((UnpackU)(e == 0) & 0x400000u) | ((UnpackU)(e == 255) & 0x400000u);
     out->scale[0] = (UnpackF)bits * 0.5f;
