@@ -29,42 +29,50 @@ static UNPACK_INLINE void expand_prefetch(const uint8_t *group, int64_t ahead,
         if (line < count) __builtin_prefetch(group + ahead + (first + line) * CACHE_LINE);
 }
 
-/* The expanded form (cpu_linear_priv.h) of subgroup s, a constant, of a group. */
-static UNPACK_INLINE void expand_one(const uint8_t *group, int s, int64_t ahead, Unpack *unpack,
-                                     const LinearFormat *f, uint8_t *out) {
+static UNPACK_INLINE void expand_store(const UnpackGroup *w, const LinearFormat *f, uint8_t *out) {
     const int n_scales = f->has_scale_16 ? 2 : 1;
-    if (ahead != 0) expand_prefetch(group, ahead, f, s, f->n_subgroups);
+    CPU_UNROLL(8)
+    for (int i = 0; i < 8; i++) {
+        UnpackB bytes = (UnpackB)w->u[i] - (uint8_t)(EXPAND_SIGNED ? f->offset : 0);
+        memcpy(out + 64 * i, &bytes, sizeof bytes);
+    }
     CPU_UNROLL(2)
-    for (int half = 0; half < EXPAND_HALVES; half++, out += 32) {
-        UnpackGroup w;
-        unpack(group, s, half, &w);
-        CPU_UNROLL(8)
-        for (int i = 0; i < 8; i++) {
-            UnpackB bytes = (UnpackB)w.u[i] - (uint8_t)(EXPAND_SIGNED ? f->offset : 0);
-            memcpy(out + 64 * i, &bytes, sizeof bytes);
-        }
-        CPU_UNROLL(2)
-        for (int i = 0; i < n_scales; i++) {
-            memcpy(out + 64 * (8 + i), &w.scale[i], sizeof w.scale[i]);
-            if (f->has_min) memcpy(out + 64 * (8 + n_scales + i), &w.min[i], sizeof w.min[i]);
-        }
+    for (int i = 0; i < n_scales; i++) {
+        memcpy(out + 64 * (8 + i), &w->scale[i], sizeof w->scale[i]);
+        if (f->has_min) memcpy(out + 64 * (8 + n_scales + i), &w->min[i], sizeof w->min[i]);
     }
 }
 
+/* The expanded form (cpu_linear_priv.h) of subgroups s and, if there are several, s + 1 of a group;
+ * s is a constant. Both are unpacked before the first store, so that they share loads. */
+static UNPACK_INLINE void expand_some(const uint8_t *group, int s, int64_t ahead, Unpack *unpack,
+                                      const LinearFormat *f, uint8_t *out) {
+    const int n = f->n_subgroups > 1 ? 2 : 1;
+    CPU_UNROLL(2)
+    for (int i = 0; i < n && ahead != 0; i++)
+        expand_prefetch(group, ahead, f, s + i, f->n_subgroups);
+    CPU_UNROLL(2)
+    for (int half = 0; half < EXPAND_HALVES; half++, out += 32) {
+        UnpackGroup w[2];
+        CPU_UNROLL(2)
+        for (int i = 0; i < n; i++) unpack(group, s + i, half, &w[i]);
+        CPU_UNROLL(2)
+        for (int i = 0; i < n; i++) expand_store(&w[i], f, out + i * cpu_linear_expanded_bytes(f));
+    }
+}
+
+/* first and n are even where groups have several subgroups. */
 static UNPACK_INLINE void expand_panel(const uint8_t *panel, int64_t first, int64_t n,
                                        int64_t ahead, Unpack *unpack, const LinearFormat *f,
                                        uint8_t *out) {
-    for (int64_t i = first; i < first + n; i++, out += cpu_linear_expanded_bytes(f)) {
+    const int step = f->n_subgroups > 1 ? 2 : 1;
+    for (int64_t i = first; i < first + n; i += step, out += step * cpu_linear_expanded_bytes(f)) {
         const uint8_t *group = panel + i / f->n_subgroups * f->group_bytes * PACK_ROWS;
         switch (i % f->n_subgroups) {
-            case 0: expand_one(group, 0, ahead, unpack, f, out); break;
-            case 1: expand_one(group, 1, ahead, unpack, f, out); break;
-            case 2: expand_one(group, 2, ahead, unpack, f, out); break;
-            case 3: expand_one(group, 3, ahead, unpack, f, out); break;
-            case 4: expand_one(group, 4, ahead, unpack, f, out); break;
-            case 5: expand_one(group, 5, ahead, unpack, f, out); break;
-            case 6: expand_one(group, 6, ahead, unpack, f, out); break;
-            case 7: expand_one(group, 7, ahead, unpack, f, out); break;
+            case 0: expand_some(group, 0, ahead, unpack, f, out); break;
+            case 2: expand_some(group, 2, ahead, unpack, f, out); break;
+            case 4: expand_some(group, 4, ahead, unpack, f, out); break;
+            case 6: expand_some(group, 6, ahead, unpack, f, out); break;
         }
     }
 }
