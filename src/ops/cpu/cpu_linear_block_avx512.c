@@ -96,17 +96,20 @@ static UNPACK_INLINE void block_quantize(const LinearFormat *f, const float *x, 
     /* As integers, so that infinities and NaNs come out largest. */
     __m512i largest = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
                                        _mm512_and_si512(_mm512_castps_si512(b), magnitude));
-    uint32_t bits = _mm512_reduce_max_epu32(largest);
-    LinearScale scale = cpu_linear_scale(bits);
+    LinearScale scale = cpu_linear_scale(_mm512_reduce_max_epu32(largest));
     __m512 inverse = _mm512_set1_ps(scale.inverse);
     __m512i qa = _mm512_setzero_si512(), qb = qa;
     if (scale.inverse != 0) {
         qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
         qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
     }
-    _mm_storeu_si128((void *)out->q, _mm512_cvtepi32_epi8(qa));
-    _mm_storeu_si128((void *)(out->q + 16), _mm512_cvtepi32_epi8(qb));
-    cpu_linear_finish(f, scale.scale, _mm512_reduce_add_epi32(qa), _mm512_reduce_add_epi32(qb),
+    __m256i q = _mm256_set_m128i(_mm512_cvtepi32_epi8(qb), _mm512_cvtepi32_epi8(qa));
+    _mm256_storeu_si256((void *)out->q, q);
+    /* Sums of four bytes, then of the halves' four such. */
+    __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+    sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
+    sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xb1));
+    cpu_linear_finish(f, scale.scale, _mm256_extract_epi32(sum, 0), _mm256_extract_epi32(sum, 4),
                       out);
 }
 
