@@ -153,6 +153,7 @@ static void cpu_attn_offsets(const CpuAttnTask *task, int32_t first,
 }
 
 void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile) {
+    tile->asked = 0;
     cpu_attn_offsets(task, first, tile->offset);
     CpuAttnTask after = *task;
     int32_t next = first + CPU_ATTN_KEYS;

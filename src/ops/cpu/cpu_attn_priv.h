@@ -69,6 +69,7 @@ size_t cpu_attn_part_bytes(int64_t stride);
  * next tile, behind the last of the next KV head's first. */
 typedef struct CpuAttnTile {
     int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
+    int32_t asked; /* of next */
 } CpuAttnTile;
 
 /* Of keys first .. first + CPU_ATTN_KEYS - 1. */

@@ -16,6 +16,11 @@ enum {
     /* So few rows read the cache in place; those beyond a block take fewer vectors. */
     CPU_ATTN_DIRECT_ROWS = VEC_LANES == 16 ? 8 : CPU_ATTN_BLOCK_ROWS,
     CPU_ATTN_NARROW_VECS = 2,
+    /* Of the next tile's rows so many are asked for with a tile's keys, at each turn and, where it
+     * makes scores, in so many places of that; the others with its values, whose products take a
+     * third of the time. */
+    CPU_ATTN_ASK_ROWS = CPU_ATTN_KEYS * 3 / 4,
+    CPU_ATTN_ASKS = 4,
 };
 
 /* c[r][x] = scale[r] * c[r][x] (0 without scale) + sum over i < k, ascending, of
@@ -24,10 +29,12 @@ enum {
 typedef struct CpuAttnProduct {
     const float *a, *scale;
     const void *b;
-    const int64_t *offset, *next; /* next: rows of b_width elements to prefetch */
+    const int64_t *offset;
     DType b_dtype;
     float *c;
-    int64_t a_stride, b_stride, c_stride, b_width, k;
+    int64_t a_stride, b_stride, c_stride, k;
+    const KvView *kv;
+    CpuAttnTile *tile; /* with offset: asks for the rest of its next */
 } CpuAttnProduct;
 
 /* Of an element. */
@@ -36,11 +43,39 @@ CPU_ATTN_INLINE int64_t cpu_attn_bytes(DType dtype) {
     return dtype == DTYPE_I8 ? 1 : 2;
 }
 
-/* The lines of n elements, for the next tile. */
+/* The lines of n elements. To L2: of a tile and the next, not both fit L1 everywhere. */
 CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at, int64_t n) {
     const int64_t bytes = cpu_attn_bytes(dtype);
     for (int64_t i = 0; i < n * bytes; i += CACHE_LINE)
         _mm_prefetch((const char *)data + at * bytes + i, _MM_HINT_T1);
+}
+
+/* Asks for the next tile's keys and values up to row `to`. */
+CPU_ATTN_INLINE void cpu_attn_ask(DType dtype, const KvView *kv, CpuAttnTile *tile, int64_t to) {
+    for (; tile->asked < to; tile->asked++) {
+        cpu_attn_prefetch(dtype, kv->k, tile->next[tile->asked], kv->head_dim);
+        cpu_attn_prefetch(dtype, kv->v, tile->next[tile->asked], kv->head_dim);
+    }
+}
+
+/* The rows that are asked for while the tile's keys are read, in steps of equal size. */
+typedef struct CpuAttnAsk {
+    DType dtype;
+    const KvView *kv;
+    CpuAttnTile *tile;
+    uint32_t rows, step; /* times 2^16 */
+} CpuAttnAsk;
+
+CPU_ATTN_INLINE void cpu_attn_ask_next(CpuAttnAsk *ask) {
+    ask->rows += ask->step;
+    cpu_attn_ask(ask->dtype, ask->kv, ask->tile,
+                 MIN((int64_t)(ask->rows >> 16), (int64_t)CPU_ATTN_ASK_ROWS));
+}
+
+/* While value i of the tile is read. */
+CPU_ATTN_INLINE void cpu_attn_ask_value(DType dtype, const KvView *kv, CpuAttnTile *tile,
+                                        int64_t i) {
+    if (i % 4 == 0) cpu_attn_ask(dtype, kv, tile, CPU_ATTN_ASK_ROWS + i / 4 + 1);
 }
 
 CPU_ATTN_INLINE void cpu_attn_kernel(const CpuAttnProduct *p, DType dtype, bool paged, int n_rows,
@@ -56,7 +91,7 @@ CPU_ATTN_INLINE void cpu_attn_kernel(const CpuAttnProduct *p, DType dtype, bool 
     }
     for (int64_t i = 0; i < p->k; i++) {
         int64_t b = x + (paged ? p->offset[i] : i * p->b_stride);
-        if (paged && x == 0) cpu_attn_prefetch(dtype, p->b, p->next[i], p->b_width);
+        if (paged && x == 0) cpu_attn_ask_value(dtype, p->kv, p->tile, i);
         Vec column[CPU_ATTN_WIDE_VECS];
         VEC_UNROLL
         for (int v = 0; v < n_vecs; v++) column[v] = vec_load_kv(dtype, p->b, b + v * VEC_LANES);
@@ -142,85 +177,110 @@ CPU_ATTN_INLINE void cpu_attn_turn_words(DType dtype, const void *k, const int64
     vec_load_turned(row, out->word);
 }
 
-/* Column c of a square with `pack` elements in a word: element i + c of its keys. */
-CPU_ATTN_INLINE Vec cpu_attn_column(const CpuAttnSquare *square, int pack, int64_t c) {
-    Vec word = square->word[c / pack];
+/* The element at place c of a word with `pack` of them. */
+CPU_ATTN_INLINE Vec cpu_attn_column(Vec word, int pack, int c) {
     if (pack == 1) return word;
-    if (pack == 4) return vec_byte_i8(word, (int)(c % 4));
-    return c % 2 == 0 ? vec_low_bf16(word) : vec_high_bf16(word);
+    if (pack == 4) return vec_byte_i8(word, c);
+    return c == 0 ? vec_low_bf16(word) : vec_high_bf16(word);
 }
 
-/* What becomes of a square: without queries its n columns are stored as rows of `keys`; else they
+/* What becomes of the keys: without queries their elements are stored as rows of `keys`; else they
  * go into n_rows rows of scores, each a chain over the elements. */
 typedef struct CpuAttnSink {
     float *keys;    /* + element * CPU_ATTN_KEYS */
-    const float *q; /* [n_rows, dim] */
+    const float *q; /* [dim, CPU_ATTN_DIRECT_ROWS] */
     float *scores;  /* [n_rows, CPU_ATTN_KEYS] */
-    int64_t dim;
 } CpuAttnSink;
 
-CPU_ATTN_INLINE void cpu_attn_sink(const CpuAttnSink *sink, int n_rows, const CpuAttnSquare *square,
-                                   int pack, int64_t i, int64_t n) {
+CPU_ATTN_INLINE void cpu_attn_keep(const CpuAttnSink *sink, const CpuAttnSquare *square, int pack,
+                                   int64_t v, int64_t i, int64_t n) {
     const int64_t columns = (int64_t)pack * VEC_LANES;
-    if (n_rows == 0) {
-        VEC_UNROLL
-        for (int64_t c = 0; c < columns; c++)
-            if (c < n)
-                vec_store(sink->keys + (i + c) * CPU_ATTN_KEYS, cpu_attn_column(square, pack, c));
-        return;
-    }
-    Vec sum[CPU_ATTN_DIRECT_ROWS];
+    float *keys = sink->keys + i * CPU_ATTN_KEYS + v * VEC_LANES;
     VEC_UNROLL
-    for (int r = 0; r < n_rows; r++)
-        sum[r] = i == 0 ? vec_zero() : vec_load(sink->scores + r * CPU_ATTN_KEYS);
-    VEC_UNROLL
-    for (int64_t c = 0; c < columns; c++) {
-        if (c >= n) break;
-        Vec column = cpu_attn_column(square, pack, c);
-        VEC_UNROLL
-        for (int r = 0; r < n_rows; r++)
-            sum[r] = vec_fma(vec_set1(sink->q[r * sink->dim + i + c]), column, sum[r]);
-    }
-    VEC_UNROLL
-    for (int r = 0; r < n_rows; r++) vec_store(sink->scores + r * CPU_ATTN_KEYS, sum[r]);
+    for (int64_t c = 0; c < columns; c++)
+        if (c < n)
+            vec_store(keys + c * CPU_ATTN_KEYS,
+                      cpu_attn_column(square->word[c / pack], pack, (int)(c % pack)));
 }
 
-/* Walks the squares of VEC_LANES keys over all elements, for the vectors v0 .. v1 - 1 of the tile:
- * elements outside, so that the chains of the vectors overlap. */
-CPU_ATTN_INLINE void cpu_attn_walk_keys(DType dtype, const KvView *kv, const CpuAttnTile *tile,
+/* n_words words of the squares v and v + 1, from element i on: two chains for each row. */
+CPU_ATTN_INLINE void cpu_attn_score(const CpuAttnSink *sink, int n_rows,
+                                    const CpuAttnSquare square[2], int pack, int64_t v, int64_t i,
+                                    int64_t n_words, CpuAttnAsk *ask) {
+    float *scores = sink->scores + v * VEC_LANES;
+    const float *q = sink->q + i * CPU_ATTN_DIRECT_ROWS;
+    Vec sum[CPU_ATTN_DIRECT_ROWS][2];
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        VEC_UNROLL
+        for (int s = 0; s < 2; s++)
+            sum[r][s] = i == 0 ? vec_zero() : vec_load(scores + r * CPU_ATTN_KEYS + s * VEC_LANES);
+    }
+    for (int64_t w = 0; w < n_words;) {
+        cpu_attn_ask_next(ask);
+        int64_t end = MIN(w + VEC_LANES / CPU_ATTN_ASKS, n_words);
+        for (; w < end; w++) {
+            VEC_UNROLL
+            for (int c = 0; c < pack; c++, q += CPU_ATTN_DIRECT_ROWS) {
+                Vec a = cpu_attn_column(square[0].word[w], pack, c);
+                Vec b = cpu_attn_column(square[1].word[w], pack, c);
+                VEC_UNROLL
+                for (int r = 0; r < n_rows; r++) {
+                    Vec x = vec_set1(q[r]);
+                    sum[r][0] = vec_fma(x, a, sum[r][0]);
+                    sum[r][1] = vec_fma(x, b, sum[r][1]);
+                }
+            }
+        }
+    }
+    VEC_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        VEC_UNROLL
+        for (int s = 0; s < 2; s++)
+            vec_store(scores + r * CPU_ATTN_KEYS + s * VEC_LANES, sum[r][s]);
+    }
+}
+
+/* Walks the squares of VEC_LANES keys over all elements, for the vectors v0 .. v1 - 1 (even
+ * numbers) of the tile: elements outside, so that the chains of the vectors overlap. */
+CPU_ATTN_INLINE void cpu_attn_walk_keys(DType dtype, const KvView *kv, CpuAttnTile *tile,
                                         int64_t v0, int64_t v1, int n_rows,
                                         const CpuAttnSink *sink) {
     const int pack = dtype == DTYPE_I8 ? 4 : dtype == DTYPE_BF16 ? 2 : 1;
     const int64_t step = (int64_t)pack * VEC_LANES;
-    /* The next tile's rows are fetched in order, some at each turn, as the hardware likes it. */
-    const int64_t n_turns = DIV_UP(kv->head_dim, step) * (v1 - v0);
-    int64_t turn = 0, next = 0;
+    const int side = n_rows == 0 ? 1 : 2, n_asks = 1 + (n_rows == 0 ? 0 : CPU_ATTN_ASKS);
+    const int64_t n_turns = DIV_UP(kv->head_dim, step) * (v1 - v0) / side;
+    CpuAttnAsk ask = {dtype, kv, tile, 0,
+                      (uint32_t)((CPU_ATTN_ASK_ROWS << 16) / (n_turns * n_asks))};
+    CpuAttnSquare square[2];
     for (int64_t i = 0; i < kv->head_dim;) {
         int64_t n = MIN(kv->head_dim - i, step);
-        for (int64_t v = v0; v < v1; v++) {
-            const int64_t *offset = tile->offset + v * VEC_LANES;
-            CpuAttnSink to = *sink;
-            to.keys += v * VEC_LANES, to.scores += v * VEC_LANES;
-            int64_t end = MIN((turn + 1) * CPU_ATTN_KEYS / n_turns, (int64_t)CPU_ATTN_KEYS);
-            for (; next < end; next++)
-                cpu_attn_prefetch(dtype, kv->k, tile->next[next], kv->head_dim);
-            turn++;
-            CpuAttnSquare square;
-            if (n == step && dtype != DTYPE_F16) {
-                cpu_attn_turn_words(dtype, kv->k, offset, i, &square);
-                cpu_attn_sink(&to, n_rows, &square, pack, i, step);
-            } else {
-                n = MIN(n, (int64_t)VEC_LANES);
-                cpu_attn_turn(dtype, kv->k, offset, i, n, &square);
-                cpu_attn_sink(&to, n_rows, &square, 1, i, n);
+        bool whole = n == step && dtype != DTYPE_F16;
+        if (!whole) n = MIN(n, (int64_t)VEC_LANES);
+        for (int64_t v = v0; v < v1; v += side) {
+            cpu_attn_ask_next(&ask);
+            for (int s = 0; s < side; s++) {
+                const int64_t *offset = tile->offset + (v + s) * VEC_LANES;
+                if (whole)
+                    cpu_attn_turn_words(dtype, kv->k, offset, i, &square[s]);
+                else
+                    cpu_attn_turn(dtype, kv->k, offset, i, n, &square[s]);
             }
+            if (n_rows == 0 && whole)
+                cpu_attn_keep(sink, &square[0], pack, v, i, step);
+            else if (n_rows == 0)
+                cpu_attn_keep(sink, &square[0], 1, v, i, n);
+            else if (whole)
+                cpu_attn_score(sink, n_rows, square, pack, v, i, VEC_LANES, &ask);
+            else
+                cpu_attn_score(sink, n_rows, square, 1, v, i, n, &ask);
         }
         i += n;
     }
 }
 
-CPU_ATTN_INLINE void cpu_attn_walk_rows(const KvView *kv, const CpuAttnTile *tile, int64_t v0,
-                                        int64_t v1, int n_rows, const CpuAttnSink *sink) {
+CPU_ATTN_INLINE void cpu_attn_walk_rows(const KvView *kv, CpuAttnTile *tile, int64_t v0, int64_t v1,
+                                        int n_rows, const CpuAttnSink *sink) {
     if (kv->dtype == DTYPE_F16)
         cpu_attn_walk_keys(DTYPE_F16, kv, tile, v0, v1, n_rows, sink);
     else if (kv->dtype == DTYPE_BF16)
@@ -232,17 +292,17 @@ CPU_ATTN_INLINE void cpu_attn_walk_rows(const KvView *kv, const CpuAttnTile *til
 }
 
 /* The tile's keys, turned, into work->keys. */
-static void cpu_attn_load_keys(const CpuAttnTask *task, const CpuAttnWork *work,
-                               const CpuAttnTile *tile, int64_t v0, int64_t v1) {
+static void cpu_attn_load_keys(const CpuAttnTask *task, const CpuAttnWork *work, CpuAttnTile *tile,
+                               int64_t v0, int64_t v1) {
     CpuAttnSink sink = {.keys = work->keys, .scores = work->scores};
     cpu_attn_walk_rows(&task->args->kv, tile, v0, v1, 0, &sink);
 }
 
 /* The scores of at most CPU_ATTN_DIRECT_ROWS rows, straight from the cache. */
 static void cpu_attn_direct_scores(const CpuAttnTask *task, const CpuAttnWork *work,
-                                   const CpuAttnTile *tile, int64_t v0, int64_t v1) {
+                                   CpuAttnTile *tile, int64_t v0, int64_t v1) {
     const KvView *kv = &task->args->kv;
-    CpuAttnSink sink = {work->keys, work->q, work->scores, kv->head_dim};
+    CpuAttnSink sink = {work->keys, work->q, work->scores};
     switch (task->n_rows) {
         case 1: cpu_attn_walk_rows(kv, tile, v0, v1, 1, &sink); break;
         case 2: cpu_attn_walk_rows(kv, tile, v0, v1, 2, &sink); break;

@@ -11,12 +11,11 @@
  *
  * bounds  prefill: FMA; AVX-512 45 % of the f32 peak for 512 tokens, 55-65 % for a chunk of 256
  *         behind 1,792 tokens (Sapphire Rapids), 70-82 % for 1,024 (Zen 4), the rest is mostly the
- *         exponentials. decode: memory; 75 % of a thread's read bandwidth with one head per KV
- *         head, 55-60 % with four (one thread of a 2-core Sapphire Rapids guest, bf16, beside a
- *         read probe, November 2026); 50 and 36 % on Zen 4, whose core alone reads 31 GB/s.
+ *         exponentials. decode: memory and arithmetic together, docs/kernels.md has the shares.
  * lost    tiles of 48 rows (-6 points; 192 gave +1 for twice the memory); blocks of rows across the
- *         diagonal (no gain); prefetch to L1 (-12 %) or two tiles ahead (no gain); quarters merged
- *         by masked loads in assembly (no gain over what gcc makes of the intrinsics).
+ *         diagonal (no gain); two tiles ahead (no gain); quarters merged by masked loads in
+ *         assembly (no gain over what gcc makes of the intrinsics); values of a tile fetched with
+ *         its keys (-35 %).
  *
  * source: FlashAttention 2205.14135 (online softmax), Flash-Decoding (split keys). */
 #include <math.h>
@@ -25,28 +24,29 @@
 #include "ops/cpu/cpu_attn_tile_tmpl.h"
 #include "ops/cpu/cpu_ops.h"
 
-CPU_ATTN_INLINE void cpu_attn_copy_values(DType dtype, const void *v, const CpuAttnTile *tile,
-                                          int64_t dim, float *values, int64_t stride) {
+CPU_ATTN_INLINE void cpu_attn_copy_values(DType dtype, const KvView *kv, CpuAttnTile *tile,
+                                          float *values, int64_t stride) {
+    const int64_t dim = kv->head_dim;
     for (int64_t j = 0; j < CPU_ATTN_KEYS; j++) {
+        cpu_attn_ask_value(dtype, kv, tile, j);
         if (tile->offset[j] < 0) continue;
-        cpu_attn_prefetch(dtype, v, tile->next[j], dim);
         for (int64_t i = 0; i < dim; i += VEC_LANES) {
             int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
-            vec_store(values + j * stride + i, vec_load_kv_n(dtype, v, tile->offset[j] + i, n));
+            vec_store(values + j * stride + i, vec_load_kv_n(dtype, kv->v, tile->offset[j] + i, n));
         }
     }
 }
 
-static void cpu_attn_load_values(const KvView *kv, const CpuAttnTile *tile, float *values,
+static void cpu_attn_load_values(const KvView *kv, CpuAttnTile *tile, float *values,
                                  int64_t stride) {
     if (kv->dtype == DTYPE_F16)
-        cpu_attn_copy_values(DTYPE_F16, kv->v, tile, kv->head_dim, values, stride);
+        cpu_attn_copy_values(DTYPE_F16, kv, tile, values, stride);
     else if (kv->dtype == DTYPE_BF16)
-        cpu_attn_copy_values(DTYPE_BF16, kv->v, tile, kv->head_dim, values, stride);
+        cpu_attn_copy_values(DTYPE_BF16, kv, tile, values, stride);
     else if (kv->dtype == DTYPE_I8)
-        cpu_attn_copy_values(DTYPE_I8, kv->v, tile, kv->head_dim, values, stride);
+        cpu_attn_copy_values(DTYPE_I8, kv, tile, values, stride);
     else
-        cpu_attn_copy_values(DTYPE_F32, kv->v, tile, kv->head_dim, values, stride);
+        cpu_attn_copy_values(DTYPE_F32, kv, tile, values, stride);
 }
 
 /* scores = q . keys for vectors v0 .. v1 - 1 of the tile's keys. */
@@ -99,8 +99,8 @@ static void cpu_attn_softmax(const CpuAttnTask *task, const CpuAttnWork *work,
 
 /* acc = alpha * acc + weights . values, for runs of rows that see the same keys. Values that one
  * block of rows reads come straight from the cache, others from their copy in f32. */
-static void cpu_attn_sum_values(const CpuAttnTask *task, const CpuAttnWork *work,
-                                const CpuAttnTile *tile, const CpuAttnPart *part) {
+static void cpu_attn_sum_values(const CpuAttnTask *task, const CpuAttnWork *work, CpuAttnTile *tile,
+                                const CpuAttnPart *part) {
     const KvView *kv = &task->args->kv;
     bool direct = task->n_rows <= CPU_ATTN_DIRECT_ROWS && kv->head_dim % VEC_LANES == 0;
     if (!direct) cpu_attn_load_values(kv, tile, work->values, work->stride);
@@ -115,10 +115,10 @@ static void cpu_attn_sum_values(const CpuAttnTask *task, const CpuAttnWork *work
                             .a_stride = CPU_ATTN_KEYS,
                             .b = direct ? kv->v : (const void *)(work->values + lo * work->stride),
                             .b_stride = work->stride,
-                            .b_width = kv->head_dim,
                             .b_dtype = kv->dtype,
                             .offset = direct ? tile->offset + lo : NULL,
-                            .next = tile->next + lo,
+                            .kv = kv,
+                            .tile = tile,
                             .scale = work->alpha + r,
                             .c = part->acc + r * work->stride,
                             .c_stride = work->stride,
@@ -133,7 +133,7 @@ static void cpu_attn_tile(const CpuAttnTask *task, const CpuAttnWork *work, int3
     cpu_attn_tile_places(task, first, &tile);
     int32_t lo = MAX(task->need.lo - first, 0);
     int32_t hi = MIN(task->need.hi - first, (int32_t)CPU_ATTN_KEYS);
-    int64_t v0 = lo / VEC_LANES, v1 = DIV_UP(hi, (int32_t)VEC_LANES);
+    int64_t v0 = lo / (2 * VEC_LANES) * 2, v1 = DIV_UP(hi, 2 * VEC_LANES) * 2;
     cpu_attn_ranges(task, work, first);
     cpu_attn_scales(task, first, work);
     if (task->n_rows <= CPU_ATTN_DIRECT_ROWS) {
@@ -160,6 +160,11 @@ static void cpu_attn_load_queries(const CpuAttnTask *task, const CpuAttnWork *wo
     for (int32_t r = 0; r < task->n_rows; r++) {
         const float *q = ops_row(&task->args->q, task->token + r / task->n_heads) +
                          (task->head + r % task->n_heads) * dim;
+        if (task->n_rows <= CPU_ATTN_DIRECT_ROWS) {
+            for (int64_t i = 0; i < dim; i++)
+                work->q[i * CPU_ATTN_DIRECT_ROWS + r] = q[i] * task->args->scale;
+            continue;
+        }
         for (int64_t i = 0; i < dim; i += VEC_LANES) {
             int64_t n = MIN(dim - i, (int64_t)VEC_LANES);
             vec_store_n(work->q + r * dim + i, vec_mul(vec_load_n(q + i, n), scale), n);
