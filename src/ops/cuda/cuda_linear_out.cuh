@@ -41,17 +41,17 @@ static __device__ __forceinline__ uint32_t large_pair(float lo, float hi) {
 }
 
 /* The bias of rows `row` and `row + 8` of the part to all quads of a thread. */
-template <int N>
+template <int n>
 static __device__ __forceinline__ void large_bias(const LinearTarget &target, int32_t row,
-                                                  float (&d)[N / 2]) {
+                                                  float (&d)[n]) {
     const float b0 = row < target.n_rows ? target.bias[row] : 0;
     const float b1 = row + 8 < target.n_rows ? target.bias[row + 8] : 0;
 #pragma unroll
-    for (int32_t i = 0; i < N / 2; i++) d[i] = __fadd_rn(d[i], i % 4 < 2 ? b0 : b1);
+    for (int32_t i = 0; i < n; i++) d[i] = __fadd_rn(d[i], i % 4 < 2 ? b0 : b1);
 }
 
-template <int N>
-static __device__ __forceinline__ void large_gate(int32_t act, float (&d)[N / 2]) {
+template <int n>
+static __device__ __forceinline__ void large_gate(int32_t act, float (&d)[n]) {
     switch (act) {
         case CUDA_LINEAR_SILU: linear_gate_quads<CUDA_LINEAR_SILU>(d); break;
         case CUDA_LINEAR_GELU: linear_gate_quads<CUDA_LINEAR_GELU>(d); break;
@@ -66,7 +66,7 @@ template <int N, bool GATED>
 static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
                                                         const LinearTarget &target,
                                                         const LinearUnit &unit, uint32_t sums,
-                                                        float (&d)[N / 2]) {
+                                                        const float (&d)[N / 2]) {
     constexpr int32_t TOKENS = N % 64 == 0 ? 64 : 32; /* at a time */
     const int32_t tid = large_thread();
     const int32_t thread = tid % 128, warp = thread / 32, lane = thread % 32;
@@ -75,10 +75,14 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
     const int32_t row = target.row + warp * 16 + lane / 4;
     /* Where this lane's row of the four 8 x 8 matrices of an stmatrix goes. */
     const int32_t matrix = lane / 8, line = lane % 8;
-    if (target.bias != NULL) large_bias<N>(target, row, d);
-    if (GATED) large_gate<N>(p.act, d);
 #pragma unroll
     for (int32_t j0 = 0; j0 < N / 8; j0 += TOKENS / 8) {
+        /* A copy: the sums themselves belong to the tensor cores, whose next ones would wait. */
+        float v[TOKENS / 2];
+#pragma unroll
+        for (int32_t i = 0; i < TOKENS / 2; i++) v[i] = d[4 * j0 + i];
+        if (target.bias != NULL) large_bias(target, row, v);
+        if (GATED) large_gate(p.act, v);
         cuda_bar_sync(barrier, 128);
 #pragma unroll
         for (int32_t j = 0; j < TOKENS / 8; j += GATED ? 4 : 2) {
@@ -86,7 +90,7 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
             if (GATED) {
 #pragma unroll
                 for (int32_t m = 0; m < 4; m++) {
-                    const float *q = &d[4 * (j0 + j + m)];
+                    const float *q = &v[4 * (j + m)];
                     r[m] = large_pair(q[0], q[1]);
                 }
                 int32_t token = (j + matrix) * 8 + line;
@@ -94,7 +98,7 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
             } else {
 #pragma unroll
                 for (int32_t m = 0; m < 2; m++) {
-                    const float *q = &d[4 * (j0 + j + m)];
+                    const float *q = &v[4 * (j + m)];
                     r[2 * m] = large_pair(q[0], q[1]), r[2 * m + 1] = large_pair(q[2], q[3]);
                 }
                 int32_t token = (j + matrix / 2) * 8 + line;
@@ -113,13 +117,14 @@ static __device__ __forceinline__ void large_store_bf16(const LinearParams &p,
             int32_t t = thread / pieces + i, token = unit.token + j0 * 8 + t;
             uint32_t from = GATED ? sums + t * 64 + ((piece ^ (t / 2 & 3)) * 16)
                                   : sums + t * 128 + ((piece ^ t % 8) * 16);
-            uint4 v;
+            uint4 out;
             asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                         : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
                          : "r"(from)
                          : "memory");
             if (token < unit.token_end) {
-                large_put_bf16(target, vector, target.row / (GATED ? 2 : 1) + piece * 8, token, v);
+                large_put_bf16(target, vector, target.row / (GATED ? 2 : 1) + piece * 8, token,
+                               out);
             }
         }
     }
@@ -183,7 +188,7 @@ static __device__ __forceinline__ void large_store_f32(const LinearParams &p,
 template <int N>
 static __device__ __forceinline__ void large_store(const LinearParams &p, const LinearUnit &unit,
                                                    int32_t block, float *sums,
-                                                   float (&d)[N / 2]) {
+                                                   const float (&d)[N / 2]) {
     if (block >= p.row_blocks) return;
     const LinearTarget target = linear_target(p, block);
     if (p.out == CUDA_LINEAR_BF16) {
