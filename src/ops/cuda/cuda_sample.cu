@@ -46,6 +46,36 @@ static __global__ void cuda_sample_change_kernel(float *logits, int64_t stride,
 
 /* ---- the largest logit -------------------------------------------------------------------- */
 
+static __device__ __forceinline__ void cuda_sample_meet(CudaBest *best, float x, int token) {
+    if (!(x < CUDART_INF_F)) {
+        best->bad = 1;
+    } else if (x > best->logit) {
+        best->logit = x;
+        best->token = token;
+    }
+}
+
+/* The best of tokens from to `to`, four at a time, and several fours on their way at once. */
+static __device__ __forceinline__ void cuda_sample_meet_fours(CudaBest *best, const float *row,
+                                                              int from, int to) {
+    enum { FOURS = 4 };
+    for (int i = from + (int)threadIdx.x * 4; i < to; i += (int)blockDim.x * 4 * FOURS) {
+        float4 x[FOURS];
+#pragma unroll
+        for (int j = 0; j < FOURS; j++) {
+            const int at = i + j * (int)blockDim.x * 4;
+            x[j] = make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
+            if (at < to) x[j] = __ldcg((const float4 *)(row + at));
+        }
+#pragma unroll
+        for (int j = 0; j < FOURS; j++) {
+            const int at = i + j * (int)blockDim.x * 4;
+            cuda_sample_meet(best, x[j].x, at), cuda_sample_meet(best, x[j].y, at + 1);
+            cuda_sample_meet(best, x[j].z, at + 2), cuda_sample_meet(best, x[j].w, at + 3);
+        }
+    }
+}
+
 /* Part blockIdx.x of the row of spec blockIdx.y. Tokens that its mask leaves out become -inf. */
 static __global__ void __launch_bounds__(256)
     cuda_sample_best_kernel(float *logits, int64_t stride, int vocab, const SampleSpec *specs,
@@ -55,20 +85,19 @@ static __global__ void __launch_bounds__(256)
     float *row = logits + spec->row * stride;
     const int64_t n_words = (vocab + 63) / 64;
     const uint64_t *mask = spec->mask >= 0 ? masks + spec->mask * n_words : NULL;
-    const int size = (vocab + CUDA_SAMPLE_SPLIT - 1) / CUDA_SAMPLE_SPLIT;
-    const int from = blockIdx.x * size, to = min(from + size, vocab);
+    const int size = (vocab + 4 * CUDA_SAMPLE_SPLIT - 1) / (4 * CUDA_SAMPLE_SPLIT) * 4;
+    const int from = min((int)blockIdx.x * size, vocab), to = min(from + size, vocab);
     CudaBest best = {-CUDART_INF_F, -1, 0};
-    for (int i = from + threadIdx.x; i < to; i += blockDim.x) {
-        const float x = row[i];
-        if (!(x < CUDART_INF_F)) {
-            best.bad = 1;
-            continue;
+    if (mask == NULL && vocab % 4 == 0 && (uintptr_t)row % 16 == 0) {
+        cuda_sample_meet_fours(&best, row, from, to);
+    } else {
+        for (int i = from + threadIdx.x; i < to; i += blockDim.x) {
+            const float x = row[i];
+            if (mask != NULL && x < CUDART_INF_F && (mask[i / 64] >> (i % 64) & 1) == 0)
+                row[i] = -CUDART_INF_F;
+            else
+                cuda_sample_meet(&best, x, i);
         }
-        if (mask != NULL && (mask[i / 64] >> (i % 64) & 1) == 0) {
-            row[i] = -CUDART_INF_F;
-            continue;
-        }
-        if (x > best.logit) best.logit = x, best.token = i;
     }
     best = cuda_sample_block_best(best);
     if (threadIdx.x == 0) out[blockIdx.y * CUDA_SAMPLE_SPLIT + blockIdx.x] = best;
