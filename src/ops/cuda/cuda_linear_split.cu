@@ -94,8 +94,10 @@ static __device__ __forceinline__ void split_store(const LinearParams &p, Linear
     if (any) large_store<Shape::SHARE>(p, unit, block, out, sum);
 }
 
+/* With 128 tokens the bound of threads leaves registers for a norm's CTA on the same
+ * multiprocessor, which then stands ready when this one's sums are there. */
 template <int N, int SEGMENTS>
-static __global__ void __launch_bounds__(LARGE_THREADS, 1)
+static __global__ void __launch_bounds__(N == 128 ? 512 : LARGE_THREADS, 1)
     split_kernel(const __grid_constant__ LinearParams p, const __grid_constant__ LargeGrid grid,
                  const __grid_constant__ CUtensorMap x) {
     extern __shared__ char dynamic[];
@@ -117,7 +119,7 @@ static __global__ void __launch_bounds__(LARGE_THREADS, 1)
         cuda_launch_wait();
         large_fetch_blocks<N>(p, &x, unit, begin, end, n_early, smem, &shared, policy, &stage);
     } else {
-        cuda_regs_raise<232>();
+        cuda_regs_raise<N == 128 ? 168 : 232>();
         cuda_launch_wait();
         LinearStage stage = {0, 0};
         float d[N / 2];

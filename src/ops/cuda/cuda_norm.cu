@@ -75,46 +75,69 @@ static __device__ __forceinline__ void cuda_norm_put(__nv_bfloat16 *to, float4 y
     *(uint2 *)to = make_uint2(*(const uint32_t *)&a, *(const uint32_t *)&b);
 }
 
+enum {
+    CUDA_NORM_TURNS = 2, /* a thread stands for so many of the sum's */
+    CUDA_NORM_ROWS_THREADS = CUDA_NORM_THREADS / CUDA_NORM_TURNS
+};
+
+/* The pieces of four elements that a thread has, those of a turn beside each other. */
+static __device__ __forceinline__ int32_t cuda_norm_piece(int32_t turn, int32_t i) {
+    return i * CUDA_NORM_THREADS + turn * CUDA_NORM_ROWS_THREADS + (int32_t)threadIdx.x;
+}
+
 template <int PIECES>
 static __device__ __forceinline__ void cuda_norm_pieces(const float *row, int32_t n_pieces,
-                                                        float4 (&v)[PIECES]) {
+                                                        float4 (&v)[CUDA_NORM_TURNS][PIECES]) {
 #pragma unroll
-    for (int32_t i = 0; i < PIECES; i++) {
-        const int32_t piece = i * CUDA_NORM_THREADS + (int32_t)threadIdx.x;
-        v[i] = piece < n_pieces ? __ldcg((const float4 *)row + piece) : make_float4(0, 0, 0, 0);
+    for (int32_t turn = 0; turn < CUDA_NORM_TURNS; turn++) {
+#pragma unroll
+        for (int32_t i = 0; i < PIECES; i++) {
+            const int32_t piece = cuda_norm_piece(turn, i);
+            v[turn][i] =
+                piece < n_pieces ? __ldcg((const float4 *)row + piece) : make_float4(0, 0, 0, 0);
+        }
     }
 }
 
 /* The RMS-norm of a CTA's rows, which pass through registers, the next one on its way. */
 template <typename T, int PIECES>
-static __global__ void __launch_bounds__(CUDA_NORM_THREADS)
+static __global__ void __launch_bounds__(CUDA_NORM_ROWS_THREADS, PIECES > 2 ? 2 : 4)
     cuda_norm_rows_kernel(CudaNorm n, int32_t n_rows, T *out) {
     __shared__ float part[2][CUDA_NORM_WARPS];
     const int32_t n_pieces = n.dim / 4, lane = (int32_t)threadIdx.x % CUDA_WARP;
-    float4 w[PIECES], v[PIECES], next[PIECES];
+    float4 w[CUDA_NORM_TURNS][PIECES], v[CUDA_NORM_TURNS][PIECES], next[CUDA_NORM_TURNS][PIECES];
     cuda_norm_pieces(n.w, n_pieces, w);
     cuda_wait();
-    int32_t turn = 0;
+    int32_t phase = 0;
     cuda_norm_pieces(n.x + (int64_t)blockIdx.x * n.x_stride, n_pieces, v);
-    for (int32_t t = (int32_t)blockIdx.x; t < n_rows; t += (int32_t)gridDim.x, turn ^= 1) {
-        const int32_t after = min(t + (int32_t)gridDim.x, n_rows - 1);
-        cuda_norm_pieces(n.x + after * n.x_stride, n_pieces, next);
-        float sum = 0;
+    for (int32_t t = (int32_t)blockIdx.x; t < n_rows; t += (int32_t)gridDim.x, phase ^= 1) {
+        const int32_t after = t + (int32_t)gridDim.x;
+        if (after < n_rows) cuda_norm_pieces(n.x + after * n.x_stride, n_pieces, next);
 #pragma unroll
-        for (int32_t i = 0; i < PIECES; i++) sum = __fadd_rn(sum, cuda_norm_squares(v[i]));
-        sum = cuda_warp_sum(sum);
-        if (lane == 0) part[turn][threadIdx.x / CUDA_WARP] = sum;
+        for (int32_t turn = 0; turn < CUDA_NORM_TURNS; turn++) {
+            float sum = 0;
+#pragma unroll
+            for (int32_t i = 0; i < PIECES; i++)
+                sum = __fadd_rn(sum, cuda_norm_squares(v[turn][i]));
+            sum = cuda_warp_sum(sum);
+            if (lane == 0)
+                part[phase][(turn * CUDA_NORM_ROWS_THREADS + threadIdx.x) / CUDA_WARP] = sum;
+        }
         __syncthreads();
-        sum = cuda_warp_sum(lane < CUDA_NORM_WARPS ? part[turn][lane] : 0.0f);
+        const float sum = cuda_warp_sum(lane < CUDA_NORM_WARPS ? part[phase][lane] : 0.0f);
         const float scale = cuda_norm_scale(sum, n.dim, n.eps);
 #pragma unroll
-        for (int32_t i = 0; i < PIECES; i++) {
-            const int32_t piece = i * CUDA_NORM_THREADS + (int32_t)threadIdx.x;
-            const float4 y = make_float4(
-                cuda_norm_value(v[i].x, scale, w[i].x), cuda_norm_value(v[i].y, scale, w[i].y),
-                cuda_norm_value(v[i].z, scale, w[i].z), cuda_norm_value(v[i].w, scale, w[i].w));
-            if (piece < n_pieces) cuda_norm_put(out + t * n.out_stride + piece * 4, y);
-            v[i] = next[i];
+        for (int32_t turn = 0; turn < CUDA_NORM_TURNS; turn++) {
+#pragma unroll
+            for (int32_t i = 0; i < PIECES; i++) {
+                const int32_t piece = cuda_norm_piece(turn, i);
+                const float4 x = v[turn][i], by = w[turn][i];
+                const float4 y = make_float4(
+                    cuda_norm_value(x.x, scale, by.x), cuda_norm_value(x.y, scale, by.y),
+                    cuda_norm_value(x.z, scale, by.z), cuda_norm_value(x.w, scale, by.w));
+                if (piece < n_pieces) cuda_norm_put(out + t * n.out_stride + piece * 4, y);
+                v[turn][i] = next[turn][i];
+            }
         }
     }
 }
@@ -123,7 +146,7 @@ template <typename T, int PIECES>
 static void cuda_norm_rows(OpCtx *ctx, const CudaNorm &n, int32_t n_rows, T *out) {
     const int32_t most = 4 * cuda_of(ctx)->n_sms;
     cuda_launch(ctx, "norm", cuda_norm_rows_kernel<T, PIECES>, dim3((unsigned)MIN(n_rows, most)),
-                dim3(CUDA_NORM_THREADS), 0, n, n_rows, out);
+                dim3(CUDA_NORM_ROWS_THREADS), 0, n, n_rows, out);
 }
 
 /* Whether cuda_norm_rows takes it. */
