@@ -25,7 +25,7 @@
         }                                                                                     \
     } while (0)
 
-enum { CYCLE_BYTES = 400 << 20, REPLAYS = 7 };
+enum { CYCLE_BYTES = 400 << 20, REPLAYS = 7, JOBS_MAX = 80 };
 
 static __host__ __device__ float random_at(uint64_t i) {
     uint64_t z = i + 0x9e3779b97f4a7c15ull;
@@ -92,7 +92,7 @@ typedef struct Job {
     int32_t n, k, n_tokens;
     const CudaLinearPlan *plan; /* NULL: cuBLAS */
     CudaLinearOut out;
-    bool dependent;
+    bool dependent, whole;
     int32_t n_experts, n_touched; /* of them, the first ones have rows */
     const int32_t *expert_start;
     const void *const *expert_w;
@@ -115,6 +115,7 @@ static void queue(const Job *job, int32_t i) {
     CudaLinearArgs args = {};
     args.x = x_all, args.x_stride = job->k, args.n_tokens = job->n_tokens, args.k = job->k;
     args.out = job->out, args.w = w, args.n_parts = 1, args.dependent = job->dependent;
+    args.whole = job->whole;
     int32_t n = job->out == CUDA_LINEAR_GATED ? job->n / 2 : job->n;
     CudaLinearPart part = {out_all, n, NULL, n};
     args.part[0] = part;
@@ -142,7 +143,6 @@ static cudaGraphExec_t graph_of(const Job *job, int32_t n_launches) {
 
 /* Microseconds a launch of each job, their replays in turn: what one heats, the others pay too. */
 static void measure_in_turn(const Job *job, int32_t n_jobs, int32_t n_launches, float *median) {
-    enum { JOBS_MAX = 4 };
     cudaGraphExec_t exec[JOBS_MAX];
     cudaEvent_t begin, end;
     float us[JOBS_MAX][REPLAYS];
@@ -247,10 +247,18 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
     args.n_tokens = n_tokens, args.k = k, args.n_parts = 1, args.part[0].n = n;
     args.sums = sums, args.n_arrived = n_arrived;
     CudaLinearPlan plan = cuda_linear_plan(&args);
-    Job job = {n, k, n_tokens, &plan, CUDA_LINEAR_BF16, true}, jobs[3] = {job, job, job};
+    Job job = {n, k, n_tokens, &plan, CUDA_LINEAR_BF16, true}, jobs[JOBS_MAX] = {job, job, job};
     jobs[1].dependent = false, jobs[2].plan = NULL;
-    float took[3] = {};
-    measure_in_turn(jobs, cublas.gemm == NULL ? 2 : 3, n_launches, took);
+    float took[JOBS_MAX] = {};
+    CudaLinearPlan plans[64];
+    int32_t n_plans = 0, n_jobs = cublas.gemm == NULL ? 2 : 3;
+    if (sweep) n_plans = plans_of(n, n_tokens, cuda_linear_segments(n, k), plans);
+    for (int32_t i = 0; i < n_plans; i++) {
+        jobs[n_jobs] = job, jobs[n_jobs++].plan = &plans[i];
+        if (!plans[i].large || plans[i].split || cuda_linear_segments(n, k) == 1) continue;
+        jobs[n_jobs] = jobs[n_jobs - 1], jobs[n_jobs++].whole = true;
+    }
+    measure_in_turn(jobs, n_jobs, n_launches, took);
     const float us = took[0], alone_us = took[1], cublas_us = took[2];
     if (csv) {
         printf("%d,%d,%d,1,1,%.2f,%.2f,%.2f,%.3f,%.0f\n", n, k, n_tokens, cublas_us, us, alone_us,
@@ -263,17 +271,15 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
         n, k, n_tokens, cublas_us, us, 100 * cublas_us / us, alone_us, bytes / us / 1e4 / limit,
         flops / us / 1e6);
     if (sweep) {
-        CudaLinearPlan plans[64], best_plan = plan;
+        CudaLinearPlan best_plan = plan;
         float best = us;
-        int32_t n_plans = plans_of(n, n_tokens, cuda_linear_segments(n, k), plans);
         printf(" |");
-        for (int32_t i = 0; i < n_plans; i++) {
-            job.plan = &plans[i], job.dependent = true;
-            float t = measure(&job, n_launches);
-            printf(" %s%d.%d.%d.%d.%d=%.2f", plans[i].large ? "L" : "s", plans[i].tile_tokens,
-                   plans[i].tile_rows, plans[i].n_stages,
-                   plans[i].n_ctas / 132 + (plans[i].n_ctas % 132 > 66), plans[i].split, t);
-            if (t < best) best = t, best_plan = plans[i];
+        for (int32_t i = cublas.gemm == NULL ? 2 : 3; i < n_jobs; i++) {
+            const CudaLinearPlan *p = jobs[i].plan;
+            printf(" %s%d.%d.%d.%d%s%s=%.2f", p->large ? "L" : "s", p->tile_tokens, p->tile_rows,
+                   p->n_stages, p->n_ctas / 132 + (p->n_ctas % 132 > 66), p->split ? "s" : "",
+                   jobs[i].whole ? "w" : "", took[i]);
+            if (took[i] < best && !jobs[i].whole) best = took[i], best_plan = *p;
         }
         printf(
             " | chosen %s%d.%d.%d.%d | best %.2f (%.1f %% of limit, %.1f %% of cuBLAS): "
@@ -317,7 +323,7 @@ static void bench_experts(int32_t n, int32_t k, int32_t n_tokens, CudaLinearOut 
     args.n_tokens = n_tokens * USED, args.k = k, args.n_parts = 1, args.n_experts = EXPERTS;
     args.part[0].n = out == CUDA_LINEAR_GATED ? n / 2 : n, args.out = out;
     CudaLinearPlan plan = cuda_linear_plan(&args);
-    Job job = {n, k, n_tokens * USED, &plan, out, true, EXPERTS, EXPERTS, ds, dp};
+    Job job = {n, k, n_tokens * USED, &plan, out, true, false, EXPERTS, EXPERTS, ds, dp};
     float us = measure(&job, 8);
     if (csv) {
         printf("%d,%d,%d,%d,%d,,%.2f,,%.3f,%.0f\n", n, k, n_tokens, EXPERTS, touched, us,

@@ -168,6 +168,9 @@ typedef struct sluice_engine_options {
     double gpu_memory;     /* of an accelerator's memory, with the weights and whatever is there: a
                               share up to 1, or bytes. KV gets the rest, where kv_bytes is 0; 0: no
                               such bound */
+    bool fast;             /* on an accelerator: large steps of prompts sum in an order that is
+                              faster, so that the same request may give other bits beside other
+                              load */
 } sluice_engine_options;
 #define SLUICE_ENGINE_OPTIONS_INIT \
     { .size = sizeof(sluice_engine_options) }
@@ -187,6 +190,7 @@ typedef struct sluice_engine_plan {
     /* Of an accelerator's memory in use when the engine is open, the model's, the engine's and
      * what others have; and all of it. 0: there is none. */
     int64_t device_bytes, device_bytes_all;
+    bool fast; /* as the option */
 } sluice_engine_plan;
 SLUICE_API sluice_status sluice_engine_dry_run(const sluice_model *model,
                                                const sluice_engine_options *options,

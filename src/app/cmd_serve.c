@@ -46,6 +46,9 @@ static Status cmd_serve_preempt(const char *name, sluice_preempt *out, Err *err)
 
 static Status cmd_serve_options(const Config *config, sluice_model_options *model,
                                 sluice_engine_options *engine, Err *err) {
+    if (config->receipts != NULL && config->fast)
+        FAIL(err, ERR_ARG,
+             "--receipts are for answers that come again bit by bit, which --fast gives up");
     session_options(config, model, engine);
     engine->max_seqs = (int32_t)config->max_seqs;
     engine->max_queue = (int32_t)config->max_queue;
@@ -187,6 +190,8 @@ static void cmd_serve_banner(const Serve *serve, const sluice_engine_plan *plan,
     fprintf(stderr, "limits    %d sequences at once, %d tokens a step, %d waiting\n",
             plan->max_seqs, plan->max_step_tokens, plan->max_queue);
     fprintf(stderr, "compute   %s, %d threads\n", info.level, info.n_threads);
+    if (plan->fast)
+        fprintf(stderr, "fast      the same request may give other bits beside other load\n");
     fprintf(stderr, "address   %s://%s%s%s:%d  (%s)\n", scheme, v6 ? "[" : "", host, v6 ? "]" : "",
             server_port(serve->server),
             serve->secrets.n_keys > 0 ? "API key wanted" : "no API key");

@@ -10,6 +10,9 @@ Status compute_open(Compute *compute, const Config *config, const ComputeOptions
     TRY(pool_open(&compute->pool, n_threads, err));
     compute->ctx.pool = compute->pool;
     TRY(plugin_open(config->device, config->level, &compute->ops, &compute->ctx.device, err));
+    compute->ctx.fast = config->fast;
+    if (config->fast && compute->ctx.device->id == DEVICE_HOST)
+        FAIL(err, ERR_UNSUPPORTED, "--fast is for a GPU: on the CPU sums have one order only");
     ModelFile *file;
     if (options->shape != NULL)
         TRY(model_shape_open(&file, options->shape, options->shape_type, compute->pool, err));

@@ -258,6 +258,9 @@ typedef enum CommandBit {
       "0: the cores this process may use")                                                         \
     X(device, TEXT, "device", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                      \
       "cpu, cuda or cuda:N (GPU number N); default: cpu")                                          \
+    X(fast, FLAG, "fast", 0, NULL, "", 0, 0, CMD_RUN | CMD_SERVE | CMD_BENCH | CMD_BENCH_ENGINE,   \
+      "on a GPU, sum large steps of prompts in a faster order: the same request may then give "    \
+      "other bits beside other load")                                                              \
     X(level, TEXT, "level", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                        \
       "CPU level: ref, avx2, avx512, avx512bf16 or amx; default: the best here")                   \
     X(verbose, FLAG, "verbose", 'v', NULL, "", 0, 0, CMD_RUN, "timings after each answer")         \

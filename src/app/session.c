@@ -25,6 +25,7 @@ void session_options(const Config *config, sluice_model_options *model,
     engine->block_tokens = (int32_t)config->block_tokens;
     engine->kv_dtype = config->kv_dtype;
     if (config_given(config, CONFIG_gpu_memory)) engine->gpu_memory = config->gpu_memory;
+    engine->fast = config->fast;
 }
 
 static void session_print_bytes(const char *name, int64_t bytes) {

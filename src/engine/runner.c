@@ -267,7 +267,7 @@ static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err
     const EngineLimits *limits = &options->limits;
     const ForwardLimits forward = runner_forward_limits(limits);
     TRY(pool_open(&r->pool, options->n_threads, err));
-    r->ctx = (OpCtx){.device = options->device, .pool = r->pool};
+    r->ctx = (OpCtx){.device = options->device, .pool = r->pool, .fast = options->fast};
     TRY(kv_store_open(&r->store, config, options->device, options->kv_dtype,
                       limits->kv.block_tokens, limits->kv.n_blocks, err));
     TRY(runner_open_host(r, options, err));

@@ -30,6 +30,7 @@ typedef struct RunnerOptions {
     int32_t n_threads;  /* of the runner's own pool */
     DType kv_dtype;
     bool populate; /* all pages now, not at their first use */
+    bool fast;     /* see OpCtx */
     EngineLimits limits;
 } RunnerOptions;
 

@@ -178,7 +178,8 @@ sluice_status sluice_engine_dry_run(const sluice_model *model, const sluice_engi
 /* Tenants' names are hashed with the seed of the file, so that old prefixes are found again. */
 static Status sluice_engine_open_disk(EnginePlan *plan, const sluice_model *model, Err *err) {
     const char *dtype = kv_store_dtype_name(plan->runner.kv_dtype);
-    const uint64_t build = sluice_build_hash(model->ctx.device, model->ops->level);
+    const uint64_t build =
+        sluice_build_hash(model->ctx.device, model->ops->level, plan->runner.fast);
     plan->disk.identity[0] = sluice_model_hash(model);
     plan->disk.identity[1] = hash_bytes(dtype, strlen(dtype), build);
     plan->disk.salt_seed = plan->engine.salt_seed;

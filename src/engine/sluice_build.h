@@ -6,4 +6,4 @@
 /* A hash of the machine code and the build id of this program (or library) and of the device's
  * backend, of the C library's version and of the level. Two builds that differ in anything differ
  * here. */
-uint64_t sluice_build_hash(const Device *device, const char *level);
+uint64_t sluice_build_hash(const Device *device, const char *level, bool fast);

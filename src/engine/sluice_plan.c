@@ -157,7 +157,9 @@ static Status sluice_plan_rest(EnginePlan *plan, const ModelConfig *model,
     return sluice_plan_blocks(&plan->runner.limits, model, plan->runner.kv_dtype, rest, err);
 }
 
-static Status sluice_plan_features(const sluice_engine_options *o, Err *err) {
+static Status sluice_plan_features(const sluice_engine_options *o, bool on_host, Err *err) {
+    if (o->fast && on_host)
+        FAIL(err, ERR_UNSUPPORTED, "fast is for a GPU: on the CPU sums have one order only");
     TRY(sluice_plan_range("policy", o->policy, SLUICE_POLICY_FCFS, SLUICE_POLICY_FAIR, err));
     TRY(sluice_plan_range("preempt", o->preempt, SLUICE_PREEMPT_AUTO, SLUICE_PREEMPT_SWAP, err));
     TRY(sluice_plan_range("host_kv_bytes", o->host_kv_bytes, 0, INT64_MAX / 4, err));
@@ -231,6 +233,7 @@ static void sluice_plan_sum(EnginePlan *plan, const sluice_model *model) {
         .max_context = limits->max_context,
         .max_queue = limits->max_queue,
         .kv_dtype = kv_store_dtype_name(plan->runner.kv_dtype),
+        .fast = plan->runner.fast,
     };
     if (plan->disk.dir != NULL) {
         plan->sum.kv_dir_bytes = kv_disk_file_bytes(&plan->disk, plan->disk.n_records);
@@ -248,14 +251,16 @@ Status sluice_plan_make(EnginePlan *plan, const sluice_model *model,
                                   .device = model->ctx.device,
                                   .n_threads = model->n_threads}};
     EngineLimits *limits = &made.engine.limits;
-    TRY(sluice_plan_features(o, err));
-    TRY(sluice_plan_limits(limits, config, model->ctx.device->id == DEVICE_HOST, o, err));
+    const bool on_host = model->ctx.device->id == DEVICE_HOST;
+    TRY(sluice_plan_features(o, on_host, err));
+    TRY(sluice_plan_limits(limits, config, on_host, o, err));
     TRY(kv_store_dtype(o->kv_dtype, config, model->ctx.device, &made.runner.kv_dtype, err));
     TRY(sluice_plan_kv(limits, config, made.runner.kv_dtype, o, err));
     made.runner.limits = *limits;
     TRY(sluice_plan_rest(&made, config, o, err));
     *limits = made.runner.limits;
     made.runner.populate = o->populate;
+    made.runner.fast = o->fast;
     made.engine.policy = o->policy;
     made.engine.chunk_slack = o->chunk_slack;
     made.engine.preempt = o->preempt;

@@ -53,6 +53,7 @@ typedef struct OpCtx {
     /* Where weight_prepare takes host memory that it keeps, which outlives the weight; NULL: each
      * weight has its own. */
     struct LargeArena *weights;
+    bool fast; /* products of many tokens may sum in an order that only they have */
 } OpCtx;
 
 /* out[t, :] = table[token[t], :] * scale (+ pos_table[pos[t], :]) */

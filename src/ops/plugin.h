@@ -7,7 +7,7 @@
 
 #include "ops/ops.h"
 
-enum { PLUGIN_ABI = 2 };
+enum { PLUGIN_ABI = 3 };
 
 typedef struct Plugin {
     int32_t abi;

@@ -100,7 +100,7 @@ static void server_metrics_one(Buf *out, const char *name, const char *type, con
     metrics_value(out, name, labels, value);
 }
 
-static void server_metrics_engine(const sluice_stats *s, const char *labels, Buf *out) {
+static void server_metrics_engine(const sluice_stats *s, bool fast, const char *labels, Buf *out) {
     double usage = s->n_blocks > 0 ? (double)s->n_blocks_used / s->n_blocks : 0;
     const struct {
         const char *name, *type, *help;
@@ -134,6 +134,8 @@ static void server_metrics_engine(const sluice_stats *s, const char *labels, Buf
          (double)s->device_us_total * 1e-6},
         {"sluice_device_memory_bytes", "gauge",
          "Of an accelerator's memory, in use when the engine was ready.", (double)s->device_bytes},
+        {"sluice_fast", "gauge", "1: with --fast, which gives up that bits do not depend on load.",
+         fast},
         {"sluice_nonfinite_logits_total", "counter", "Sequences ended by a NaN; 0 in health.",
          (double)s->n_nonfinite},
         {"sluice_checksum_errors_total", "counter", "Blocks that came back changed; 0 in health.",
@@ -251,7 +253,7 @@ void server_metrics_write(Server *server, Buf *out) {
     Buf labels = {0};
     metrics_label(&labels, "engine", STR_LIT("0"));
     metrics_label(&labels, "model_name", str_from(server->model_name));
-    server_metrics_engine(&stats, labels.data, out);
+    server_metrics_engine(&stats, server->options.plan->fast, labels.data, out);
     server_metrics_one(out, "sluice_watchdog_warnings_total", "counter",
                        "Times that the engine stood still too long; 0 in health.", labels.data,
                        (double)atomic_load(&server->n_stalls));

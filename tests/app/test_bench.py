@@ -40,6 +40,13 @@ class Bench(unittest.TestCase):
                 if report["level"] != "ref":
                     self.assertGreater(test["predicted_tokens_per_s"], 0)
 
+    def test_fast_is_for_a_gpu(self):
+        for command in (["bench", MODEL], ["run", MODEL, "-p", "a"], ["serve", MODEL]):
+            done = subprocess.run([SLUICE, *command, "--fast"], capture_output=True, text=True,
+                                  timeout=60)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("on the CPU sums have one order only", done.stderr)
+
     def test_same_text_with_any_threads(self):
         texts = {sluice("run", MODEL, "-q", "-t", str(threads), "-n", "12", "--temperature", "0",
                         "-p", "Once upon a time") for threads in (1, 2, 16)}

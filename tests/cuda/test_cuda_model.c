@@ -1,30 +1,35 @@
 /* test_cuda_model: bf16 models on the GPU's fast kernels against the CPU in f32, and the same bits
- * for a sequence alone, in chunks, in a batch, and in recorded steps that are filled up. */
+ * for a sequence alone, in chunks, in a batch, and in recorded steps that are filled up. With fast,
+ * large steps are as near the CPU, and have other bits. */
 #include "base/rng.h"
 #include "cuda/cuda_shapes.h"
 
-enum { TOKENS = 300, ROWS = 40, SEQS = 11, BLOCK = 16, TABLE = 32 };
+enum { TOKENS = 300, ROWS = 40, SEQS = 11, BLOCK = 16, TABLE = 32, FAST_TOKENS = 700 };
 
 static void tokens_fill(int32_t *token, int32_t n, uint64_t stream) {
     for (int32_t i = 0; i < n; i++) token[i] = (int32_t)(rng_bits(5, stream, (uint64_t)i) % 1000);
 }
 
-/* The logits of the last ROWS of TOKENS tokens. */
-static float *run_alone(const GoldenModel *m, uint64_t stream, int32_t chunk) {
+/* The logits of the last ROWS of n tokens. */
+static float *run_tokens(const GoldenModel *m, uint64_t stream, int32_t n, int32_t chunk) {
     Err err = {0};
-    int32_t token[TOKENS];
+    int32_t token[FAST_TOKENS];
     const float *logits = NULL;
-    tokens_fill(token, TOKENS, stream);
-    Single *single = golden_single(m, &(SingleOptions){.context_max = TOKENS,
+    tokens_fill(token, n, stream);
+    Single *single = golden_single(m, &(SingleOptions){.context_max = n,
                                                        .chunk = chunk,
                                                        .n_logits_max = ROWS,
                                                        .block_tokens = BLOCK,
                                                        .kv_dtype = DTYPE_BF16});
-    ASSERT_OK(single_feed(single, token, TOKENS, ROWS, &logits, &err), err);
+    ASSERT_OK(single_feed(single, token, n, ROWS, &logits, &err), err);
     float *out = mem_alloc(ROWS * 1000 * sizeof *out);
     memcpy(out, logits, ROWS * 1000 * sizeof *out);
     single_close(single);
     return out;
+}
+
+static float *run_alone(const GoldenModel *m, uint64_t stream, int32_t chunk) {
+    return run_tokens(m, stream, TOKENS, chunk);
 }
 
 static void compares_with_the_cpu(void **state) {
@@ -133,8 +138,42 @@ static void batches_and_records(void **state) {
     }
 }
 
+static bool same_logits(const float *a, const float *b) {
+    return memcmp(a, b, ROWS * 1000 * sizeof *a) == 0;
+}
+
+static void fast_in_large_steps(void **state) {
+    (void)state;
+    if (!golden_has_gpu()) skip();
+    int32_t n_others = 0; /* where one segment takes less time */
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        GoldenModel cpu, gpu;
+        open_shape(&cpu, &shapes[i], OPS_REF);
+        open_shape(&gpu, &shapes[i], GOLDEN_CUDA);
+        float *ref = run_tokens(&cpu, 1, FAST_TOKENS, FAST_TOKENS);
+        float *want = run_tokens(&gpu, 1, FAST_TOKENS, FAST_TOKENS);
+        gpu.ctx.fast = true;
+        float *got = run_tokens(&gpu, 1, FAST_TOKENS, FAST_TOKENS);
+        float *small = run_tokens(&gpu, 1, FAST_TOKENS, FAST_TOKENS / 2);
+        const double error = testing_nmse(got, ref, ROWS * 1000);
+        print_message("%s: NMSE %.2e with fast, %.2e without\n", shapes[i].name, error,
+                      testing_nmse(want, ref, ROWS * 1000));
+        if (!(error < 2e-3)) fail_msg("%s: NMSE %.3g with fast", shapes[i].name, error);
+        if (!same_logits(small, want)) fail_msg("%s: small steps differ", shapes[i].name);
+        n_others += !same_logits(got, want);
+        mem_free(ref);
+        mem_free(want);
+        mem_free(got);
+        mem_free(small);
+        golden_close_model(&cpu);
+        golden_close_model(&gpu);
+    }
+    assert_true(n_others > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(compares_with_the_cpu),
-                                       cmocka_unit_test(batches_and_records)};
+                                       cmocka_unit_test(batches_and_records),
+                                       cmocka_unit_test(fast_in_large_steps)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

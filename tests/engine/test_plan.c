@@ -79,6 +79,26 @@ static void kv_as_asked(void **state) {
     assert_int_equal(plan_of(model, -1, 0, &plan, NULL), SLUICE_ERR_ARG);
 }
 
+/* An accelerator may give up the order of sums; a host has one only and says so. */
+static void fast_is_for_accelerators(void **state) {
+    sluice_model *model = *state;
+    Stub stub = {{&stub_vtable, 0}, 1 << 30, 1 << 29};
+    Device *host = model->ctx.device;
+    sluice_engine_options options = SLUICE_ENGINE_OPTIONS_INIT;
+    sluice_engine_plan plan = {.size = sizeof plan};
+    sluice_error err = {0};
+    options.fast = true;
+    assert_int_equal(sluice_engine_dry_run(model, &options, &plan, &err), SLUICE_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "fast"));
+    model->ctx.device = &stub.base;
+    assert_int_equal(sluice_engine_dry_run(model, &options, &plan, &err), SLUICE_OK);
+    assert_true(plan.fast);
+    options.fast = false;
+    assert_int_equal(sluice_engine_dry_run(model, &options, &plan, &err), SLUICE_OK);
+    assert_false(plan.fast);
+    model->ctx.device = host;
+}
+
 static int model_open_once(void **state) {
     sluice_model_options options = SLUICE_MODEL_OPTIONS_INIT;
     options.quiet = true;
@@ -92,6 +112,7 @@ static int model_close_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(kv_gets_the_rest),
-                                       cmocka_unit_test(kv_as_asked)};
+                                       cmocka_unit_test(kv_as_asked),
+                                       cmocka_unit_test(fast_is_for_accelerators)};
     return cmocka_run_group_tests(tests, model_open_once, model_close_once);
 }

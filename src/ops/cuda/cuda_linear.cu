@@ -52,7 +52,7 @@ static int64_t linear_row_blocks(const CudaLinearArgs *args) {
 }
 
 static int32_t linear_segments(const CudaLinearArgs *args) {
-    if (args->n_experts > 0) return 1;
+    if (args->n_experts > 0 || args->whole) return 1;
     return cuda_linear_segments(linear_row_blocks(args) * CUDA_LINEAR_BLOCK, args->k);
 }
 
@@ -251,7 +251,18 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
     return cuda_linear_small_launch(stream, &params, plan, &x, args->dependent);
 }
 
+/* Whether k in one segment takes less time. */
+static bool linear_whole_pays(const CudaLinearArgs *args) {
+    CudaLinearArgs apart = *args;
+    apart.whole = false;
+    const CudaLinearPlan plan = cuda_linear_plan(args), apart_plan = cuda_linear_plan(&apart);
+    return linear_nanoseconds(args, &plan, 1) <
+           linear_nanoseconds(&apart, &apart_plan, linear_segments(&apart));
+}
+
 cudaError_t cuda_linear(cudaStream_t stream, const CudaLinearArgs *args) {
-    CudaLinearPlan plan = cuda_linear_plan(args);
-    return cuda_linear_run(stream, args, &plan);
+    CudaLinearArgs own = *args;
+    own.whole = args->whole && args->n_tokens >= CUDA_LINEAR_WHOLE_TOKENS && linear_whole_pays(args);
+    CudaLinearPlan plan = cuda_linear_plan(&own);
+    return cuda_linear_run(stream, &own, &plan);
 }

@@ -24,8 +24,9 @@ enum {
     CUDA_LINEAR_PARTS_MAX = 3,
     CUDA_LINEAR_K_MULTIPLE = 8, /* k, the strides of x and its address in elements */
     CUDA_LINEAR_EXPERTS_MAX = 512,
-    CUDA_LINEAR_FEW_TOKENS = 8,  /* at most, of the kernel for few */
-    CUDA_LINEAR_NORM_TOKENS = 4, /* at most, that it normalizes, and their columns */
+    CUDA_LINEAR_WHOLE_TOKENS = 512, /* at least, of a product whose k may be in one segment */
+    CUDA_LINEAR_FEW_TOKENS = 8,     /* at most, of the kernel for few */
+    CUDA_LINEAR_NORM_TOKENS = 4,    /* at most, that it normalizes, and their columns */
     CUDA_LINEAR_NORM_K_MAX = 4096,
     CUDA_LINEAR_CTAS_MAX = 132, /* of the large kernel */
     CUDA_LINEAR_SUMS_BYTES = CUDA_LINEAR_CTAS_MAX * 128 * 256 * 4,
@@ -117,6 +118,8 @@ typedef struct CudaLinearArgs {
      * NULL: every CTA makes whole tiles, which is slower for few of them. */
     void *sums;
     uint32_t *n_arrived;
+    /* k may be in one segment, which is faster for many tokens and has other bits. */
+    bool whole;
     /* Launch as a dependent of the kernel before it in the stream: weights are fetched while that
      * still runs. Right in any stream order. */
     bool dependent;

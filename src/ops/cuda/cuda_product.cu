@@ -122,6 +122,7 @@ static CudaLinearNorm cuda_product_norm(const NormArgs *norm) {
 static void cuda_product_meet(const OpCtx *ctx, CudaLinearArgs *fast) {
     fast->sums = cuda_of(ctx)->sums;
     fast->n_arrived = cuda_of(ctx)->n_arrived;
+    fast->whole = ctx->fast;
 }
 
 /* Part `first` and those that can be made with it; returns how many. */
