@@ -1,12 +1,13 @@
 /* cpu_linear_block_tmpl: block formats times int8 activations; one source, two levels.
  *
  * One token: the unit's panels side by side, unpacked in registers; memory-bound. Up to
- * BLOCK_FEW_TOKENS: 64 elements of two panels at a time are expanded to bytes and f32 scales in L1
- * and multiplied with all tokens, accumulators waiting in L1. In both, panels take turns after 32
- * or 64 elements: four steady streams. A whole group of 256 at a time reads in bursts, which was 20
- * to 30 % slower from memory. More tokens: the unit's panels are expanded once in L2 and read by
- * every tile of tokens. All three run block_step over the same groups in the same order, so their
- * bits are the same; and so are those of the levels, whose f32 operations are the same too.
+ * BLOCK_FEW_TOKENS: 64 or 128 elements of two panels at a time are expanded to bytes and f32 scales
+ * in L1 and multiplied with all tokens, accumulators waiting in L1. In both, panels take turns
+ * after 32 to 128 elements: four steady streams. A whole group of 256 at a time reads in bursts,
+ * which was 20 to 30 % slower from memory. More tokens: the unit's panels are expanded once in L2
+ * and read by every tile of tokens. All three run block_step over the same groups in the same
+ * order, so their bits are the same; and so are those of the levels, whose f32 operations are the
+ * same too.
  *
  * The includer defines UNPACK_LANES and the rest of cpu_unpack_tmpl.h, includes this, and defines
  *
@@ -23,7 +24,8 @@
 enum {
     BLOCK_PREFETCH_BYTES = 3072,
     BLOCK_FEW_TOKENS = 32,
-    BLOCK_FEW_SUBGROUPS = 2,
+    BLOCK_FEW_SUBGROUPS = 4, /* at most */
+    BLOCK_FEW_BYTES = 1280,  /* of a panel, unless 2 subgroups have more */
     BLOCK_MANY_GROUPS = 16
 };
 
@@ -224,6 +226,13 @@ static BlockTiles *block_tiles_of(const LinearFormat *f) {
     return f->bits == 8 ? block_tiles_wide : block_tiles_narrow;
 }
 
+/* The more at a time, the less is spent between them; but reading comes in bursts, which memory
+ * only bears with few bytes and little to compute after them. */
+static int64_t block_few_subgroups(const LinearUnit *unit, const LinearFormat *f) {
+    int64_t bytes = BLOCK_FEW_SUBGROUPS * f->group_bytes * PACK_ROWS / f->n_subgroups;
+    return unit->n_tokens <= 8 && bytes <= BLOCK_FEW_BYTES ? BLOCK_FEW_SUBGROUPS : 2;
+}
+
 static void block_few(const LinearUnit *unit, const LinearFormat *f) {
     _Alignas(CACHE_LINE)
         uint8_t expanded[BLOCK_TILE_PANELS * BLOCK_FEW_SUBGROUPS * LINEAR_EXPANDED_BYTES_MAX];
@@ -231,10 +240,11 @@ static void block_few(const LinearUnit *unit, const LinearFormat *f) {
     BlockTiles *tiles = block_tiles_of(f);
     Expand *expand = EXPAND[unit->dtype];
     int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS), n_subgroups = unit->k / 32;
+    int64_t n_max = block_few_subgroups(unit, f);
     for (int64_t p = 0; p < n_panels; p++)
         memset(acc[p], 0, (size_t)unit->n_tokens * sizeof acc[p][0]);
     for (int64_t s = 0, n; s < n_subgroups; s += n) {
-        n = MIN(n_subgroups - s, (int64_t)BLOCK_FEW_SUBGROUPS);
+        n = MIN(n_subgroups - s, n_max);
         int64_t ahead = block_ahead(unit, f, n_panels, s / f->n_subgroups);
         int64_t panel_bytes = n * cpu_linear_expanded_bytes(f);
         for (int64_t p = 0, n_side; p < n_panels; p += n_side) {
