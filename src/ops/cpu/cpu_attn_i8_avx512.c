@@ -29,6 +29,10 @@ enum {
     I8_Q_MAX = 32639,  /* 127 * 256 + 127 */
     I8_WEIGHT_MAX = 65535,
     I8_KEY_VECS = CPU_ATTN_KEYS / VEC_LANES,
+    /* Rows of the next tile that are asked for until the keys are turned and until there are
+     * scores; the rest while the values are woven. */
+    I8_ASK_KEYS = 28,
+    I8_ASK_SCORES = 44,
 };
 
 typedef struct I8Row {
@@ -88,16 +92,23 @@ static inline void i8_prefetch(const void *data, int64_t at, int64_t n) {
         _mm_prefetch((const char *)data + at + i, _MM_HINT_T1);
 }
 
-static void i8_load_keys(const KvView *kv, const CpuAttnTile *tile, const CpuAttnWork *work) {
+/* Asks for the next tile's keys and values up to row `to`. */
+static inline void i8_ask(const KvView *kv, CpuAttnTile *tile, int64_t to) {
+    for (; tile->asked < to; tile->asked++) {
+        i8_prefetch(kv->k, tile->next[tile->asked], kv->head_dim);
+        i8_prefetch(kv->v, tile->next[tile->asked], kv->head_dim);
+    }
+}
+
+static void i8_load_keys(const KvView *kv, CpuAttnTile *tile, const CpuAttnWork *work) {
     const Vec flip = _mm512_castsi512_ps(_mm512_set1_epi8((char)0x80));
     const int64_t dim = kv->head_dim, n_turns = DIV_UP(dim, (int64_t)I8_SPAN) * I8_KEY_VECS;
-    int64_t turn = 0, next = 0;
+    int64_t turn = 0;
     for (int64_t i = 0; i < dim; i += I8_SPAN) {
         const int64_t n = MIN(dim - i, (int64_t)I8_SPAN), n_words = DIV_UP(n, (int64_t)I8_WORD);
         for (int64_t v = 0; v < I8_KEY_VECS; v++) {
             const int64_t *offset = tile->offset + v * VEC_LANES;
-            for (turn++; next < turn * CPU_ATTN_KEYS / n_turns; next++)
-                i8_prefetch(kv->k, tile->next[next], dim);
+            i8_ask(kv, tile, ++turn * I8_ASK_KEYS / n_turns);
             Vec word[VEC_LANES];
             if (n == I8_SPAN && offset[0] >= 0 && offset[VEC_LANES - 1] >= 0) {
                 const void *row[VEC_LANES];
@@ -119,11 +130,12 @@ static void i8_load_keys(const KvView *kv, const CpuAttnTile *tile, const CpuAtt
     }
 }
 
-static void i8_load_values(const KvView *kv, const CpuAttnTile *tile, const CpuAttnWork *work) {
+static void i8_load_values(const KvView *kv, CpuAttnTile *tile, const CpuAttnWork *work) {
     const int64_t dim = kv->head_dim;
     __m512i *to = (__m512i *)(void *)work->values;
     for (int64_t j = 0; j < CPU_ATTN_KEYS; j += I8_WORD) {
-        for (int64_t e = 0; e < I8_WORD; e++) i8_prefetch(kv->v, tile->next[j + e], dim);
+        i8_ask(kv, tile,
+               I8_ASK_SCORES + (j + I8_WORD) * (CPU_ATTN_KEYS - I8_ASK_SCORES) / CPU_ATTN_KEYS);
         for (int64_t i = 0; i < dim; i += I8_SPAN, to += 4) {
             __m512i row[I8_WORD];
             VEC_UNROLL
@@ -196,12 +208,15 @@ static inline __attribute__((always_inline)) void i8_scores_block(const CpuAttnT
     }
 }
 
-static void i8_scores(const CpuAttnTask *task, const CpuAttnWork *work) {
+static void i8_scores(const CpuAttnTask *task, const CpuAttnWork *work, CpuAttnTile *tile) {
     for (int32_t r = 0; r < task->n_rows; r += I8_ROWS) {
         const int32_t n = MIN(task->n_rows - r, (int32_t)I8_ROWS);
         bool any = false;
         for (int32_t i = r; i < r + n; i++) any |= cpu_attn_sees(work, i);
         for (int64_t v = 0; v < I8_KEY_VECS && any; v += 2) {
+            if (r == 0)
+                i8_ask(&task->args->kv, tile,
+                       I8_ASK_KEYS + (v + 2) * (I8_ASK_SCORES - I8_ASK_KEYS) / I8_KEY_VECS);
             switch (n) {
                 case 1: i8_scores_block(task, work, r, 1, v); break;
                 case 2: i8_scores_block(task, work, r, 2, v); break;
@@ -317,7 +332,7 @@ static void i8_tile(const CpuAttnTask *task, const CpuAttnWork *work, int32_t fi
     cpu_attn_ranges(task, work, first);
     cpu_attn_scales(task, first, work);
     i8_load_keys(&task->args->kv, &tile, work);
-    i8_scores(task, work);
+    i8_scores(task, work, &tile);
     cpu_attn_softmax_begin(task, work, part, base);
     for (int32_t r = 0; r < task->n_rows; r++) {
         if (!cpu_attn_sees(work, r)) continue;
