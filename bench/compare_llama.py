@@ -70,6 +70,11 @@ class Llama:
         if llama_cpp.llama_decode(self.context, self.batch) != 0:
             raise RuntimeError("llama_decode failed")
 
+    def warm(self):
+        n = min(512, max(self.prompts))
+        self.decode([(i, i, 0, i == n - 1) for i in range(n)])
+        self.decode([(n, n, 0, True)])
+
     def timed(self, n_tokens, steps):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         start = time.perf_counter()
@@ -114,7 +119,7 @@ def main():
     for path in args.files:
         for threads in map(int, args.threads.split(",")):
             other = Llama(path, threads, args)
-            other.decode([(i, i, 0, False) for i in range(8)])
+            other.warm()
             rounds = [(sluice(path, threads, args), other.measure()) for _ in range(args.rounds)]
             other.close()
             for test in rounds[0][1]:

@@ -2,17 +2,18 @@
 """The server beside llama.cpp's on the same GGUF file, in one run, under `sluice bench-serve`.
 
 usage: compare_serve.py [--clients N,N] [--requests N] [--input N] [--output N] [--threads N]
-                        LLAMA_SERVER FILE.gguf
+                        [--rounds N] LLAMA_SERVER FILE.gguf
 
 LLAMA_SERVER is the program that llama.cpp (the source that llama-cpp-python bundles) builds with
 -DGGML_NATIVE=ON. For each number of clients both serve the same requests, one server after the
-other. CSV on standard output.
+other, in rounds; a row has medians over the rounds. CSV on standard output.
 """
 import argparse
 import datetime
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,11 +60,12 @@ def main():
     parser.add_argument("--input", type=int, default=64)
     parser.add_argument("--output", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("llama_server")
     parser.add_argument("file")
     args = parser.parse_args()
     keys = ["output_throughput", "median_ttft_ms", "median_itl_ms"]
-    print("date,model,clients,server," + ",".join(keys), flush=True)
+    print("date,model,input,output,clients,server," + ",".join(keys), flush=True)
     name = os.path.basename(args.file).removesuffix(".gguf")
     for clients in map(int, args.clients.split(",")):
         context = (args.input + args.output + 16) * clients
@@ -72,10 +74,15 @@ def main():
                        "--max-seqs", str(clients)],
             "llama.cpp": [args.llama_server, "-m", args.file, "--port", "8102", "-t",
                           str(args.threads), "-np", str(clients), "-c", str(context)]}
-        for server, command in servers.items():
-            report = measure(command, 8101 if server == "sluice" else 8102, clients, args, name)
-            print(",".join([str(datetime.date.today()), name, str(clients), server] +
-                           [f"{report[key]:.1f}" for key in keys]), flush=True)
+        reports = {server: [] for server in servers}
+        for _ in range(args.rounds):
+            for server, command in servers.items():
+                port = 8101 if server == "sluice" else 8102
+                reports[server].append(measure(command, port, clients, args, name))
+        for server, rounds in reports.items():
+            row = [datetime.date.today(), name, args.input, args.output, clients, server]
+            row += [f"{statistics.median(r[key] for r in rounds):.1f}" for key in keys]
+            print(",".join(map(str, row)), flush=True)
 
 
 if __name__ == "__main__":
