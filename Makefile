@@ -62,7 +62,7 @@ ALL_LDFLAGS = $(LINK_CFLAGS) $(HARDEN_LDFLAGS) -pthread $(LDFLAGS)
 
 LEVEL_CFLAGS = $(if $(findstring _avx512.c,$<),-march=x86-64-v4 -mavx512vnni -mavx512bf16 -mprefer-vector-width=512) \
   $(if $(findstring _avx2.c,$<),-march=x86-64-v3) \
-  $(if $(findstring _amx.c,$<),-march=sapphirerapids)
+  $(if $(findstring _amx.c,$<),-march=sapphirerapids -mno-avx512fp16)
 
 # Sanitizers and other compilers see the host's code only.
 ifneq ($(BUILD),build/release)
