@@ -342,7 +342,7 @@ typedef enum OpsLevel {
     OPS_AVX2,
     OPS_AVX512,
     OPS_AVX512BF16, /* BF16 matrices times activations rounded to bf16; else as avx512 */
-    OPS_AMX,        /* BF16 matrices on tiles, activations as two bf16 each; else as avx512 */
+    OPS_AMX,        /* BF16 and F16 on tiles, activations as two bf16 each; else as avx512 */
     OPS_LEVEL_COUNT
 } OpsLevel;
 

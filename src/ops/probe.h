@@ -23,7 +23,7 @@ double probe_f32_fma(ThreadPool *pool, OpsLevel level, int32_t rounds);
 double probe_bf16_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
 double probe_int8_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
 /* The one of these that bounds the level's products with weights of that dtype (on amx a product of
- * BF16 is two of bf16). */
+ * BF16 is two of bf16, one of F16 three). */
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds);
 
 /* Seconds of a pool_run with one empty task for each thread: what it costs to share work out. */

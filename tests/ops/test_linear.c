@@ -16,7 +16,8 @@ typedef struct LinearCase {
 static double linear_bound(const Ops *ops, DType dtype) {
     bool half = strcmp(ops->level, "avx512bf16") == 0 && dtype == DTYPE_BF16;
     if (half) return BOUND_LINEAR_HALF;
-    if (strcmp(ops->level, "amx") == 0 && dtype == DTYPE_BF16) return BOUND_LINEAR_PAIR;
+    bool is_16 = dtype == DTYPE_BF16 || dtype == DTYPE_F16;
+    if (strcmp(ops->level, "amx") == 0 && is_16) return BOUND_LINEAR_PAIR;
     if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16) return BOUND_LINEAR_PLAIN;
     return BOUND_LINEAR_BLOCK;
 }
@@ -116,7 +117,8 @@ static void linear_mixed_parts(void **state) {
     static const DType kinds[][3] = {{DTYPE_Q4_K, DTYPE_Q4_K, DTYPE_Q6_K},
                                      {DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q2_K},
                                      {DTYPE_Q5_0, DTYPE_Q4_1, DTYPE_Q3_K},
-                                     {DTYPE_Q4_0, DTYPE_F32, DTYPE_F16}};
+                                     {DTYPE_Q4_0, DTYPE_F32, DTYPE_F16},
+                                     {DTYPE_F16, DTYPE_BF16, DTYPE_F16}};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         for (int32_t n_tokens = 1; n_tokens < 12; n_tokens += 5) {
             LinearCase c = {.n = {64, 17, 130}, .n_parts = 3, .n_tokens = n_tokens, .k = 512};
@@ -205,6 +207,7 @@ static void linear_levels_agree(void **state) {
         for (int32_t i = 0; i < LEVELS; i++) {
             const Ops *ops = NULL;
             if (ops_cpu(&ops, names[i], NULL) != OK || (i >= 2 && dtype == DTYPE_BF16)) continue;
+            if (i == 3 && dtype == DTYPE_F16) continue;
             OpCtx ctx = ops_testing_open(ops, &LIMITS, 1);
             LinearFixture f = linear_fixture(ops, &ctx, dtype, N, k);
             float *out = guard_new(n * N);
@@ -223,7 +226,7 @@ static void linear_levels_agree(void **state) {
 
 static void linear_many(const Ops *ops, int64_t n_tokens, int32_t n_threads) {
     enum { N = 150, K = 1280, STEP = 137 };
-    static const DType dtypes[] = {DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
+    static const DType dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
     OpsLimits limits = {.n_tokens_max = (int32_t)n_tokens, .k_max = K, .n_max = N};
     OpCtx ctx = ops_testing_open(ops, &limits, n_threads);
     float *x = random_new(n_tokens * K, 61, 1), *out = guard_new(n_tokens * N);

@@ -94,6 +94,7 @@ static const MoeCase CASES[] = {
     {{DTYPE_F32, DTYPE_F32, DTYPE_F32}, 4, 2, 50, 33, 7, 1e-11},
     {{DTYPE_BF16, DTYPE_BF16, DTYPE_BF16}, 16, 5, 64, 96, 1, 1e-11},
     {{DTYPE_F16, DTYPE_F16, DTYPE_F16}, 8, 1, 40, 24, 33, 1e-11},
+    {{DTYPE_BF16, DTYPE_F16, DTYPE_F16}, 5, 2, 72, 40, 19, 1e-11},
     {{DTYPE_Q8_0, DTYPE_Q8_0, DTYPE_Q8_0}, 8, 2, 256, 128, 21, 4e-4},
     {{DTYPE_Q4_0, DTYPE_Q4_0, DTYPE_Q4_0}, 5, 4, 64, 96, 3, 4e-4},
     {{DTYPE_Q4_K, DTYPE_Q4_K, DTYPE_Q6_K}, 8, 2, 256, 256, 40, 4e-4},
@@ -102,11 +103,16 @@ static const MoeCase CASES[] = {
     {{DTYPE_MXFP4, DTYPE_MXFP4, DTYPE_MXFP4}, 16, 4, 64, 64, 600, 4e-4}, /* two passes */
 };
 
+static bool moe_has(const MoeCase *c, DType dtype) {
+    return c->dtype[0] == dtype || c->dtype[1] == dtype || c->dtype[2] == dtype;
+}
+
 /* Two roundings to bf16 one after the other, where the level has them. */
 static double moe_bound(const Ops *ops, const MoeCase *c) {
-    if (c->dtype[1] != DTYPE_BF16) return c->bound;
-    if (strcmp(ops->level, "avx512bf16") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_HALF);
-    return strcmp(ops->level, "amx") == 0 ? MAX(c->bound, 4 * BOUND_LINEAR_PAIR) : c->bound;
+    const bool half = moe_has(c, DTYPE_BF16), pair = half || moe_has(c, DTYPE_F16);
+    if (half && strcmp(ops->level, "avx512bf16") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_HALF);
+    if (pair && strcmp(ops->level, "amx") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_PAIR);
+    return c->bound;
 }
 
 static void moe_matches_ref(void **state) {

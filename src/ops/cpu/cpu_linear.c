@@ -48,7 +48,8 @@ bool cpu_linear_same_quant(const LinearFormat *a, const LinearFormat *b) {
 }
 
 bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w) {
-    return kernels->half != NULL && w->t.dtype == DTYPE_BF16;
+    return kernels->half != NULL &&
+           (w->t.dtype == DTYPE_BF16 || (w->t.dtype == DTYPE_F16 && kernels->half->has_f16));
 }
 
 size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k) {
@@ -85,7 +86,8 @@ static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUn
     if (unit->half != NULL) {
         const LinearHalf *half = kernels->half;
         int64_t rows = half->unit_bytes / (2 * ALIGN_UP(unit->k, (int64_t)32)) / 16 * 16;
-        int64_t most = unit->n_tokens > half->few_tokens ? half->unit_rows : LINEAR_PLAIN_ROWS;
+        int64_t many = half->unit_rows / (unit->dtype == DTYPE_F16 ? 2 : 1);
+        int64_t most = unit->n_tokens > half->few_tokens ? many : LINEAR_PLAIN_ROWS;
         return MIN(MAX(rows, (int64_t)16), most);
     }
     int64_t n = LINEAR_UNIT_BYTES / (4 * ALIGN_UP(unit->k, (int64_t)512)) / 8 * 8;
@@ -199,7 +201,7 @@ typedef struct LinearInput {
     LinearQuant *quant[LINEAR_PARTS_MAX];
     int32_t n_formats;
     const LinearTile *half_tiles;
-    uint8_t *half; /* or NULL */
+    uint8_t *half[2]; /* for BF16 and for F16, or NULL */
 } LinearInput;
 
 static void cpu_linear_quantize_task(void *context, int64_t task, int32_t thread) {
@@ -221,8 +223,10 @@ static void cpu_linear_round_task(void *context, int64_t task, int32_t thread) {
     int64_t k = input->x->shape[1];
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = ops_row(input->x, tile->first + t);
-    input->kernels->half->round(
-        x, tile->n_tokens, k, input->half + cpu_linear_half_offset(input->kernels, tile->first, k));
+    int64_t at = cpu_linear_half_offset(input->kernels, tile->first, k);
+    for (int32_t f16 = 0; f16 < 2; f16++)
+        if (input->half[f16] != NULL)
+            input->kernels->half->round(x, tile->n_tokens, k, f16, input->half[f16] + at);
 }
 
 /* The input's quantized activations for a format, added when they are not there yet. */
@@ -238,11 +242,11 @@ static const LinearQuant *cpu_linear_quant_of(LinearInput *input, const LinearFo
 }
 
 /* The input's rounded activations, added when they are not there yet. */
-static const uint8_t *cpu_linear_half_of(LinearInput *input, OpsScratch *scratch) {
-    if (input->half == NULL)
-        input->half = ops_scratch_take(
+static const uint8_t *cpu_linear_half_of(LinearInput *input, bool f16, OpsScratch *scratch) {
+    if (input->half[f16] == NULL)
+        input->half[f16] = ops_scratch_take(
             scratch, cpu_linear_half_bytes(input->x->shape[0], input->x->shape[1]));
-    return input->half;
+    return input->half[f16];
 }
 
 static size_t cpu_linear_tiles_bytes(int64_t n_tokens) {
@@ -268,7 +272,8 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
         unit->x = args->x.data;
         unit->x_stride = args->x.stride[0];
         if (format != NULL) unit->q = cpu_linear_quant_of(&input, format, &scratch);
-        if (cpu_linear_is_half(kernels, part->w)) unit->half = cpu_linear_half_of(&input, &scratch);
+        if (cpu_linear_is_half(kernels, part->w))
+            unit->half = cpu_linear_half_of(&input, unit->dtype == DTYPE_F16, &scratch);
         unit->bias = part->bias;
         unit->out = part->out.data;
         unit->out_stride = part->out.stride[0];
@@ -279,7 +284,7 @@ static void cpu_linear(const LinearKernels *kernels, OpCtx *ctx, const LinearArg
         int64_t n_tiles = cpu_linear_tiles(0, n_tokens, cpu_linear_tile, tiles);
         pool_run(pool, n_tiles, cpu_linear_quantize_task, &input);
     }
-    if (input.half != NULL) {
+    if (input.half[0] != NULL || input.half[1] != NULL) {
         int64_t n_tiles = cpu_linear_tiles(0, n_tokens, kernels->half->tile, half_tiles);
         pool_run(pool, n_tiles, cpu_linear_round_task, &input);
     }
@@ -308,6 +313,6 @@ size_t cpu_linear_scratch_bytes(const OpsLimits *limits, int32_t n_threads) {
     int64_t k = ALIGN_UP(MAX(limits->k_max, (int64_t)1), (int64_t)32);
     return 2 * cpu_linear_tiles_bytes(limits->n_tokens_max) +
            LINEAR_PARTS_MAX * cpu_linear_quant_bytes(limits->n_tokens_max, k) +
-           cpu_linear_half_bytes(limits->n_tokens_max, k) +
+           2 * cpu_linear_half_bytes(limits->n_tokens_max, k) +
            cpu_linear_thread_bytes(k) * (size_t)n_threads;
 }

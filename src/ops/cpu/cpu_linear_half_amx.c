@@ -1,42 +1,51 @@
-/* cpu_linear_half_amx: BF16 weights times activations as pairs of bf16 numbers, on AMX tiles.
+/* cpu_linear_half_amx: BF16 and F16 weights times activations as pairs of bf16, on AMX tiles.
  *
  * An activation x is hi + lo: bf16(x) and bf16(x - hi), 16 significant bits in all, so that a
- * product is as good as one of f32 activations to 2^-17. Every output element has one f32
- * accumulator of a tile: run after run of 32 along k it adds the run's products with hi, then those
- * with lo, each in the order of TDPBF16PS. One row and many take the same instructions in the same
- * order, so that the bits do not depend on the batch.
+ * product is as good as one of f32 activations to 2^-17. An F16 weight is exact as two bf16: its
+ * first 8 significant bits and the other 3; the product of the two lo is left out. Every output
+ * element has one f32 accumulator of a tile: run after run of 32 along k it adds the run's
+ * products, BF16's with hi and with lo, F16's hi times lo, hi times hi and lo times hi, each in the
+ * order of TDPBF16PS. One row and many take the same instructions in the same order, so that the
+ * bits do not depend on the batch.
  *
- * The weights are the left matrix, 16 rows x 32 elements, and need no other layout than the file's;
- * the activations are the right one: run after run, pair after pair of elements, the pairs of all
- * tokens of the tile side by side.
+ * The weights are the left matrix, 16 rows x 32 elements, BF16 in the file's layout, F16 split to
+ * two tiles; the activations are the right one: run after run, pair after pair of elements, the
+ * pairs of all tokens of the tile side by side. Neighbours are a pair, for F16 elements i and
+ * i + 16, which is how its split leaves them without a shuffle.
  *
  *   C [16 rows x 16 tokens] += A [16 rows x 32 of k] * B [16 pairs of k x 16 tokens x 2]
  *
- * Up to AMX_DIRECT_TOKENS the tiles are loaded from the file's place, 16 rows at a time; more: k is
- * walked in blocks, whose rows are copied to L2. The activations of 32 tokens stay in L1 while the
- * rows pass by: 2 x 2 tiles use each load twice (hi and lo make it 8 products for 6 loads), then
- * wait in L2 for the next block. The next tokens' and the next block's bytes are asked for ahead.
+ * Up to AMX_DIRECT_TOKENS the rows are read in the file's place, 16 at a time, F16 split a run
+ * ahead of its products; more: k is walked in blocks, whose rows are copied, or split, to L2. The
+ * activations of 32 tokens stay in L1 while the rows pass by: 2 x 2 tiles use each load twice (8
+ * products for 6 loads, F16 12 for 8), then wait in L2 for the next block. The next tokens' and the
+ * next block's bytes are asked for ahead.
  */
 #include <immintrin.h>
 
 #include "ops/cpu/cpu_linear_priv.h"
 #include "ops/cpu/cpu_tile_amx.h"
+#include "ops/cpu/cpu_unroll.h"
 #include "ops/cpu/cpu_vec_avx512.h"
+
+#define AMX_INLINE inline __attribute__((always_inline))
 
 enum {
     AMX_ROWS = 16,   /* of a tile */
     AMX_TOKENS = 16, /* of a tile */
     AMX_RUN = 32,    /* elements of k that a tile has */
     AMX_RUN_BYTES = 64,
+    AMX_TILE_BYTES = AMX_ROWS * AMX_RUN_BYTES,
     AMX_DIRECT_TOKENS = 32,
     AMX_TOKEN_BYTES = 2 * AMX_RUN_BYTES, /* hi and lo */
     AMX_PREFETCH_BYTES = 4096,
     AMX_BLOCK_RUNS = 8,    /* of a block of k: 32 KB of activations of 32 tokens, hi and lo */
     AMX_PASS_TOKENS = 512, /* whose accumulators are kept, [tokens][rows] */
+    AMX_UNIT_ROWS = LINEAR_HALF_ROWS_MAX, /* of BF16, half as many of F16 */
     AMX_ACC_FLOATS = 4 * AMX_ROWS * AMX_TOKENS,
-    AMX_COPY_BYTES = LINEAR_HALF_ROWS_MAX * AMX_BLOCK_RUNS * AMX_RUN_BYTES,
+    AMX_COPY_BYTES = AMX_UNIT_ROWS * AMX_BLOCK_RUNS * AMX_RUN_BYTES,
 };
-_Static_assert(AMX_COPY_BYTES + AMX_PASS_TOKENS * LINEAR_HALF_ROWS_MAX * 4 <= LINEAR_UNIT_BYTES,
+_Static_assert(AMX_COPY_BYTES + AMX_PASS_TOKENS * AMX_UNIT_ROWS * 4 <= LINEAR_UNIT_BYTES,
                "scratch");
 
 /* C of two row tiles times two token tiles: 0 and 1 the first rows, 2 and 3 the second. 4 and 5: A.
@@ -55,6 +64,21 @@ static void amx_configure(int64_t n_rows, int64_t n_tokens) {
     tile_configure(&config);
 }
 
+/* C of one row tile times two token tiles: 0 and 1. A: 4, and F16's lo 5. B of the first tokens: 6
+ * and 7, hi and lo; of the second: 2 and 3. */
+static void amx_configure_direct(int64_t n_rows, int64_t n_tokens) {
+    _Alignas(CACHE_LINE) TileConfig config = {.palette = 1};
+    for (int i = 0; i < 2; i++) {
+        int64_t tokens = MIN(n_tokens - i * AMX_TOKENS, (int64_t)AMX_TOKENS);
+        tokens = MAX(tokens, (int64_t)1);
+        tile_shape(&config, i, n_rows, 4 * tokens);
+        tile_shape(&config, 4 + i, n_rows, AMX_RUN_BYTES);
+        tile_shape(&config, i == 0 ? 6 : 2, AMX_RUN / 2, 4 * tokens);
+        tile_shape(&config, i == 0 ? 7 : 3, AMX_RUN / 2, 4 * tokens);
+    }
+    tile_configure(&config);
+}
+
 /* Lines that will be needed later: so many with each run. */
 typedef struct AmxAsk {
     const uint8_t *next;
@@ -68,51 +92,73 @@ typedef struct AmxWalk {
     const uint8_t *x[2]; /* of the token tiles */
     int64_t x_step[2];   /* bytes of a run: hi, then lo */
     int64_t n_runs;
-    int64_t ahead; /* bytes from a row's place to what is asked for; 0: nothing */
     AmxAsk ask[2]; /* what else to ask for */
 } AmxWalk;
 
-static inline __attribute__((always_inline)) void amx_walk(AmxWalk *walk, bool two_rows,
-                                                           bool two_tokens) {
-    int64_t stride[2] = {walk->x_step[0] / 32, walk->x_step[1] / 32};
-    for (int64_t i = 0; i < walk->n_runs; i++) {
-        if (walk->ahead != 0)
-            for (int64_t r = 0; r < AMX_ROWS; r++)
-                _mm_prefetch((const char *)walk->w[0] + r * walk->row_step + walk->ahead,
-                             _MM_HINT_T1);
+/* BF16: a run's products with hi, then those with lo. F16: its hi times lo, hi times hi, lo times
+ * hi. What the next products need is loaded among those before: two or more of them stand between a
+ * load and its use. */
+static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two_tokens) {
+    const uint8_t *w[2] = {walk->w[0], walk->w[1]}, *x[2] = {walk->x[0], walk->x[1]};
+    int64_t stride[2], first[2], second[2];
+    for (int t = 0; t < 2; t++) {
+        stride[t] = walk->x_step[t] / 32;
+        first[t] = f16 ? walk->x_step[t] / 2 : 0;
+        second[t] = walk->x_step[t] / 2 - first[t];
+    }
+    TILE_LOAD(4, w[0], AMX_RUN_BYTES);
+    if (two_rows) TILE_LOAD(5, w[1], AMX_RUN_BYTES);
+    TILE_LOAD(6, x[0] + first[0], stride[0]);
+    if (two_tokens) TILE_LOAD(7, x[1] + first[1], stride[1]);
+    for (int64_t left = walk->n_runs - 1; left >= 0; left--) {
         for (int a = 0; a < 2; a++)
             for (int64_t n = 0; n < walk->ask[a].n_lines; n++, walk->ask[a].next += CACHE_LINE)
                 _mm_prefetch((const char *)walk->ask[a].next, _MM_HINT_T1);
-        TILE_LOAD(4, walk->w[0], walk->row_step);
-        TILE_LOAD(6, walk->x[0], stride[0]);
-        TILE_DOT_BF16(0, 4, 6);
-        if (two_rows) TILE_LOAD(5, walk->w[1], walk->row_step);
-        if (two_rows) TILE_DOT_BF16(2, 5, 6);
-        if (two_tokens) TILE_LOAD(7, walk->x[1], stride[1]);
-        if (two_tokens) TILE_DOT_BF16(1, 4, 7);
-        if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
-        TILE_LOAD(6, walk->x[0] + walk->x_step[0] / 2, stride[0]);
         TILE_DOT_BF16(0, 4, 6);
         if (two_rows) TILE_DOT_BF16(2, 5, 6);
-        if (two_tokens) TILE_LOAD(7, walk->x[1] + walk->x_step[1] / 2, stride[1]);
+        TILE_LOAD(6, x[0] + second[0], stride[0]);
         if (two_tokens) TILE_DOT_BF16(1, 4, 7);
         if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
-        walk->w[0] += walk->run_step;
-        walk->w[1] += walk->run_step;
-        walk->x[0] += walk->x_step[0];
-        walk->x[1] += walk->x_step[1];
+        if (two_tokens) TILE_LOAD(7, x[1] + second[1], stride[1]);
+        if (f16) {
+            TILE_DOT_BF16(0, 4, 6);
+            if (two_rows) TILE_DOT_BF16(2, 5, 6);
+            if (two_tokens) TILE_DOT_BF16(1, 4, 7);
+            TILE_LOAD(4, w[0] + AMX_TILE_BYTES, AMX_RUN_BYTES);
+            if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
+            if (two_rows) TILE_LOAD(5, w[1] + AMX_TILE_BYTES, AMX_RUN_BYTES);
+        }
+        for (int i = 0; i < 2 && left > 0; i++) { /* the last run is loaded again */
+            w[i] += walk->run_step;
+            x[i] += walk->x_step[i];
+        }
+        TILE_DOT_BF16(0, 4, 6);
+        if (two_rows) TILE_DOT_BF16(2, 5, 6);
+        TILE_LOAD(6, x[0] + first[0], stride[0]);
+        if (two_tokens) TILE_DOT_BF16(1, 4, 7);
+        TILE_LOAD(4, w[0], AMX_RUN_BYTES);
+        if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
+        if (two_rows) TILE_LOAD(5, w[1], AMX_RUN_BYTES);
+        if (two_tokens) TILE_LOAD(7, x[1] + first[1], stride[1]);
     }
 }
 
-static void amx_walk_any(AmxWalk *walk, bool two_rows, bool two_tokens) {
+static AMX_INLINE void amx_walk_tiles(AmxWalk *walk, bool f16, bool two_rows, bool two_tokens) {
     if (two_rows && two_tokens)
-        amx_walk(walk, true, true);
+        amx_walk(walk, f16, true, true);
     else if (two_rows)
-        amx_walk(walk, true, false);
+        amx_walk(walk, f16, true, false);
     else if (two_tokens)
-        amx_walk(walk, false, true);
+        amx_walk(walk, f16, false, true);
     else
-        amx_walk(walk, false, false);
+        amx_walk(walk, f16, false, false);
+}
+
+static void amx_walk_any(AmxWalk *walk, bool f16, bool two_rows, bool two_tokens) {
+    if (f16)
+        amx_walk_tiles(walk, true, two_rows, two_tokens);
+    else
+        amx_walk_tiles(walk, false, two_rows, two_tokens);
 }
 
 static void amx_zero(void) {
@@ -176,61 +222,171 @@ static void amx_tokens(const LinearUnit *unit, int64_t token, int64_t n_tokens, 
 }
 
 /* n elements of n_rows rows, zeros after them, as a tile. */
-static void amx_tail(const uint8_t *w, int64_t row_step, int64_t n_rows, int64_t n,
-                     uint8_t tile[AMX_ROWS * AMX_RUN_BYTES]) {
-    memset(tile, 0, AMX_ROWS * AMX_RUN_BYTES);
+static AMX_INLINE void amx_part(const uint8_t *w, int64_t row_step, int64_t n_rows, int64_t n,
+                                uint8_t *tile) {
+    const __mmask32 mask = (__mmask32)((1ull << n) - 1);
     for (int64_t r = 0; r < n_rows; r++)
-        memcpy(tile + r * AMX_RUN_BYTES, w + r * row_step, 2 * (size_t)n);
+        _mm512_store_si512(tile + r * AMX_RUN_BYTES,
+                           _mm512_maskz_loadu_epi16(mask, w + r * row_step));
+}
+
+/* A row of n F16 elements, zeros after them, as rows of two tiles of bf16: the first 8 significant
+ * bits, then the other 3. Elements i and i + 16 are a pair. */
+static AMX_INLINE void amx_split_row(const uint8_t *w, int64_t n, uint8_t *tiles) {
+    const __m512i top = _mm512_set1_epi32((int)0xffff0000);
+    const __mmask32 mask = (__mmask32)((1ull << n) - 1);
+    __m512i x[2], rest[2];
+    for (int i = 0; i < 2; i++) {
+        __m256i half = n == AMX_RUN
+                           ? _mm256_loadu_si256((const void *)(w + 32 * i))
+                           : _mm256_maskz_loadu_epi16((__mmask16)(mask >> 16 * i), w + 32 * i);
+        __m512 v = _mm512_cvtph_ps(half);
+        x[i] = _mm512_castps_si512(v);
+        __m512 hi = _mm512_castsi512_ps(_mm512_and_si512(x[i], top));
+        rest[i] = _mm512_castps_si512(_mm512_sub_ps(v, hi));
+    }
+    /* top ? the second : the first, moved down. */
+    __m512i hi = _mm512_ternarylogic_epi32(top, x[1], _mm512_srli_epi32(x[0], 16), 0xca);
+    __m512i lo = _mm512_ternarylogic_epi32(top, rest[1], _mm512_srli_epi32(rest[0], 16), 0xca);
+    _mm512_store_si512(tiles, hi);
+    _mm512_store_si512(tiles + AMX_TILE_BYTES, lo);
+}
+
+static void amx_split(const uint8_t *w, int64_t row_step, int64_t n_rows, int64_t n,
+                      uint8_t *tiles) {
+    for (int64_t r = 0; r < n_rows; r++)
+        amx_split_row(w + r * row_step, n, tiles + r * AMX_RUN_BYTES);
+}
+
+/* Rows 4 * part .. of a whole run, and what is asked for with them. */
+static AMX_INLINE void amx_split_part(const uint8_t *w, int64_t row_step, int64_t ask, int part,
+                                      uint8_t *tiles) {
+    CPU_UNROLL(4)
+    for (int r = 4 * part; r < 4 * part + 4; r++) {
+        _mm_prefetch((const char *)w + r * row_step + ask, _MM_HINT_T1);
+        amx_split_row(w + r * row_step, AMX_RUN, tiles + r * AMX_RUN_BYTES);
+    }
+}
+
+/* amx_run_direct of F16 with one token tile, while another run is split: in turns, so that neither
+ * waits for the other. */
+static AMX_INLINE void amx_run_split(const AmxWalk *walk, const uint8_t *w, int64_t row_step,
+                                     int64_t ask, uint8_t *tiles) {
+    const int64_t stride = walk->x_step[0] / 32;
+    TILE_LOAD(4, walk->w[0], AMX_RUN_BYTES);
+    TILE_LOAD(7, walk->x[0] + walk->x_step[0] / 2, stride);
+    amx_split_part(w, row_step, ask, 0, tiles);
+    TILE_LOAD(6, walk->x[0], stride);
+    TILE_DOT_BF16(0, 4, 7);
+    amx_split_part(w, row_step, ask, 1, tiles);
+    TILE_LOAD(5, walk->w[0] + AMX_TILE_BYTES, AMX_RUN_BYTES);
+    TILE_DOT_BF16(0, 4, 6);
+    amx_split_part(w, row_step, ask, 2, tiles);
+    TILE_DOT_BF16(0, 5, 6);
+    amx_split_part(w, row_step, ask, 3, tiles);
+}
+
+/* A run of one row tile: all loads, then all products, in amx_walk's order of additions. */
+static AMX_INLINE void amx_run_direct(const AmxWalk *walk, bool f16, bool two_tokens) {
+    const int64_t stride[2] = {walk->x_step[0] / 32, walk->x_step[1] / 32};
+    TILE_LOAD(4, walk->w[0], walk->row_step);
+    if (f16) TILE_LOAD(5, walk->w[0] + AMX_TILE_BYTES, walk->row_step);
+    TILE_LOAD(6, walk->x[0], stride[0]);
+    TILE_LOAD(7, walk->x[0] + walk->x_step[0] / 2, stride[0]);
+    if (two_tokens) TILE_LOAD(2, walk->x[1], stride[1]);
+    if (two_tokens) TILE_LOAD(3, walk->x[1] + walk->x_step[1] / 2, stride[1]);
+    if (f16) {
+        TILE_DOT_BF16(0, 4, 7);
+        if (two_tokens) TILE_DOT_BF16(1, 4, 3);
+    }
+    TILE_DOT_BF16(0, 4, 6);
+    if (two_tokens) TILE_DOT_BF16(1, 4, 2);
+    if (f16) {
+        TILE_DOT_BF16(0, 5, 6);
+        if (two_tokens) TILE_DOT_BF16(1, 5, 2);
+    } else {
+        TILE_DOT_BF16(0, 4, 7);
+        if (two_tokens) TILE_DOT_BF16(1, 4, 3);
+    }
 }
 
 /* Up to 16 rows from `row` in the file's place, all tokens; while they end, the bytes of the next
- * are asked for. */
-static void amx_direct_rows(const LinearUnit *unit, int64_t row, int64_t n_rows) {
-    bool two_tokens = unit->n_tokens > AMX_TOKENS;
-    int64_t n_runs = unit->k / AMX_RUN, tail = unit->k % AMX_RUN, row_bytes = 2 * unit->k;
-    int64_t ahead = MIN(row_bytes, (int64_t)AMX_PREFETCH_BYTES);
-    AmxWalk walk = {.row_step = unit->w_stride, .run_step = AMX_RUN_BYTES, .ahead = ahead};
-    walk.w[0] = walk.w[1] = unit->w + row * unit->w_stride;
-    walk.n_runs = MAX(n_runs - ahead / AMX_RUN_BYTES, (int64_t)0);
+ * are asked for. F16 is split a run ahead of its products. */
+static AMX_INLINE void amx_direct_rows(const LinearUnit *unit, int64_t row, int64_t n_rows,
+                                       bool f16, bool two_tokens) {
+    enum { AHEAD = 1, SLOTS = 4, SLOT_BYTES = 2 * AMX_TILE_BYTES };
+    const int64_t n_runs = DIV_UP(unit->k, AMX_RUN), row_bytes = 2 * unit->k;
+    const int64_t ahead = MIN(row_bytes, (int64_t)AMX_PREFETCH_BYTES);
+    const uint8_t *w = unit->w + row * unit->w_stride;
+    uint8_t *slots = unit->scratch;
+    AmxWalk walk = {.row_step = AMX_RUN_BYTES};
     amx_tokens(unit, 0, unit->n_tokens, &walk);
-    amx_zero();
-    amx_walk_any(&walk, false, two_tokens);
-    walk.n_runs = n_runs - walk.n_runs;
-    walk.ahead = AMX_ROWS * unit->w_stride + ahead - row_bytes;
-    amx_walk_any(&walk, false, two_tokens);
-    if (tail > 0) {
-        _Alignas(CACHE_LINE) uint8_t tile[AMX_ROWS * AMX_RUN_BYTES];
-        amx_tail(walk.w[0], unit->w_stride, n_rows, tail, tile);
-        walk.w[0] = tile;
-        walk.row_step = AMX_RUN_BYTES;
-        walk.n_runs = 1;
-        walk.ahead = 0;
-        amx_walk_any(&walk, false, two_tokens);
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    for (int64_t i = f16 ? -AHEAD : 0; i < n_runs; i++) {
+        const int64_t run = f16 ? i + AHEAD : i, at = run * AMX_RUN_BYTES;
+        const int64_t n = MIN(unit->k - run * AMX_RUN, (int64_t)AMX_RUN);
+        const int64_t ask =
+            ahead + (at + ahead < row_bytes ? 0 : AMX_ROWS * unit->w_stride - row_bytes);
+        uint8_t *slot = slots + run % SLOTS * SLOT_BYTES;
+        if (f16 && i >= 0) walk.w[0] = slots + i % SLOTS * SLOT_BYTES;
+        if (f16 && !two_tokens && i >= 0 && n == AMX_RUN && n_rows == AMX_ROWS) {
+            amx_run_split(&walk, w + at, unit->w_stride, ask, slot);
+        } else {
+            if (run < n_runs) {
+                for (int64_t r = 0; r < AMX_ROWS; r++)
+                    _mm_prefetch((const char *)w + at + r * unit->w_stride + ask, _MM_HINT_T1);
+                if (f16)
+                    amx_split(w + at, unit->w_stride, n_rows, n, slot);
+                else if (n < AMX_RUN)
+                    amx_part(w + at, unit->w_stride, n_rows, n, slot);
+                walk.row_step = !f16 && n == AMX_RUN ? unit->w_stride : AMX_RUN_BYTES;
+                if (!f16) walk.w[0] = n == AMX_RUN ? w + at : slot;
+            }
+            if (i < 0) continue;
+            amx_run_direct(&walk, f16, two_tokens);
+        }
+        walk.x[0] += walk.x_step[0];
+        walk.x[1] += walk.x_step[1];
     }
-    amx_store_all(unit, 0, unit->n_tokens, row, n_rows);
+    _Alignas(CACHE_LINE) float c[2][AMX_ROWS * AMX_TOKENS] = {{0}};
+    TILE_STORE(0, c[0], 4 * AMX_TOKENS);
+    if (two_tokens) TILE_STORE(1, c[1], 4 * AMX_TOKENS);
+    for (int64_t t = 0; t < unit->n_tokens; t += AMX_TOKENS)
+        amx_store(unit, c[t / AMX_TOKENS], t, MIN(unit->n_tokens - t, (int64_t)AMX_TOKENS), row,
+                  n_rows);
 }
 
 static void amx_direct(const LinearUnit *unit) {
+    const bool f16 = unit->dtype == DTYPE_F16, two_tokens = unit->n_tokens > AMX_TOKENS;
     for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
         int64_t n_rows = MIN(unit->n_rows - row, (int64_t)AMX_ROWS);
-        if (row == 0 || n_rows < AMX_ROWS) amx_configure(n_rows, unit->n_tokens);
-        amx_direct_rows(unit, row, n_rows);
+        if (row == 0 || n_rows < AMX_ROWS) amx_configure_direct(n_rows, unit->n_tokens);
+        if (f16 && two_tokens)
+            amx_direct_rows(unit, row, n_rows, true, true);
+        else if (f16)
+            amx_direct_rows(unit, row, n_rows, true, false);
+        else if (two_tokens)
+            amx_direct_rows(unit, row, n_rows, false, true);
+        else
+            amx_direct_rows(unit, row, n_rows, false, false);
     }
 }
 
-/* n_runs of the unit's rows from a run as [16 rows][run][row], zeros where rows or elements end. */
+/* n_runs of the unit's rows from a run as [16 rows][run][row], F16 split: [hi, lo][row]. */
 static void amx_copy(const LinearUnit *unit, int64_t run, int64_t n_runs, uint8_t *out) {
     const int64_t end = MIN(unit->k, (run + n_runs) * AMX_RUN);
     for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
-        for (int64_t i = run * AMX_RUN; i < end; i += AMX_RUN) {
+        const int64_t n_rows = MIN(unit->n_rows - row, (int64_t)AMX_ROWS);
+        const uint8_t *w = unit->w + row * unit->w_stride;
+        for (int64_t i = run * AMX_RUN; i < end; i += AMX_RUN, out += AMX_TILE_BYTES) {
             int64_t n = MIN(unit->k - i, (int64_t)AMX_RUN);
-            __mmask32 mask = (__mmask32)((1ull << n) - 1);
-            for (int64_t r = row; r < row + AMX_ROWS; r++, out += AMX_RUN_BYTES) {
-                __m512i v = _mm512_setzero_si512();
-                if (r < unit->n_rows)
-                    v = _mm512_maskz_loadu_epi16(mask, unit->w + r * unit->w_stride + 2 * i);
-                _mm512_store_si512(out, v);
+            if (unit->dtype == DTYPE_F16) {
+                amx_split(w + 2 * i, unit->w_stride, n_rows, n, out);
+                out += AMX_TILE_BYTES;
+                continue;
             }
+            amx_part(w + 2 * i, unit->w_stride, n_rows, n, out);
         }
     }
 }
@@ -268,15 +424,15 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
     const LinearUnit *unit = block->unit;
     const int64_t pair = 2 * AMX_ROWS, n_pairs = DIV_UP(unit->n_rows, pair);
     const int64_t n_turns = n_pairs * DIV_UP(block->n_tokens, 2 * AMX_TOKENS);
+    const bool f16 = unit->dtype == DTYPE_F16;
+    const int64_t run_bytes = f16 ? 2 * AMX_TILE_BYTES : AMX_TILE_BYTES;
     const int64_t tile_bytes = AMX_TOKENS * DIV_UP(unit->k, AMX_RUN) * AMX_TOKEN_BYTES;
     float *acc = block->acc + t / (2 * AMX_TOKENS) * n_pairs * AMX_ACC_FLOATS;
     for (int64_t row = 0; row < unit->n_rows; row += pair, acc += AMX_ACC_FLOATS) {
         const int64_t n_rows = MIN(unit->n_rows - row, pair), turn = row / pair;
-        AmxWalk walk = {.row_step = AMX_RUN_BYTES,
-                        .run_step = AMX_ROWS * AMX_RUN_BYTES,
-                        .n_runs = block->n_runs};
-        walk.w[0] = block->copy + row * block->n_runs * AMX_RUN_BYTES;
-        walk.w[1] = walk.w[0] + AMX_ROWS * block->n_runs * AMX_RUN_BYTES;
+        AmxWalk walk = {.row_step = AMX_RUN_BYTES, .run_step = run_bytes, .n_runs = block->n_runs};
+        walk.w[0] = block->copy + row / AMX_ROWS * block->n_runs * run_bytes;
+        walk.w[1] = walk.w[0] + block->n_runs * run_bytes;
         amx_tokens(unit, block->token + t, n_tokens, &walk);
         for (int i = 0; i < 2; i++) {
             walk.x[i] += block->run * walk.x_step[i];
@@ -291,7 +447,7 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
             amx_load_all(acc);
         else
             amx_zero();
-        amx_walk_any(&walk, n_rows > AMX_ROWS, n_tokens > AMX_TOKENS);
+        amx_walk_any(&walk, f16, n_rows > AMX_ROWS, n_tokens > AMX_TOKENS);
         if (block->run + block->n_runs < DIV_UP(unit->k, AMX_RUN))
             amx_keep_all(acc);
         else
@@ -329,7 +485,17 @@ static int32_t amx_tile(int64_t tokens_left) {
     return (int32_t)MIN(tokens_left, (int64_t)AMX_TOKENS);
 }
 
-static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out) {
+/* The pairs of a run as 16 words each of two bf16; for F16 elements i and i + 16. */
+static AMX_INLINE void amx_pairs(__m512i v, bool f16, uint32_t pairs[AMX_RUN / 2]) {
+    if (f16) {
+        __m512i second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1));
+        v = _mm512_or_si512(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)),
+                            _mm512_slli_epi32(second, 16));
+    }
+    _mm512_storeu_si512(pairs, v);
+}
+
+static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out) {
     for (int64_t i = 0; i < k; i += AMX_RUN, out += n_tokens * AMX_TOKEN_BYTES) {
         int64_t n = MIN(k - i, (int64_t)AMX_RUN);
         __mmask32 mask = (__mmask32)((1ull << n) - 1);
@@ -341,8 +507,8 @@ static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_
             high = _mm512_sub_ps(high, vec_from_bf16(_mm512_extracti64x4_epi64(hi, 1)));
             __m512i lo = (__m512i)_mm512_cvtne2ps_pbh(high, low);
             uint32_t pairs[2][AMX_RUN / 2];
-            _mm512_storeu_si512(pairs[0], hi);
-            _mm512_storeu_si512(pairs[1], lo);
+            amx_pairs(hi, f16, pairs[0]);
+            amx_pairs(lo, f16, pairs[1]);
             uint32_t *to = (uint32_t *)(void *)out + t;
             for (int64_t p = 0; p < AMX_RUN / 2; p++) {
                 to[p * n_tokens] = pairs[0][p];
@@ -353,8 +519,9 @@ static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_
 }
 
 const LinearHalf CPU_LINEAR_HALF_AMX = {.token_bytes = AMX_TOKEN_BYTES,
-                                        .unit_rows = LINEAR_HALF_ROWS_MAX,
+                                        .unit_rows = AMX_UNIT_ROWS,
                                         .unit_bytes = INT32_MAX,
+                                        .has_f16 = true,
                                         .few_tokens = AMX_DIRECT_TOKENS,
                                         .tile = amx_tile,
                                         .round = amx_round,

@@ -248,7 +248,8 @@ static void half_unit(const LinearUnit *unit) {
 }
 
 /* As half.h rounds, without a detour for subnormals: the products take them for zero anyway. */
-static void half_round(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out) {
+static void half_round(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out) {
+    CHECK(!f16);
     for (int64_t i = 0; i < k; i += HALF_RUN) {
         int64_t n = MIN(k - i, (int64_t)HALF_RUN);
         __mmask32 mask = (__mmask32)((1ull << n) - 1);

@@ -107,7 +107,7 @@ typedef struct LinearUnit {
     int64_t n_rows;
     int64_t n_tokens;
     const LinearQuant *q; /* block formats: the tiles of these tokens */
-    const uint8_t *half;  /* BF16 times bf16: their rounded tiles; else NULL */
+    const uint8_t *half;  /* BF16 (F16) times bf16: their rounded tiles; else NULL */
     const float *x;       /* other plain formats: their rows */
     int64_t x_stride;     /* in elements */
     const float *bias;    /* of the first row, or NULL */
@@ -145,10 +145,11 @@ enum { LINEAR_TILES_TOKENS = 516, LINEAR_TILES_ROWS = 128 };
 typedef struct LinearHalf {
     int32_t token_bytes;                  /* of a token's run of 32 */
     int32_t unit_rows, unit_bytes;        /* of a task, at most: what L2 holds beside activations */
+    bool has_f16;                         /* F16 weights as well, in half as many rows */
     int32_t few_tokens;                   /* so many are multiplied with the rows in place */
     int32_t (*tile)(int64_t tokens_left); /* tokens of the next tile */
-    /* Rounds a tile's rows of k elements; zeros where k ends. */
-    void (*round)(const float *const *x, int32_t n_tokens, int64_t k, uint8_t *out);
+    /* Rounds a tile's rows of k elements, for BF16 or for F16 weights; zeros where k ends. */
+    void (*round)(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out);
     void (*unit)(const LinearUnit *unit); /* the file's rows */
 } LinearHalf;
 

@@ -29,9 +29,9 @@ typedef struct MoePass {
     LinearTile *half_tiles; /* the same for rounded rows, on levels that have them */
     int32_t *half_tile_expert;
     int64_t n_half_tiles;
-    float *x, *gate, *up, *down;         /* [n_pairs][dim | ff | ff | dim] */
-    LinearQuant *q_gate, *q_up, *q_down; /* quantized inputs */
-    uint8_t *half_x, *half_hidden;       /* rounded inputs, of gate and up and of down */
+    float *x, *gate, *up, *down;              /* [n_pairs][dim | ff | ff | dim] */
+    LinearQuant *q_gate, *q_up, *q_down;      /* quantized inputs */
+    uint8_t *half_gate, *half_up, *half_down; /* rounded inputs */
     LinearPlan *plan;
     void *thread_scratch;
     size_t thread_bytes;
@@ -61,8 +61,9 @@ static void cpu_moe_take(MoePass *p, OpsScratch *scratch, int64_t n_tokens, int3
     p->q_gate = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->dim));
     p->q_up = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->dim));
     p->q_down = ops_scratch_take(scratch, cpu_linear_quant_bytes(n_pairs, p->ff));
-    p->half_x = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->dim));
-    p->half_hidden = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->ff));
+    p->half_gate = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->dim));
+    p->half_up = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->dim));
+    p->half_down = ops_scratch_take(scratch, cpu_linear_half_bytes(n_pairs, p->ff));
     p->plan = ops_scratch_take(scratch, (size_t)(2 * n_touched) * sizeof *p->plan);
     p->thread_bytes = cpu_linear_thread_bytes(MAX(p->dim, p->ff));
     p->thread_scratch = ops_scratch_take(scratch, p->thread_bytes * (size_t)n_threads);
@@ -149,20 +150,31 @@ static void cpu_moe_hidden_task(void *context, int64_t task, int32_t thread) {
     p->kernels->quantize(down, x, tile->n_tokens, p->ff, p->q_down + tile->first * (p->ff / 32));
 }
 
+/* Whether up reads the rows that were rounded for gate. */
+static bool cpu_moe_same_half(const Weight *gate, const Weight *up) {
+    return gate->t.dtype == up->t.dtype;
+}
+
 /* A tile's rows of x, rounded for the expert's gate and up. */
 static void cpu_moe_round_input_task(void *context, int64_t task, int32_t thread) {
     (void)thread;
     const MoePass *p = context;
     const LinearTile *tile = &p->half_tiles[task];
     int32_t expert = p->half_tile_expert[task];
-    if (!cpu_linear_is_half(p->kernels, &p->args->gate[expert]) &&
-        !cpu_linear_is_half(p->kernels, &p->args->up[expert]))
-        return;
+    const Weight *gate = &p->args->gate[expert], *up = &p->args->up[expert];
+    bool half_gate = cpu_linear_is_half(p->kernels, gate);
+    bool half_up = cpu_linear_is_half(p->kernels, up) && !cpu_moe_same_half(gate, up);
+    if (!half_gate && !half_up) return;
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++)
         x[t] = ops_row(&p->args->x, p->pair_token[tile->first + t]);
-    p->kernels->half->round(x, tile->n_tokens, p->dim,
-                            p->half_x + cpu_linear_half_offset(p->kernels, tile->first, p->dim));
+    int64_t at = cpu_linear_half_offset(p->kernels, tile->first, p->dim);
+    if (half_gate)
+        p->kernels->half->round(x, tile->n_tokens, p->dim, gate->t.dtype == DTYPE_F16,
+                                p->half_gate + at);
+    if (half_up)
+        p->kernels->half->round(x, tile->n_tokens, p->dim, up->t.dtype == DTYPE_F16,
+                                p->half_up + at);
 }
 
 /* A tile's rows of the hidden vector, rounded for the expert's down. */
@@ -170,12 +182,12 @@ static void cpu_moe_round_hidden_task(void *context, int64_t task, int32_t threa
     (void)thread;
     const MoePass *p = context;
     const LinearTile *tile = &p->half_tiles[task];
-    if (!cpu_linear_is_half(p->kernels, &p->args->down[p->half_tile_expert[task]])) return;
+    const Weight *down = &p->args->down[p->half_tile_expert[task]];
+    if (!cpu_linear_is_half(p->kernels, down)) return;
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = p->gate + (tile->first + t) * p->ff;
-    p->kernels->half->round(
-        x, tile->n_tokens, p->ff,
-        p->half_hidden + cpu_linear_half_offset(p->kernels, tile->first, p->ff));
+    p->kernels->half->round(x, tile->n_tokens, p->ff, down->t.dtype == DTYPE_F16,
+                            p->half_down + cpu_linear_half_offset(p->kernels, tile->first, p->ff));
 }
 
 /* The product of touched expert i's rows with one of its matrices. */
@@ -202,9 +214,10 @@ static void cpu_moe_gate_up(OpCtx *ctx, MoePass *p) {
         const LinearFormat *up_format = cpu_linear_format(up);
         bool same = gate_format != NULL && up_format != NULL &&
                     cpu_linear_same_quant(gate_format, up_format);
-        p->plan[2 * i] = cpu_moe_plan(p, i, gate, p->x, p->q_gate, p->half_x, p->gate);
+        p->plan[2 * i] = cpu_moe_plan(p, i, gate, p->x, p->q_gate, p->half_gate, p->gate);
         p->plan[2 * i + 1] =
-            cpu_moe_plan(p, i, up, p->x, same ? p->q_gate : p->q_up, p->half_x, p->up);
+            cpu_moe_plan(p, i, up, p->x, same ? p->q_gate : p->q_up,
+                         cpu_moe_same_half(gate, up) ? p->half_gate : p->half_up, p->up);
     }
     cpu_linear_run(ctx, p->kernels, p->plan, 2 * p->n_touched, p->thread_scratch, p->thread_bytes);
 }
@@ -239,7 +252,7 @@ static void cpu_moe_pass(OpCtx *ctx, MoePass *p, MoeAct *act) {
     pool_run(pool, p->n_half_tiles, cpu_moe_round_hidden_task, p);
     for (int64_t i = 0; i < p->n_touched; i++)
         p->plan[i] = cpu_moe_plan(p, i, &args->down[p->touched[i]], p->gate, p->q_down,
-                                  p->half_hidden, p->down);
+                                  p->half_down, p->down);
     cpu_linear_run(ctx, p->kernels, p->plan, p->n_touched, p->thread_scratch, p->thread_bytes);
     pool_run(pool, p->n_tokens, cpu_moe_combine_task, p);
 }
