@@ -73,15 +73,18 @@ static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const Bl
     }
 }
 
-/* Panels first .. first + n - 1 of a unit take turns after every subgroup: steady streams, not
- * bursts. */
-static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, int64_t n,
-                                         Unpack *unpack, const LinearFormat *f) {
+/* Unpacked in registers are the weights of one token, and of so many where one stream reads them. */
+enum { BLOCK_DIRECT_TOKENS = 2 };
+
+/* Panels first .. first + n - 1 of a unit, times its n_tokens (a constant) tokens, take turns after
+ * every subgroup: steady streams, not bursts. */
+static UNPACK_INLINE void block_direct_side(const LinearUnit *unit, int64_t first, int64_t n,
+                                            int n_tokens, Unpack *unpack, const LinearFormat *f) {
     const int64_t group_bytes = f->group_bytes * PACK_ROWS;
     int64_t n_groups = unit->k / (32 * f->n_subgroups);
-    UnpackF acc[LINEAR_PANELS * EXPAND_HALVES] = {{0}};
+    UnpackF acc[LINEAR_PANELS][EXPAND_HALVES][BLOCK_DIRECT_TOKENS] = {{{{0}}}};
     for (int64_t g = 0; g < n_groups; g++) {
-        const LinearQuant *q = unit->q + g * f->n_subgroups;
+        const LinearQuant *q = unit->q + g * f->n_subgroups * n_tokens;
         const uint8_t *from = unit->w + first * unit->w_stride + g * group_bytes;
         /* Of one stream the group's own lines, asked for in their order, may be all that it takes
          * to tell the processor what comes next. */
@@ -97,24 +100,31 @@ static UNPACK_INLINE void block_one_side(const LinearUnit *unit, int64_t first, 
                 for (int half = 0; half < EXPAND_HALVES; half++) {
                     UnpackGroup w;
                     unpack(group, s, half, &w);
-                    block_step(&w, 1, q + s, 1, block_shape(f), &acc[p * EXPAND_HALVES + half]);
+                    block_step(&w, 1, q + s * n_tokens, n_tokens, block_shape(f), acc[p][half]);
                 }
             }
         }
     }
     for (int64_t p = 0; p < n; p++) {
-        BlockAcc sum;
-        memcpy(sum, &acc[p * EXPAND_HALVES], sizeof sum);
-        block_store(unit, 0, (first + p) * PACK_ROWS, sum);
+        for (int t = 0; t < n_tokens; t++) {
+            BlockAcc sum;
+            for (int half = 0; half < EXPAND_HALVES; half++)
+                memcpy(sum + half * UNPACK_LANES, &acc[p][half][t], sizeof acc[p][half][t]);
+            block_store(unit, t, (first + p) * PACK_ROWS, sum);
+        }
     }
 }
 
-static UNPACK_INLINE void block_one(const LinearUnit *unit, Unpack *unpack, const LinearFormat *f) {
+static UNPACK_INLINE void block_direct(const LinearUnit *unit, Unpack *unpack,
+                                       const LinearFormat *f) {
     int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
-    if (unit->n_side == 1)
-        for (int64_t p = 0; p < n_panels; p++) block_one_side(unit, p, 1, unpack, f);
+    if (unit->n_side != 1)
+        block_direct_side(unit, 0, n_panels, 1, unpack, f);
+    else if (unit->n_tokens == 1)
+        for (int64_t p = 0; p < n_panels; p++) block_direct_side(unit, p, 1, 1, unpack, f);
     else
-        block_one_side(unit, 0, n_panels, unpack, f);
+        for (int64_t p = 0; p < n_panels; p++)
+            block_direct_side(unit, p, 1, BLOCK_DIRECT_TOKENS, unpack, f);
 }
 
 /* n groups of expanded panels, panel_bytes apart, times the tokens of a tile at q. */
@@ -303,42 +313,48 @@ static void block_many(const LinearUnit *unit, const LinearFormat *f) {
     }
 }
 
-typedef void BlockOne(const LinearUnit *unit);
+typedef void BlockDirect(const LinearUnit *unit);
 
-#define BLOCK_ONE(name, dtype)                                 \
-    static void block_one_##name(const LinearUnit *unit) {     \
-        block_one(unit, unpack_##name, &LINEAR_FORMAT[dtype]); \
+#define BLOCK_DIRECT(name, dtype)                                 \
+    static void block_direct_##name(const LinearUnit *unit) {     \
+        block_direct(unit, unpack_##name, &LINEAR_FORMAT[dtype]); \
     }
 
-BLOCK_ONE(q4_0, DTYPE_Q4_0)
-BLOCK_ONE(q4_1, DTYPE_Q4_1)
-BLOCK_ONE(q5_0, DTYPE_Q5_0)
-BLOCK_ONE(q5_1, DTYPE_Q5_1)
-BLOCK_ONE(q8_0, DTYPE_Q8_0)
-BLOCK_ONE(q2_k, DTYPE_Q2_K)
-BLOCK_ONE(q3_k, DTYPE_Q3_K)
-BLOCK_ONE(q4_k, DTYPE_Q4_K)
-BLOCK_ONE(q5_k, DTYPE_Q5_K)
-BLOCK_ONE(q6_k, DTYPE_Q6_K)
-BLOCK_ONE(iq4_nl, DTYPE_IQ4_NL)
-BLOCK_ONE(iq4_xs, DTYPE_IQ4_XS)
-BLOCK_ONE(mxfp4, DTYPE_MXFP4)
-#undef BLOCK_ONE
+BLOCK_DIRECT(q4_0, DTYPE_Q4_0)
+BLOCK_DIRECT(q4_1, DTYPE_Q4_1)
+BLOCK_DIRECT(q5_0, DTYPE_Q5_0)
+BLOCK_DIRECT(q5_1, DTYPE_Q5_1)
+BLOCK_DIRECT(q8_0, DTYPE_Q8_0)
+BLOCK_DIRECT(q2_k, DTYPE_Q2_K)
+BLOCK_DIRECT(q3_k, DTYPE_Q3_K)
+BLOCK_DIRECT(q4_k, DTYPE_Q4_K)
+BLOCK_DIRECT(q5_k, DTYPE_Q5_K)
+BLOCK_DIRECT(q6_k, DTYPE_Q6_K)
+BLOCK_DIRECT(iq4_nl, DTYPE_IQ4_NL)
+BLOCK_DIRECT(iq4_xs, DTYPE_IQ4_XS)
+BLOCK_DIRECT(mxfp4, DTYPE_MXFP4)
+#undef BLOCK_DIRECT
 
-static BlockOne *const BLOCK_ONE[DTYPE_COUNT] = {
-    [DTYPE_Q4_0] = block_one_q4_0,     [DTYPE_Q4_1] = block_one_q4_1,
-    [DTYPE_Q5_0] = block_one_q5_0,     [DTYPE_Q5_1] = block_one_q5_1,
-    [DTYPE_Q8_0] = block_one_q8_0,     [DTYPE_Q2_K] = block_one_q2_k,
-    [DTYPE_Q3_K] = block_one_q3_k,     [DTYPE_Q4_K] = block_one_q4_k,
-    [DTYPE_Q5_K] = block_one_q5_k,     [DTYPE_Q6_K] = block_one_q6_k,
-    [DTYPE_IQ4_NL] = block_one_iq4_nl, [DTYPE_IQ4_XS] = block_one_iq4_xs,
-    [DTYPE_MXFP4] = block_one_mxfp4,
+static BlockDirect *const BLOCK_DIRECT[DTYPE_COUNT] = {
+    [DTYPE_Q4_0] = block_direct_q4_0,     [DTYPE_Q4_1] = block_direct_q4_1,
+    [DTYPE_Q5_0] = block_direct_q5_0,     [DTYPE_Q5_1] = block_direct_q5_1,
+    [DTYPE_Q8_0] = block_direct_q8_0,     [DTYPE_Q2_K] = block_direct_q2_k,
+    [DTYPE_Q3_K] = block_direct_q3_k,     [DTYPE_Q4_K] = block_direct_q4_k,
+    [DTYPE_Q5_K] = block_direct_q5_k,     [DTYPE_Q6_K] = block_direct_q6_k,
+    [DTYPE_IQ4_NL] = block_direct_iq4_nl, [DTYPE_IQ4_XS] = block_direct_iq4_xs,
+    [DTYPE_MXFP4] = block_direct_mxfp4,
 };
+
+/* Two tokens, with 16 registers only where unpacking is short. */
+static bool block_is_direct(const LinearUnit *unit, const LinearFormat *f) {
+    bool two = unit->n_side == 1 && (EXPAND_HALVES == 1 || f->n_subgroups == 1);
+    return unit->n_tokens == 1 || (two && unit->n_tokens == BLOCK_DIRECT_TOKENS);
+}
 
 static void block_unit(const LinearUnit *unit) {
     const LinearFormat *f = &LINEAR_FORMAT[unit->dtype];
-    if (unit->n_tokens == 1)
-        BLOCK_ONE[unit->dtype](unit);
+    if (block_is_direct(unit, f))
+        BLOCK_DIRECT[unit->dtype](unit);
     else if (unit->n_tokens <= BLOCK_FEW_TOKENS)
         block_few(unit, f);
     else
