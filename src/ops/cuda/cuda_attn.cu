@@ -199,8 +199,9 @@ static __device__ __forceinline__ void attn_rows(const AttnParams *p, const Attn
         cuda_mma_wait<1>();
         cuda_mma_pin(s);
         attn_release(smem, k_stage, lane);
-        int32_t n_tiles = Shape::SEGMENT_TILES;
-        if (t >= CUDA_ATTN_SHORT_SEGMENTS * n_tiles) n_tiles *= 2;
+        constexpr AttnCuts cuts = attn_cuts(DIMS);
+        int32_t n_tiles = t < CUDA_ATTN_FIRST_SEGMENTS * cuts.first ? cuts.first : cuts.n_tiles;
+        if (t >= CUDA_ATTN_SHORT_SEGMENTS * cuts.n_tiles) n_tiles *= 2;
         bool segment_ends = has_all && ((t + 1) & (n_tiles - 1)) == 0;
         SoftmaxState done[2] = {part[0], part[1]};
         if (segment_ends) part[0] = part[1] = cuda_softmax_empty();

@@ -193,17 +193,15 @@ static __device__ __forceinline__ void attn_combine(const AttnParams *p, const A
             float2 ml[AHEAD];
             float4 o[AHEAD];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) { /* behind the last: once more, and empty */
+            for (int i = 0; i < AHEAD; i++) { /* behind the last: once more */
                 uint32_t at = row + min(s + i, item->n_segments - 1) * step;
                 ml[i] = __ldcg(p->partial_ml + at);
                 o[i] = __ldcg((const float4 *)(p->partial_o + (at * Shape::DIMS + column)));
             }
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
-                bool is_there = s + i < item->n_segments;
-                SoftmaxState part = {is_there ? ml[i].x : -INFINITY, is_there ? ml[i].y : 0.0f};
-                SoftmaxMerge by = cuda_softmax_merge(&total, part);
-                o[i] = is_there ? o[i] : make_float4(0, 0, 0, 0);
+                if (s + i >= item->n_segments) break;
+                SoftmaxMerge by = cuda_softmax_merge(&total, SoftmaxState{ml[i].x, ml[i].y});
                 t.x = cuda_softmax_add(t.x, o[i].x, by);
                 t.y = cuda_softmax_add(t.y, o[i].y, by);
                 t.z = cuda_softmax_add(t.z, o[i].z, by);

@@ -21,8 +21,9 @@ typedef struct PlanParams {
     int32_t split_rows_max; /* sequences with more rows stay whole */
     int32_t n_ctas;         /* that take entries of split sequences */
     int32_t whole_rows;     /* of an entry */
-    int32_t key_tile, segment_tiles;
-    int32_t n_partial_rows, whole_max;
+    int32_t key_tile;
+    AttnCuts cuts;
+    int32_t n_partial_rows, whole_max, split_max;
 } PlanParams;
 
 typedef struct PlanSeq {
@@ -50,8 +51,8 @@ static __device__ AttnItem plan_item(const PlanParams *p, int32_t s, const PlanS
     item.hi = cuda_mask_range(last, seq->kv_len, p->window, p->causal).hi;
     item.tile_lo = item.lo / p->key_tile;
     item.tile_hi = attn_ceil_div(item.hi, p->key_tile);
-    item.n_segments = attn_segment_of(item.tile_hi - 1, p->segment_tiles) -
-                      attn_segment_of(item.tile_lo, p->segment_tiles) + 1;
+    item.n_segments =
+        attn_segment_of(item.tile_hi - 1, p->cuts) - attn_segment_of(item.tile_lo, p->cuts) + 1;
     item.partial = -1, item.n_items = 1;
     return item;
 }
@@ -98,79 +99,91 @@ static __device__ int64_t plan_tiles(const PlanParams *p) {
     return sum;
 }
 
-/* What splitting a sequence takes. */
+/* How many of an item's segments are first ones. */
+static __device__ int32_t plan_n_first(const PlanParams *p, const AttnItem *item) {
+    int32_t first = attn_segment_of(item->tile_lo, p->cuts);
+    return item->n_items == 1 ? 0 : min(max(CUDA_ATTN_FIRST_SEGMENTS - first, 0), item->n_segments);
+}
+
+/* What splitting a sequence takes: entries of long and of short segments, partial rows. */
 typedef struct PlanNeed {
-    int32_t entries, rows;
+    int32_t n_long, n_short, rows;
 } PlanNeed;
 
 static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq, int64_t n_tiles) {
-    PlanNeed need = {0, 0};
+    PlanNeed need = {0, 0, 0};
     for (int32_t row = 0; row < seq->n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem item = plan_item(p, 0, seq, row, CUDA_ATTN_ROWS);
         plan_cut(p, n_tiles, &item);
-        need.entries += item.n_items;
+        int32_t n_short = plan_n_first(p, &item);
+        need.n_long += item.n_items - n_short, need.n_short += n_short;
         if (item.n_items > 1) need.rows += item.n_items * item.n_rows * p->n_kv_heads;
     }
     return need;
 }
 
-/* A warp lists the segments of a sequence, the long ones first. */
+/* A warp lists the segments of a sequence: the long ones from entry `at_long` on, the short ones from
+ * the list's end, in front of at_short others. */
 static __device__ void plan_write_split(const PlanParams *p, int32_t s, int64_t n_tiles,
-                                        int32_t entry, int32_t partial) {
+                                        int32_t at_long, int32_t at_short, int32_t partial) {
     PlanSeq seq = plan_seq(p, s);
     for (int32_t row = 0; row < seq.n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem all = plan_item(p, s, &seq, row, CUDA_ATTN_ROWS), item = all;
-        int32_t first = attn_segment_of(all.tile_lo, p->segment_tiles);
+        int32_t first = attn_segment_of(all.tile_lo, p->cuts);
         plan_cut(p, n_tiles, &item);
         if (item.n_items == 1) {
-            if (threadIdx.x % 32 == 0) p->split[entry] = item;
-            entry++;
+            if (threadIdx.x % 32 == 0) p->split[at_long] = item;
+            at_long++;
             continue;
         }
+        const int32_t n_short = plan_n_first(p, &item), n_long = all.n_segments - n_short;
         item.partial = partial;
         for (int32_t i = threadIdx.x % 32; i < all.n_segments; i += 32) {
             item.segment = all.n_segments - 1 - i;
             int32_t segment = first + item.segment;
-            item.tile_lo = max(all.tile_lo, attn_segment_start(segment, p->segment_tiles));
-            item.tile_hi = min(all.tile_hi, attn_segment_start(segment + 1, p->segment_tiles));
-            p->split[entry + i] = item;
+            item.tile_lo = max(all.tile_lo, attn_segment_start(segment, p->cuts));
+            item.tile_hi = min(all.tile_hi, attn_segment_start(segment + 1, p->cuts));
+            p->split[i < n_long ? at_long + i : p->split_max - 1 - (at_short + i - n_long)] = item;
         }
-        entry += all.n_segments;
+        at_long += n_long, at_short += n_short;
         partial += all.n_segments * all.n_rows * p->n_kv_heads;
     }
 }
 
-/* Chooses and lists the sequences that are split; returns the number of entries. */
-static __device__ int32_t plan_splits(const PlanParams *p) {
-    __shared__ int32_t first_entry[PLAN_THREADS], first_row[PLAN_THREADS];
-    int32_t n_entries = 0, n_rows = 0;
+/* Chooses and lists the sequences that are split; returns the numbers of their entries. */
+static __device__ PlanNeed plan_splits(const PlanParams *p) {
+    __shared__ int32_t first_long[PLAN_THREADS], first_short[PLAN_THREADS], first_row[PLAN_THREADS];
+    int32_t n_long = 0, n_short = 0, n_rows = 0;
     const int64_t n_tiles = plan_tiles(p);
     for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
         int32_t s = base + threadIdx.x, sum;
         PlanSeq seq = {};
-        PlanNeed need = {0, 0};
+        PlanNeed need = {0, 0, 0};
         if (s < p->n_seqs) seq = plan_seq(p, s);
         bool wanted = seq.n_rows > 0 && seq.n_rows <= p->split_rows_max;
         if (wanted) need = plan_need(p, &seq, n_tiles);
         wanted = wanted && need.rows <= p->n_partial_rows; /* keeps the sums small */
-        if (!wanted) need.entries = need.rows = 0;
+        if (!wanted) need = PlanNeed{0, 0, 0};
         int32_t row = n_rows + plan_scan(need.rows, &sum);
         n_rows = min(n_rows + sum, INT32_MAX / 2);
         bool is_split = wanted && row + need.rows <= p->n_partial_rows;
-        int32_t entry = n_entries + plan_scan(is_split ? need.entries : 0, &sum);
-        n_entries += sum;
+        int32_t at_long = n_long + plan_scan(is_split ? need.n_long : 0, &sum);
+        n_long += sum;
+        int32_t at_short = n_short + plan_scan(is_split ? need.n_short : 0, &sum);
+        n_short += sum;
         if (s < p->n_seqs) p->is_split[s] = is_split;
-        first_entry[threadIdx.x] = is_split ? entry : -1;
+        first_long[threadIdx.x] = is_split ? at_long : -1;
+        first_short[threadIdx.x] = at_short;
         first_row[threadIdx.x] = row;
         __syncthreads();
         for (int32_t i = threadIdx.x / 32; i < min(PLAN_THREADS, p->n_seqs - base);
              i += PLAN_THREADS / 32) {
-            if (first_entry[i] >= 0)
-                plan_write_split(p, base + i, n_tiles, first_entry[i], first_row[i]);
+            if (first_long[i] >= 0)
+                plan_write_split(p, base + i, n_tiles, first_long[i], first_short[i], first_row[i]);
         }
         __syncthreads();
     }
-    return n_entries;
+    return PlanNeed{n_long, n_short, n_rows};
 }
 
 /* Lists the row tiles of the sequences that are walked whole, or (list = NULL) counts them by cost. */
@@ -190,7 +203,8 @@ static __device__ void plan_wholes(const PlanParams *p, int32_t *bucket, AttnIte
 static __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const PlanParams p) {
     __shared__ int32_t bucket[PLAN_THREADS];
     cuda_launch_wait();
-    int32_t n_split = plan_splits(&p), n_whole;
+    const PlanNeed split = plan_splits(&p);
+    int32_t n_whole;
     bucket[threadIdx.x] = 0;
     __syncthreads();
     plan_wholes(&p, bucket, NULL);
@@ -199,7 +213,8 @@ static __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const PlanPar
     bucket[threadIdx.x] = before;
     __syncthreads();
     plan_wholes(&p, bucket, p.whole);
-    if (threadIdx.x == 0) p.plan->n_split = n_split, p.plan->n_whole = n_whole;
+    if (threadIdx.x == 0)
+        *p.plan = AttnLists{n_whole, split.n_long + split.n_short, split.n_long, p.split_max - 1};
     /* Attention may read the plan before the kernels in front of it have ended. */
     __threadfence();
     cuda_launch_next();
@@ -218,7 +233,7 @@ static int32_t plan_row_tiles(const CudaAttnLimits *limits, int32_t n_tokens, in
 
 static int32_t plan_segments_max(const CudaAttnLimits *limits) {
     int32_t tile = attn_tile(limits->head_dim);
-    return attn_segment_of(limits->kv_len_max / tile, attn_segment_tiles(limits->head_dim)) + 1;
+    return attn_segment_of(limits->kv_len_max / tile, attn_cuts(limits->head_dim)) + 1;
 }
 
 AttnPlaces cuda_attn_places(const CudaAttnLimits *limits) {
@@ -299,11 +314,11 @@ cudaError_t cuda_attn_plan(cudaStream_t stream, const CudaAttnArgs *args) {
     p.window = args->window, p.causal = args->causal;
     p.whole_rows = attn_warpgroups(limits->head_dim) * CUDA_ATTN_ROWS;
     p.key_tile = attn_tile(limits->head_dim);
-    p.segment_tiles = attn_segment_tiles(limits->head_dim);
+    p.cuts = attn_cuts(limits->head_dim);
     bool small = (int64_t)args->n_tokens * limits->n_heads < (int64_t)n_sms * p.whole_rows;
     p.split_rows_max = small ? INT32_MAX : CUDA_ATTN_ROWS;
     p.n_ctas = n_sms * attn_split_ctas(limits->head_dim);
     p.n_partial_rows = places.n_partial_rows;
-    p.whole_max = places.whole_max;
+    p.whole_max = places.whole_max, p.split_max = places.split_max;
     return attn_launch_kernel(stream, plan_kernel, 1, PLAN_THREADS, 0, args->dependent, p);
 }

@@ -12,7 +12,8 @@
 enum {
     CUDA_ATTN_ROWS = 64,             /* of a warpgroup */
     CUDA_ATTN_FEW_ROWS = 8,          /* at most, of an item of the split form with all segments */
-    CUDA_ATTN_SHORT_SEGMENTS = 32,   /* those behind them are twice as long */
+    CUDA_ATTN_FIRST_SEGMENTS = 4,    /* of 64 dims shorter: one sequence fills more CTAs */
+    CUDA_ATTN_SHORT_SEGMENTS = 32,   /* so many fit in front of those that are twice as long */
     CUDA_ATTN_PARTIAL_ROWS = 131072, /* 256 sequences of 8k tokens, 32 heads: 68 MB for 128 dims */
     CUDA_ATTN_ITEM_WORDS = 16
 };
@@ -34,6 +35,9 @@ typedef struct AttnItem {
 /* At the start of the plan's memory; the lists follow. */
 typedef struct AttnLists {
     int32_t n_whole, n_split;
+    /* Of the split ones n_long stand at the start of their list; the others, in short segments, stand
+     * from its last place on downwards, and come last. */
+    int32_t n_long, split_last;
 } AttnLists;
 
 /* Where the parts of a plan and of the partial results stand, and how long they can get. */
@@ -120,22 +124,32 @@ static inline __host__ __device__ constexpr int32_t attn_tile(int32_t head_dim) 
     return head_dim <= 128 ? 128 : 64;
 }
 
-/* Tiles of a short segment: 1,024 positions of 64 dims, 512 of more. Shorter ones would fill more
- * multiprocessors with few sequences, longer ones have less to merge. */
-static inline __host__ __device__ constexpr int32_t attn_segment_tiles(int32_t head_dim) {
-    return (head_dim <= 64 ? 1024 : 512) / attn_tile(head_dim);
+/* Tiles of a segment: of the first ones, and of the short ones behind them. Heads of 64 dims have 256
+ * positions, then 1,024; larger ones 512. Shorter ones would fill more multiprocessors with few
+ * sequences, longer ones have less to merge. */
+typedef struct AttnCuts {
+    int32_t first, n_tiles; /* powers of two; the first segments end where a short one ends too */
+} AttnCuts;
+
+static inline __host__ __device__ constexpr AttnCuts attn_cuts(int32_t head_dim) {
+    return head_dim <= 64 ? AttnCuts{256 / attn_tile(head_dim), 1024 / attn_tile(head_dim)}
+                          : AttnCuts{512 / attn_tile(head_dim), 512 / attn_tile(head_dim)};
 }
 
 /* The segment that a tile belongs to, and the tile at which a segment starts. */
-static inline __host__ __device__ int32_t attn_segment_of(int32_t tile, int32_t n_tiles) {
-    int32_t n_short = CUDA_ATTN_SHORT_SEGMENTS;
-    if (tile < n_short * n_tiles) return tile / n_tiles;
-    return n_short + (tile - n_short * n_tiles) / (2 * n_tiles);
+static inline __host__ __device__ int32_t attn_segment_of(int32_t tile, AttnCuts cuts) {
+    int32_t first_end = CUDA_ATTN_FIRST_SEGMENTS * cuts.first, n = cuts.n_tiles;
+    if (tile < first_end) return tile / cuts.first;
+    int32_t behind = tile - CUDA_ATTN_SHORT_SEGMENTS * n;
+    int32_t segment = behind < 0 ? tile / n : CUDA_ATTN_SHORT_SEGMENTS + behind / (2 * n);
+    return segment - first_end / n + CUDA_ATTN_FIRST_SEGMENTS;
 }
 
-static inline __host__ __device__ int32_t attn_segment_start(int32_t segment, int32_t n_tiles) {
+static inline __host__ __device__ int32_t attn_segment_start(int32_t segment, AttnCuts cuts) {
+    if (segment < CUDA_ATTN_FIRST_SEGMENTS) return segment * cuts.first;
+    segment += CUDA_ATTN_FIRST_SEGMENTS * cuts.first / cuts.n_tiles - CUDA_ATTN_FIRST_SEGMENTS;
     int32_t n_long = segment - CUDA_ATTN_SHORT_SEGMENTS;
-    return (segment + (n_long > 0 ? n_long : 0)) * n_tiles;
+    return (segment + (n_long > 0 ? n_long : 0)) * cuts.n_tiles;
 }
 
 /* CTAs of a multiprocessor that walk parts of sequences. */

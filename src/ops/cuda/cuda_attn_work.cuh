@@ -21,7 +21,6 @@ struct AttnShape {
     static constexpr int REGS = N_WG == 2 ? 224 : CTAS_PER_SM == 2 ? 208 : 0; /* 0: as they come */
     static constexpr int COPY_REGS = N_WG == 2 ? 56 : 48;
     static constexpr bool TURNS = N_WG == 2 && DIMS == 64;
-    static constexpr int SEGMENT_TILES = attn_segment_tiles(DIMS); /* a power of two */
     static constexpr int Q_BYTES = N_ROWS * DIMS * 2;
     static constexpr int STAGE_BYTES = TILE * DIMS * 2;
     static constexpr int TOTAL_BYTES = SPLIT ? 0 : N_ROWS * DIMS * 4;
@@ -98,25 +97,31 @@ static __device__ __forceinline__ void attn_take_items(const AttnParams *p, cons
     const int32_t *list = (const int32_t *)(Shape::SPLIT ? p->split : p->whole);
     AttnRing ring = {0, 0};
     int32_t index = blockIdx.x;
-    int32_t n_items = __ldcg(Shape::SPLIT ? &p->plan->n_split : &p->plan->n_whole) * p->n_kv_heads;
+    const int4 lists = __ldcg((const int4 *)p->plan); /* AttnLists */
+    int32_t n_items = (Shape::SPLIT ? lists.y : lists.x) * p->n_kv_heads;
     for (bool is_left = true; is_left;) {
         int32_t entry = index / p->n_kv_heads, word = lane % CUDA_ATTN_ITEM_WORDS;
         /* the memory has room for one entry behind the longest list */
         int32_t v = __ldcg(list + (int64_t)entry * CUDA_ATTN_ITEM_WORDS + word);
+        int32_t behind = entry - lists.z; /* the long ones */
+        if (Shape::SPLIT && behind >= 0)
+            v = __ldcg(list + (int64_t)(lists.w - behind) * CUDA_ATTN_ITEM_WORDS + word);
         is_left = index < n_items;
         if (word == 0 && !is_left) v = -1;
         if (word == 1) v = index - entry * p->n_kv_heads;
         cuda_mbar_wait(smem->item_empty + ring.at * 8, ring.parity ^ 1);
         if (lane == word) ((int32_t *)(smem->item + ring.at))[word] = v;
         cuda_mbar_arrive(smem->item_full + ring.at * 8);
-        cuda_launch_wait(); /* behind the first item: the counts may be in use before */
-        if (lane == 0) {
+        if (is_left && n_items > (int32_t)gridDim.x) {
+            cuda_launch_wait(); /* behind the first item: the counts may be in use before */
+            if (lane == 0) index = min(gridDim.x + atomicAdd(taken, 1), (uint32_t)n_items);
+            index = __shfl_sync(0xffffffff, index, 0);
+        } else {
             index = n_items;
-            if (is_left) index = min(gridDim.x + atomicAdd(taken, 1), (uint32_t)n_items);
         }
-        index = __shfl_sync(0xffffffff, index, 0);
         attn_ring_next<ATTN_ITEMS>(&ring);
     }
+    cuda_launch_wait();
     if (lane == 0 && atomicInc(ended, gridDim.x - 1) == gridDim.x - 1) atomicExch(taken, 0);
 }
 
