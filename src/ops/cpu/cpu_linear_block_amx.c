@@ -10,7 +10,8 @@
  * change after 16 elements would fill a quarter and go to avx512 as well. A step multiplies one
  * group of two panels: 24 vectors of integers go through L1 to the vector unit, which scales them
  * and adds them to 24 accumulators in registers: 24 cycles of tile products, 24 of stores and 36 of
- * vector operations (a conversion, a product of scales, an FMA), which overlap.
+ * vector operations (a conversion, a product of scales, an FMA). The last stand in parts among the
+ * first, since a core sees no farther ahead than a step or two.
  *
  * Where things lie: two panels' chunk of TILES_GROUPS groups, expanded, in L1; a span of the
  * activations, as many groups as fit, and all accumulators in L2 while a unit's panels change. What
@@ -27,6 +28,7 @@ enum {
     TILES_FEW_TOKENS = 32,          /* so many are faster with VNNI */
     TILES_PANELS = 2,               /* of a step */
     TILES_PAIR = TILES_PANELS * 16, /* rows */
+    TILES_PARTS = 6,                /* in which a step adds its sums up */
     TILES_GROUPS = 16,              /* of a chunk */
     TILES_SPAN_BYTES = 512 << 10,   /* of activations, at most */
     TILES_ROW_BYTES = 64,           /* of B and of C */
@@ -64,23 +66,38 @@ static void tiles_configure(int32_t n_tokens) {
     tile_configure(&config);
 }
 
-/* The products of a group. */
-static UNPACK_INLINE void tiles_dot(const TilesWalk *walk, int64_t w_at, const LinearQuant *q) {
+/* Loads A of a group and B of its panels: what the next products take. */
+static UNPACK_INLINE void tiles_load_q(const LinearQuant *q) {
     TILE_LOAD(4, q->q, sizeof *q);
-    TILE_LOAD(6, walk->w[0] + w_at, TILES_ROW_BYTES);
-    TILE_LOAD(7, walk->w[1] + w_at, TILES_ROW_BYTES);
-    TILE_ZERO(0);
-    TILE_DOT_S8(0, 4, 6);
-    TILE_ZERO(1);
-    TILE_DOT_S8(1, 4, 7);
 }
 
-/* acc += a group's sums times their scales: the f32 operations of block_step in
- * cpu_linear_block_avx512.c, in its order. n_tokens and has_min are constants. */
+static UNPACK_INLINE void tiles_load_w(const uint8_t *w, int panel) {
+    if (panel == 0)
+        TILE_LOAD(6, w, TILES_ROW_BYTES);
+    else
+        TILE_LOAD(7, w, TILES_ROW_BYTES);
+}
+
+/* The products of a group with a panel. */
+static UNPACK_INLINE void tiles_dot(int panel) {
+    if (panel == 0) {
+        TILE_ZERO(0);
+        TILE_DOT_S8(0, 4, 6);
+    } else {
+        TILE_ZERO(1);
+        TILE_DOT_S8(1, 4, 7);
+    }
+}
+
+/* acc += a group's sums times their scales, of the tokens of a part: the f32 operations of
+ * block_step in cpu_linear_block_avx512.c, in its order. part, n_tokens and has_min are
+ * constants. */
 static UNPACK_INLINE void tiles_add(const TilesWalk *walk, int64_t w_at, const LinearQuant *q,
-                                    const TilesSums sums, int n_tokens, bool has_min, __m512 *acc) {
+                                    const TilesSums sums, int part, int n_tokens, bool has_min,
+                                    __m512 *acc) {
+    const int end = n_tokens * (part + 1) / TILES_PARTS;
     CPU_UNROLL(12)
-    for (int t = 0; t < n_tokens; t++) {
+    for (int t = n_tokens * part / TILES_PARTS; t < end; t++) {
         __m512 x = _mm512_set1_ps(q[t].scale);
         CPU_UNROLL(2)
         for (int p = 0; p < TILES_PANELS; p++) {
@@ -102,23 +119,43 @@ static UNPACK_INLINE void tiles_ask(TilesAsk *ask) {
             _mm_prefetch((const char *)ask[p].next, _MM_HINT_T0);
 }
 
-/* Step s stores the sums of group s - 1, multiplies group s, and adds the sums up meanwhile. */
+/* Step s stores the sums of group s - 1, multiplies group s and loads group s + 1; the sums are
+ * added up in parts between, so that neither half of a core waits for the other. */
+static UNPACK_INLINE void tiles_step(const TilesWalk *walk, int64_t s, int64_t w_step,
+                                     TilesSums sums, int n_tokens, bool has_min, __m512 *acc) {
+    const bool add = s > 0, dot = s < walk->n_groups, load = s + 1 < walk->n_groups;
+    const int64_t last = (s - 1) * w_step, next = (s + 1) * w_step;
+    const LinearQuant *q = walk->q + s * n_tokens, *last_q = q - n_tokens;
+    if (add) {
+        TILE_STORE(0, sums[0], TILES_ROW_BYTES);
+        TILE_STORE(1, sums[1], TILES_ROW_BYTES);
+    }
+    if (dot) tiles_dot(0);
+    if (add) tiles_add(walk, last, last_q, sums, 0, n_tokens, has_min, acc);
+    if (dot) tiles_dot(1);
+    if (add) tiles_add(walk, last, last_q, sums, 1, n_tokens, has_min, acc);
+    if (load) tiles_load_q(q + n_tokens);
+    if (add) tiles_add(walk, last, last_q, sums, 2, n_tokens, has_min, acc);
+    if (load) tiles_load_w(walk->w[0] + next, 0);
+    if (add) tiles_add(walk, last, last_q, sums, 3, n_tokens, has_min, acc);
+    if (load) tiles_load_w(walk->w[1] + next, 1);
+    if (add) tiles_add(walk, last, last_q, sums, 4, n_tokens, has_min, acc);
+    if (add) tiles_add(walk, last, last_q, sums, 5, n_tokens, has_min, acc);
+    tiles_ask(walk->ask);
+}
+
 static UNPACK_INLINE void tiles_walk(const TilesWalk *walk, int n_tokens, bool has_min) {
     const LinearFormat f = {.has_min = has_min};
-    const int64_t w_step = cpu_linear_expanded_bytes(&f), n = walk->n_groups;
-    _Alignas(CACHE_LINE) TilesSums sums;
+    const int64_t w_step = cpu_linear_expanded_bytes(&f);
+    _Alignas(CACHE_LINE) TilesSums sums[2]; /* in turns */
     __m512 acc[LINEAR_TILE_TOKENS * TILES_PANELS];
     CPU_UNROLL(24)
     for (int i = 0; i < n_tokens * TILES_PANELS; i++) acc[i] = _mm512_load_ps(walk->acc + 16 * i);
-    for (int64_t s = 0; s <= n; s++) {
-        const LinearQuant *q = walk->q + s * n_tokens;
-        if (s > 0) {
-            TILE_STORE(0, sums[0], TILES_ROW_BYTES);
-            TILE_STORE(1, sums[1], TILES_ROW_BYTES);
-        }
-        if (s < n) tiles_dot(walk, s * w_step, q);
-        tiles_ask(walk->ask);
-        if (s > 0) tiles_add(walk, (s - 1) * w_step, q - n_tokens, sums, n_tokens, has_min, acc);
+    tiles_load_q(walk->q);
+    for (int p = 0; p < TILES_PANELS; p++) tiles_load_w(walk->w[p], p);
+    for (int64_t s = 0; s <= walk->n_groups; s += 2) {
+        tiles_step(walk, s, w_step, sums[0], n_tokens, has_min, acc);
+        if (s < walk->n_groups) tiles_step(walk, s + 1, w_step, sums[1], n_tokens, has_min, acc);
     }
     CPU_UNROLL(24)
     for (int i = 0; i < n_tokens * TILES_PANELS; i++) _mm512_store_ps(walk->acc + 16 * i, acc[i]);
