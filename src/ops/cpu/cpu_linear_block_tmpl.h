@@ -73,7 +73,7 @@ static void block_store(const LinearUnit *unit, int64_t t, int64_t row, const Bl
     }
 }
 
-/* Unpacked in registers are the weights of one token, and of so many where one stream reads them. */
+/* The weights of so many tokens are unpacked in registers, where one stream reads them. */
 enum { BLOCK_DIRECT_TOKENS = 2 };
 
 /* Panels first .. first + n - 1 of a unit, times its n_tokens (a constant) tokens, take turns after
