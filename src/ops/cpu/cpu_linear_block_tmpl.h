@@ -237,10 +237,11 @@ static BlockTiles *block_tiles_of(const LinearFormat *f) {
 }
 
 /* The more at a time, the less is spent between them; but reading comes in bursts, which memory
- * only bears with few bytes and little to compute after them. */
+ * only bears with few bytes and little to compute after them: not the groups of K formats. */
 static int64_t block_few_subgroups(const LinearUnit *unit, const LinearFormat *f) {
     int64_t bytes = BLOCK_FEW_SUBGROUPS * f->group_bytes * PACK_ROWS / f->n_subgroups;
-    return unit->n_tokens <= 8 && bytes <= BLOCK_FEW_BYTES ? BLOCK_FEW_SUBGROUPS : 2;
+    bool many = unit->n_tokens <= 8 && f->n_subgroups == 1 && bytes <= BLOCK_FEW_BYTES;
+    return many ? BLOCK_FEW_SUBGROUPS : 2;
 }
 
 static void block_few(const LinearUnit *unit, const LinearFormat *f) {
