@@ -15,6 +15,7 @@
 #include <cuda_bf16.h>
 
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_probe.cuh"
 
 #define OK_CUDA(call)                                                                         \
     do {                                                                                      \
@@ -40,17 +41,6 @@ static __global__ void fill_bf16(__nv_bfloat16 *p, int64_t n) {
          i += (int64_t)gridDim.x * blockDim.x) {
         p[i] = __float2bfloat16_rn(random_at((uint64_t)i));
     }
-}
-
-static __global__ void read_all(const uint4 *p, int64_t n, uint32_t *out) {
-    uint32_t sum = 0;
-#pragma unroll 8
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        uint4 v = __ldcs(&p[i]);
-        sum += v.x ^ v.y ^ v.z ^ v.w;
-    }
-    if (sum == 0x12345678) *out = sum;
 }
 
 typedef int (*CublasCreate)(void **);
@@ -85,7 +75,7 @@ static void cublas_load(cudaStream_t stream) {
 static cudaStream_t stream;
 static bool csv;
 static char *weights, *x_all, *out_all;
-static uint32_t *sink, *n_arrived;
+static uint32_t *n_arrived;
 static void *sums;
 
 typedef struct Job {
@@ -175,22 +165,11 @@ static float measure(const Job *job, int32_t n_launches) {
     return us;
 }
 
+/* TB/s */
 static double read_limit(void) {
-    cudaEvent_t begin, end;
-    float best = 1e9f;
-    OK_CUDA(cudaEventCreate(&begin));
-    OK_CUDA(cudaEventCreate(&end));
-    const int64_t bytes = 1 << 30;
-    for (int32_t r = 0; r < 12; r++) {
-        float ms;
-        OK_CUDA(cudaEventRecord(begin, stream));
-        read_all<<<132 * 8, 512, 0, stream>>>((const uint4 *)weights, bytes / 16, sink);
-        OK_CUDA(cudaEventRecord(end, stream));
-        OK_CUDA(cudaStreamSynchronize(stream));
-        OK_CUDA(cudaEventElapsedTime(&ms, begin, end));
-        if (ms < best) best = ms;
-    }
-    return (double)bytes / best * 1e3 / 1e12;
+    double rate;
+    OK_CUDA(cuda_probe_read(stream, weights, 1 << 30, &rate));
+    return rate / 1e12;
 }
 
 /* The plans of a sweep. */
@@ -378,7 +357,6 @@ int main(int argc, char **argv) {
     OK_CUDA(cudaMalloc(&weights, weight_bytes));
     OK_CUDA(cudaMalloc(&x_all, (size_t)8192 * 14336 * 2));
     OK_CUDA(cudaMalloc(&out_all, (size_t)8192 * 28672 * 4));
-    OK_CUDA(cudaMalloc(&sink, 4));
     OK_CUDA(cudaMalloc(&sums, CUDA_LINEAR_SUMS_BYTES));
     OK_CUDA(cudaMalloc(&n_arrived, CUDA_LINEAR_COUNTERS * 4));
     OK_CUDA(cudaMemset(n_arrived, 0, CUDA_LINEAR_COUNTERS * 4));

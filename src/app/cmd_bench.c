@@ -106,9 +106,11 @@ static Status cmd_bench_times(Bench *bench, const int32_t *token, const BenchTes
 static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest *test, Err *err) {
     double rate[CMD_BENCH_REPEAT_MAX], sum = 0, sum_sq = 0;
     int32_t repeat = (int32_t)bench->config->repeat;
-    MachineLimits before = machine_of(&bench->compute);
+    MachineLimits before, after;
+    TRY(machine_of(&bench->compute, &before, err));
     BenchRow *row = &bench->row[bench->n_rows];
     TRY(cmd_bench_times(bench, token, test, row, rate, err));
+    TRY(machine_of(&bench->compute, &after, err));
     bench->n_rows++;
     for (int32_t r = 0; r < repeat; r++) sum += rate[r];
     double mean = sum / repeat, n = (double)test->n * MAX(test->n_seqs, 1);
@@ -122,7 +124,7 @@ static Status cmd_bench_test(Bench *bench, const int32_t *token, const BenchTest
     row->mean = mean;
     row->deviation = repeat > 1 ? sqrt(sum_sq / (repeat - 1)) : 0;
     ModelCost cost = cmd_bench_cost(bench, test);
-    row->limits = machine_mean(before, machine_of(&bench->compute));
+    row->limits = machine_mean(before, after);
     row->predicted =
         row->limits.read_bytes_per_s > 0 ? n / model_cost_seconds(cost, row->limits) : 0;
     row->bytes_per_s = (cost.weight_bytes + cost.kv_bytes) * mean / n;
@@ -221,16 +223,16 @@ static void cmd_bench_print_md(const Bench *bench, const char *name) {
     if (bench->n_rows == 0) return;
     const MachineLimits *limits = &bench->row[bench->n_rows - 1].limits;
     printf(
-        "\nlimits here, %d threads: read %.1f GB/s, products %.0f GFLOP/s, f32 %.0f GFLOP/s, a "
-        "run of the pool %.1f us\n",
+        "\nlimits here, %d threads: read %.1f GB/s, products %.0f GFLOP/s, attention %.0f GFLOP/s, "
+        "a run of the pool %.1f us\n",
         threads, limits->read_bytes_per_s / 1e9, limits->matrix_flops_per_s / 1e9,
-        limits->f32_flops_per_s / 1e9, limits->run_s * 1e6);
+        limits->attend_flops_per_s / 1e9, limits->run_s * 1e6);
 }
 
 static void cmd_bench_print_csv(const Bench *bench, const char *name) {
     printf(
         "model,dtype,bytes,params,level,threads,test,tokens_per_s,deviation,gb_per_s,"
-        "read_limit_gb_per_s,gflop_per_s,f32_limit_gflop_per_s,products_limit_gflop_per_s,"
+        "read_limit_gb_per_s,gflop_per_s,attend_limit_gflop_per_s,products_limit_gflop_per_s,"
         "predicted_tokens_per_s,step_us,host_us\n");
     for (int32_t i = 0; i < bench->n_rows; i++) {
         const BenchRow *row = &bench->row[i];
@@ -239,7 +241,7 @@ static void cmd_bench_print_csv(const Bench *bench, const char *name) {
                (long long)bench->bytes.n_params, bench->compute.ops->level,
                pool_threads(bench->compute.pool), row->test, row->mean, row->deviation,
                row->bytes_per_s / 1e9, row->limits.read_bytes_per_s / 1e9, row->flops_per_s / 1e9,
-               row->limits.f32_flops_per_s / 1e9, row->limits.matrix_flops_per_s / 1e9,
+               row->limits.attend_flops_per_s / 1e9, row->limits.matrix_flops_per_s / 1e9,
                row->predicted, row->step_us, row->host_us);
     }
 }
@@ -264,8 +266,8 @@ static void cmd_bench_print_json(const Bench *bench, const char *name) {
         (json_int_t)bench->bytes.n_params, "kv_bytes_per_token",
         (json_int_t)cmd_bench_kv_bytes(bench), "level", bench->compute.ops->level, "threads",
         (int)pool_threads(bench->compute.pool), "read_limit_bytes_per_s", limits.read_bytes_per_s,
-        "products_limit_flops_per_s", limits.matrix_flops_per_s, "f32_limit_flops_per_s",
-        limits.f32_flops_per_s, "pool_run_s", limits.run_s, "tests", rows);
+        "products_limit_flops_per_s", limits.matrix_flops_per_s, "attend_limit_flops_per_s",
+        limits.attend_flops_per_s, "pool_run_s", limits.run_s, "tests", rows);
     json_dumpf(report, stdout, JSON_INDENT(2));
     printf("\n");
     json_decref(report);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ops/plugin.h"
 #include "ops/probe.h"
 
 enum { MACHINE_ROUNDS = 9, MACHINE_ROUNDS_SHORT = 3 };
@@ -13,25 +14,44 @@ static OpsLevel machine_level(const char *name) {
     return OPS_REF;
 }
 
-MachineLimits machine_of(const Compute *compute) {
-    if (compute->ctx.device->id != DEVICE_HOST) return (MachineLimits){0};
+/* A device's tensor cores multiply bf16 for products and attention; what is wider than that has no
+ * limit measured. */
+static Status machine_of_device(const Compute *compute, MachineLimits *out, Err *err) {
+    Device *device = compute->ctx.device;
+    const DType weights = model_config(compute->model)->weight_dtype;
+    DeviceLimits limits;
+    const Status status = device->vtable->limits(device, &limits, err);
+    *out = (MachineLimits){0};
+    if (status == ERR_NOMEM) return OK; /* the test has it all */
+    TRY(status);
+    const double products = compute->ops->feed(weights) == DTYPE_BF16 ? limits.products_per_s : 0;
+    *out = (MachineLimits){.read_bytes_per_s = limits.read_bytes_per_s,
+                           .matrix_flops_per_s = products,
+                           .attend_flops_per_s = products};
+    return OK;
+}
+
+Status machine_of(const Compute *compute, MachineLimits *out, Err *err) {
+    if (compute->ctx.device->id != DEVICE_HOST) return machine_of_device(compute, out, err);
     OpsLevel level = machine_level(compute->ops->level);
     DType weights = model_config(compute->model)->weight_dtype;
     ThreadPool *pool = compute->pool;
     /* One machine reads faster along one line, another along several. */
     double one = probe_read_bandwidth(pool, PROBE_ONE_STREAM, MACHINE_ROUNDS_SHORT);
     double four = probe_read_bandwidth(pool, PROBE_FOUR_PREFETCHED, MACHINE_ROUNDS_SHORT);
-    return (MachineLimits){
+    *out = (MachineLimits){
         .read_bytes_per_s = MAX(one, four),
         .matrix_flops_per_s = probe_products(pool, level, weights, MACHINE_ROUNDS_SHORT),
-        .f32_flops_per_s = probe_products(pool, level, DTYPE_F32, MACHINE_ROUNDS_SHORT),
+        .attend_flops_per_s = probe_products(pool, level, DTYPE_F32, MACHINE_ROUNDS_SHORT),
         .run_s = probe_pool_run(pool, MACHINE_ROUNDS_SHORT)};
+    return OK;
 }
 
 MachineLimits machine_mean(MachineLimits a, MachineLimits b) {
     return (MachineLimits){(a.read_bytes_per_s + b.read_bytes_per_s) / 2,
                            (a.matrix_flops_per_s + b.matrix_flops_per_s) / 2,
-                           (a.f32_flops_per_s + b.f32_flops_per_s) / 2, (a.run_s + b.run_s) / 2};
+                           (a.attend_flops_per_s + b.attend_flops_per_s) / 2,
+                           (a.run_s + b.run_s) / 2};
 }
 
 static void machine_print_caches(void) {
@@ -58,7 +78,16 @@ static void machine_print_row(ThreadPool *pool) {
            probe_pool_run(pool, MACHINE_ROUNDS) * 1e6);
 }
 
-Status machine_print(const Config *config, Err *err) {
+static Status machine_print_device(Device *device, Err *err) {
+    DeviceLimits limits;
+    TRY(device->vtable->limits(device, &limits, err));
+    printf("| device | read GB/s | bf16 products GFLOP/s |\n| --- | ---: | ---: |\n");
+    printf("| %s:%d | %.1f | %.0f |\n", device->vtable->name, device->id,
+           limits.read_bytes_per_s / 1e9, limits.products_per_s / 1e9);
+    return OK;
+}
+
+static Status machine_print_host(const Config *config, Err *err) {
     int32_t n_max = config->threads > 0 ? (int32_t)config->threads : thread_cores();
     machine_print_caches();
     printf(
@@ -72,4 +101,14 @@ Status machine_print(const Config *config, Err *err) {
         pool_close(pool);
     }
     return OK;
+}
+
+Status machine_print(const Config *config, Err *err) {
+    const Ops *ops;
+    Device *device;
+    TRY(plugin_open(config->device, config->level, &ops, &device, err));
+    const Status status = device->id == DEVICE_HOST ? machine_print_host(config, err)
+                                                    : machine_print_device(device, err);
+    plugin_close(device);
+    return status;
 }

@@ -154,6 +154,6 @@ static double model_cost_time(double amount, double rate) {
 double model_cost_seconds(ModelCost cost, MachineLimits limits) {
     double reading = model_cost_time(cost.weight_bytes + cost.kv_bytes, limits.read_bytes_per_s);
     double computing = model_cost_time(cost.matrix_flops, limits.matrix_flops_per_s) +
-                       model_cost_time(cost.attend_flops, limits.f32_flops_per_s);
+                       model_cost_time(cost.attend_flops, limits.attend_flops_per_s);
     return fmax(reading, computing) + cost.n_runs * limits.run_s;
 }

@@ -39,7 +39,7 @@ int64_t model_cost_params_active(const ModelConfig *config);
 
 /* What a machine can do; 0: not known, and then no bound. */
 typedef struct MachineLimits {
-    double read_bytes_per_s, matrix_flops_per_s, f32_flops_per_s;
+    double read_bytes_per_s, matrix_flops_per_s, attend_flops_per_s;
     double run_s; /* for all threads to meet */
 } MachineLimits;
 

@@ -17,6 +17,12 @@ typedef struct DeviceRows {
     size_t dst_pitch, src_pitch, row_bytes, n_rows;
 } DeviceRows;
 
+/* What a device can do, measured. */
+typedef struct DeviceLimits {
+    double read_bytes_per_s;
+    double products_per_s; /* operations of bf16 matrix products, of which an addition is one */
+} DeviceLimits;
+
 typedef struct DeviceVtable {
     const char *name; /* "cpu", "cuda" */
     Status (*alloc)(Device *device, size_t bytes, void **out, Err *err);
@@ -48,6 +54,8 @@ typedef struct DeviceVtable {
     Status (*graph_end)(Device *device, void **graph, Err *err);
     Status (*graph_run)(Device *device, void *graph, Err *err);
     void (*graph_free)(Device *device, void *graph);
+    /* Takes a tenth of a second, and 1 GiB of the device's memory meanwhile. */
+    Status (*limits)(Device *device, DeviceLimits *out, Err *err);
 } DeviceVtable;
 
 /* Extended by each backend: it is the first member of the backend's own struct. */

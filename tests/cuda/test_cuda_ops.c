@@ -408,6 +408,21 @@ static void mixtures(void **state) {
     cuda_testing_close(&t);
 }
 
+/* What any chip with the tensor cores that are wanted here can do, and none can. */
+static void limits(void **state) {
+    (void)state;
+    CudaTesting t;
+    cuda_testing_open(&t, &LIMITS);
+    Err err = {0};
+    DeviceLimits limits;
+    ASSERT_OK(t.ctx.device->vtable->limits(t.ctx.device, &limits, &err), err);
+    print_message("read %.2f TB/s, products %.0f TFLOP/s\n", limits.read_bytes_per_s / 1e12,
+                  limits.products_per_s / 1e12);
+    assert_true(limits.read_bytes_per_s > 1e12 && limits.read_bytes_per_s < 6e12);
+    assert_true(limits.products_per_s > 2e14 && limits.products_per_s < 2e15);
+    cuda_testing_close(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(products_of_every_format),
                                        cmocka_unit_test(products_in_bf16),
@@ -416,6 +431,7 @@ int main(void) {
                                        cmocka_unit_test(norms_in_products),
                                        cmocka_unit_test(embeds_and_gathers),
                                        cmocka_unit_test(activations),
-                                       cmocka_unit_test(mixtures)};
+                                       cmocka_unit_test(mixtures),
+                                       cmocka_unit_test(limits)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,7 +140,8 @@ static void cost_seconds(void **state) {
                       .matrix_flops = 3000,
                       .attend_flops = 500,
                       .n_runs = 10};
-    MachineLimits m = {.read_bytes_per_s = 100, .matrix_flops_per_s = 1000, .f32_flops_per_s = 100};
+    MachineLimits m = {
+        .read_bytes_per_s = 100, .matrix_flops_per_s = 1000, .attend_flops_per_s = 100};
     assert_true(model_cost_seconds(cost, m) == 10); /* 10 s to read, 8 s to compute */
     m.run_s = 0.5;
     assert_true(model_cost_seconds(cost, m) == 15);

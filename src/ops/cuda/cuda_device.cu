@@ -4,6 +4,7 @@
 
 #include "ops/cuda/cuda_common.cuh"
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_probe.cuh"
 #include "ops/cuda/cuda_upload.cuh"
 
 static CudaDevice *cuda_device(Device *device) {
@@ -154,6 +155,20 @@ static void cuda_device_graph_free(Device *device, void *graph) {
               "cudaGraphExecDestroy");
 }
 
+static Status cuda_device_limits(Device *device, DeviceLimits *out, Err *err) {
+    const size_t bytes = (size_t)1 << 30;
+    CudaDevice *d = cuda_device(device);
+    void *memory = NULL;
+    *out = (DeviceLimits){};
+    TRY(cuda_device_alloc(device, bytes, &memory, err));
+    cudaError_t code = cudaMemsetAsync(memory, 1, bytes, d->stream);
+    if (code == cudaSuccess)
+        code = cuda_probe_read(d->stream, memory, bytes, &out->read_bytes_per_s);
+    if (code == cudaSuccess) code = cuda_probe_products(d->stream, d->n_sms, &out->products_per_s);
+    cuda_device_free(device, memory, bytes);
+    return cuda_device_check(d, code, "a measurement", err);
+}
+
 static void cuda_device_close(Device *device) {
     CudaDevice *d = cuda_device(device);
     cuda_weight_close(d);
@@ -182,6 +197,7 @@ static const DeviceVtable CUDA_DEVICE_VTABLE = {
     .graph_end = cuda_device_graph_end,
     .graph_run = cuda_device_graph_run,
     .graph_free = cuda_device_graph_free,
+    .limits = cuda_device_limits,
 };
 
 /* Why there is no GPU, told from what the driver says of itself. */
