@@ -115,12 +115,17 @@ static UNPACK_INLINE void block_direct_side(const LinearUnit *unit, int64_t firs
     }
 }
 
+/* Whether two tokens are: with 16 registers only where unpacking is short. */
+static UNPACK_INLINE bool block_direct_takes_two(const LinearFormat *f) {
+    return EXPAND_HALVES == 1 || f->n_subgroups == 1;
+}
+
 static UNPACK_INLINE void block_direct(const LinearUnit *unit, Unpack *unpack,
                                        const LinearFormat *f) {
     int64_t n_panels = DIV_UP(unit->n_rows, PACK_ROWS);
     if (unit->n_side != 1)
         block_direct_side(unit, 0, n_panels, 1, unpack, f);
-    else if (unit->n_tokens == 1)
+    else if (unit->n_tokens == 1 || !block_direct_takes_two(f))
         for (int64_t p = 0; p < n_panels; p++) block_direct_side(unit, p, 1, 1, unpack, f);
     else
         for (int64_t p = 0; p < n_panels; p++)
@@ -346,9 +351,8 @@ static BlockDirect *const BLOCK_DIRECT[DTYPE_COUNT] = {
     [DTYPE_MXFP4] = block_direct_mxfp4,
 };
 
-/* Two tokens, with 16 registers only where unpacking is short. */
 static bool block_is_direct(const LinearUnit *unit, const LinearFormat *f) {
-    bool two = unit->n_side == 1 && (EXPAND_HALVES == 1 || f->n_subgroups == 1);
+    bool two = unit->n_side == 1 && block_direct_takes_two(f);
     return unit->n_tokens == 1 || (two && unit->n_tokens == BLOCK_DIRECT_TOKENS);
 }
 
