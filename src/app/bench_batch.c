@@ -120,7 +120,8 @@ int64_t bench_batch_device_us(const BenchBatch *b) {
     return b->device_us;
 }
 
-/* No two sequences or steps have the same: experts are chosen by the token. */
+/* The sequences of a step have different ones, and so have steps that follow each other: experts
+ * are chosen by the token. */
 static int32_t bench_batch_token(const BenchBatch *b, int32_t s, int32_t pos) {
     const int64_t i = (int64_t)pos * b->n_seqs + s;
     return (int32_t)((i * 7919 + 101) % b->vocab);

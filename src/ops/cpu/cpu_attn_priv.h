@@ -34,7 +34,7 @@ typedef struct CpuAttnPart {
 /* One thread's memory. stride is head_dim rounded up to CPU_ATTN_DIM_STEP. */
 typedef struct CpuAttnWork {
     int64_t stride;
-    float *q;      /* [CPU_ATTN_ROWS, head_dim], scaled */
+    float *q;      /* [CPU_ATTN_ROWS, head_dim], scaled; few rows, int8: in another order */
     float *keys;   /* [head_dim, CPU_ATTN_KEYS]: a tile of K, turned */
     float *values; /* [CPU_ATTN_KEYS, stride]: a tile of V */
     float *scores; /* [CPU_ATTN_ROWS, CPU_ATTN_KEYS] */

@@ -1,8 +1,9 @@
 /* cpu_linear_half_amx: BF16 and F16 weights times activations as pairs of bf16, on AMX tiles.
  *
  * An activation x is hi + lo: bf16(x) and bf16(x - hi), 16 significant bits in all, so that a
- * product is as good as one of f32 activations to 2^-17. An F16 weight is exact as two bf16: its
- * first 8 significant bits and the other 3; the product of the two lo is left out. Every output
+ * product is as good as one of f32 activations to 2^-17. A finite F16 weight is exact as two bf16:
+ * its first 8 significant bits and the other 3; the product of the two lo, 2^-15 of the whole at
+ * most, is left out. Of an infinite one the lo is NaN, and so is what it makes. Every output
  * element has one f32 accumulator of a tile: run after run of 32 along k it adds the run's
  * products, BF16's with hi and with lo, F16's hi times lo, hi times hi and lo times hi, each in the
  * order of TDPBF16PS. One row and many take the same instructions in the same order, so that the
