@@ -337,7 +337,6 @@ static Status bench_engine_load(const BenchEngine *b, Err *err) {
     options.max_seqs = (int32_t)b->config->max_seqs;
     options.kv_bytes = b->config->kv_mb << 20;
     options.gpu_memory = b->config->gpu_memory;
-    options.fast = b->config->fast;
     return bench_load_run(b->config, b->model, &options, err);
 }
 

@@ -41,7 +41,9 @@ class Bench(unittest.TestCase):
                     self.assertGreater(test["predicted_tokens_per_s"], 0)
 
     def test_fast_is_for_a_gpu(self):
-        for command in (["bench", MODEL], ["run", MODEL, "-p", "a"], ["serve", MODEL]):
+        for command in (["bench", MODEL], ["bench-engine", MODEL],
+                        ["bench-engine", MODEL, "--requests", "1"],
+                        ["run", MODEL, "-p", "a"], ["serve", MODEL]):
             done = subprocess.run([SLUICE, *command, "--fast"], capture_output=True, text=True,
                                   timeout=60)
             self.assertNotEqual(done.returncode, 0)

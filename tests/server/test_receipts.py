@@ -186,6 +186,11 @@ class Receipts(unittest.TestCase):
             Server("--receipts", "/proc/nothing")
         self.assertIn("/proc/nothing", str(caught.exception))
 
+    def test_not_with_fast(self):
+        with self.assertRaises(RuntimeError) as caught:
+            Server("--receipts", self.dir, "--fast")
+        self.assertIn("which --fast gives up", str(caught.exception))
+
 
 if __name__ == "__main__":
     unittest.main()
