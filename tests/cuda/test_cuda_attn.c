@@ -199,7 +199,9 @@ static void ropes_and_attends(void **state) {
         {24, 3, 1, 4, 24, 17, ROPE_INTERLEAVED, DTYPE_F32, DTYPE_BF16, true, true, false, 20},
         {64, 16, 8, 16, 64, 0, ROPE_NONE, DTYPE_BF16, DTYPE_BF16, false, false, false, 0},
         {33, 2, 2, 64, 0, 0, ROPE_NONE, DTYPE_F32, DTYPE_F32, false, false, true, 0},
-        {128, 16, 2, 64, 128, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_F16, true, true, false, 0}};
+        {128, 16, 2, 64, 128, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_F16, true, true, false, 0},
+        {128, 4, 2, 16, 128, 0, ROPE_INTERLEAVED, DTYPE_BF16, DTYPE_BF16, false, true, false, 0},
+        {256, 4, 2, 16, 256, 0, ROPE_NEOX, DTYPE_BF16, DTYPE_BF16, false, true, false, 0}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         rope_attn_case(&t, &cases[i], few, 30000 + 32 * i);
         if (cases[i].block_tokens >= 8) rope_attn_case(&t, &cases[i], lens, 31000 + 32 * i);
