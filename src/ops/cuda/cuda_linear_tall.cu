@@ -1,5 +1,5 @@
-/* cuda_linear_tall: up to 128 tokens and many rows, k in one segment, bound by the bytes of the
- * weights.
+/* cuda_linear_tall: many rows by tiles of 128 tokens, k in one segment; for up to 128 tokens, bound
+ * by the bytes of the weights, and for more where it takes fewer rounds.
  *
  * As the large kernel, with two blocks of 64 rows for each warpgroup: the rows of the tokens are
  * read half as often, which else are as many bytes as the weights. */
