@@ -9,6 +9,7 @@ enum { API_MISTRAL_ID_BYTES = 9 };
 
 void api_answer_init(const ApiCall *call, ApiChoice *choice) {
     const ApiTools *tools = &call->tools;
+    choice->stop_index = choice->stop_id = -1;
     chat_parse_init(&choice->parse, tools->style, tools->thinks, tools->thinking);
     chat_parse_feed(&choice->parse, buf_str(&tools->forced));
 }

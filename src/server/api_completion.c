@@ -15,13 +15,15 @@ static Status api_completion_logprobs(ApiCall *call, const json_t *body, ApiFaul
     return OK;
 }
 
-/* "max_tokens": 0 with echo asks about the prompt alone. The field is taken out, since elsewhere it
- * begins with 1. */
+/* "max_tokens": 0 with echo asks about the prompt alone. The field becomes 1: the engine generates
+ * that much at least. */
 static bool api_completion_is_echo_only(json_t *body) {
-    const json_t *max_tokens = json_object_get(body, "max_tokens");
+    const json_t *max_tokens = json_object_get(body, "max_tokens"),
+                 *other_name = json_object_get(body, "max_completion_tokens");
     if (!json_is_integer(max_tokens) || json_integer_value(max_tokens) != 0) return false;
+    if (other_name != NULL && !json_is_null(other_name)) return false;
     if (!json_is_true(json_object_get(body, "echo"))) return false;
-    json_object_del(body, "max_tokens");
+    json_object_set_new(body, "max_tokens", json_integer(1));
     return true;
 }
 
@@ -31,8 +33,7 @@ static Status api_completion_read(ApiCall *call, json_t *body, ApiFault *fault) 
     call->params.echo_only = echo_only;
     TRY(api_completion_logprobs(call, body, fault));
     /* OpenAI's default of this older interface. */
-    if (call->params.request.max_tokens == 0)
-        call->params.request.max_tokens = call->params.echo_only ? 1 : 16;
+    if (call->params.request.max_tokens == 0) call->params.request.max_tokens = 16;
     const json_t *prompt = json_object_get(body, "prompt");
     if (prompt == NULL) return api_params_fault(fault, "prompt", "'prompt' is missing");
     return api_prompts(call, prompt, "prompt", API_PROMPTS_MAX, fault);

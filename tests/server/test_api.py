@@ -117,9 +117,29 @@ class Api(unittest.TestCase):
             for choice in reply["choices"]:
                 self.assertEqual(choice["text"], "".join(logprobs["tokens"][:-1]))
                 self.assertEqual(choice["finish_reason"], "length")
+                self.assertIsNone(choice["stop_reason"])
                 self.assertEqual(choice["token_ids"], [])
                 for key in ("tokens", "token_logprobs", "text_offset"):
                     self.assertEqual(choice["logprobs"][key], logprobs[key][:-1])
+
+    def test_echo_alone(self):
+        """What ends the token that is not told is not told either; more tokens are refused."""
+        ask = {"prompt": ["Once upon", "A"], "max_tokens": 0, "echo": True}
+        ids = list(range(3, 67))  # the token behind the prompt is one of these, and ends it
+        for more in ({"stop_token_ids": ids, "allowed_token_ids": ids},
+                     {"n": 2, "temperature": 0, "use_beam_search": True}):
+            events = self.server.stream("/v1/completions", {
+                **ask, **more, "stream_options": {"include_usage": True}})
+            n = more.get("n", 1)
+            choices = sorted((e["choices"][0] for e in events[:-1]), key=lambda c: c["index"])
+            self.assertEqual([c["text"] for c in choices], ["Once upon"] * n + ["A"] * n)
+            for choice in choices:
+                self.assertEqual((choice["finish_reason"], choice["stop_reason"]), ("length", None))
+            self.assertEqual(events[-1]["usage"]["completion_tokens"], 0)
+        for field, more in (("max_tokens", {"max_completion_tokens": 5}),
+                            ("min_tokens", {"min_tokens": 5})):
+            status, _, data = self.server.request("POST", "/v1/completions", {**ask, **more})
+            self.assertEqual((status, json.loads(data)["error"]["param"]), (400, field))
 
     def test_stop_string(self):
         ask = {"prompt": "Once", **GREEDY}
