@@ -20,6 +20,7 @@ void api_answer_free(ApiChoice *choice) {
         buf_free(&choice->item[i].name);
         buf_free(&choice->item[i].text);
     }
+    buf_free(&choice->hidden);
     mem_free(choice->item);
 }
 
@@ -52,8 +53,9 @@ static void api_answer_part(ApiCall *call, ApiChoice *choice, const ChatPart *pa
     const ApiTools *tools = &call->tools;
     Str text = chat_parse_text(&choice->parse, part);
     ApiItem *item = choice->n_items > 0 ? &choice->item[choice->n_items - 1] : NULL;
-    if (part->kind == CHAT_REASONING && tools->hide_reasoning) return;
-    if (part->kind == CHAT_CALL) {
+    if (part->kind == CHAT_REASONING && tools->hide_reasoning) {
+        buf_append_str(&choice->hidden, text);
+    } else if (part->kind == CHAT_CALL) {
         choice->skip_call = tools->one_call && api_answer_n_calls(choice) > 0;
         if (choice->skip_call) return;
         item = api_answer_add(choice, CHAT_CALL);
@@ -67,14 +69,16 @@ static void api_answer_part(ApiCall *call, ApiChoice *choice, const ChatPart *pa
     }
 }
 
-/* What the reasoning comes to in tokens. */
-static void api_answer_count(ApiCall *call, const ApiChoice *choice) {
+/* What the reasoning comes to in tokens, however its sequence was cut into events. A model may need
+ * fewer than the tokenizer: never more than it wrote. */
+static void api_answer_count(ApiCall *call, const ApiChoice *choice, int32_t n_output) {
     Buf text = {0};
     size_t n = 0;
+    buf_append_str(&text, buf_str(&choice->hidden));
     if (api_answer_text(choice, CHAT_REASONING, &text))
         (void)sluice_tokenize(call->server->model, text.data, text.len, false, false, NULL, 0, &n,
                               NULL);
-    call->n_reasoning_tokens += (int64_t)n;
+    call->n_reasoning_tokens += MIN((int64_t)n, n_output);
     buf_free(&text);
 }
 
@@ -89,7 +93,7 @@ void api_answer_note(ApiCall *call, ApiChoice *choice, const sluice_event *event
     for (size_t i = 0; i < choice->parse.n_parts; i++)
         api_answer_part(call, choice, &choice->parse.part[i]);
     chat_parse_clear(&choice->parse);
-    if (event->finish != SLUICE_FINISH_NONE) api_answer_count(call, choice);
+    if (event->finish != SLUICE_FINISH_NONE) api_answer_count(call, choice, event->usage->n_output);
 }
 
 int32_t api_answer_n_calls(const ApiChoice *choice) {

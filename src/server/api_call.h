@@ -61,6 +61,7 @@ typedef struct ApiChoice {
     Buf logprobs;          /* JSON of chats, without the enclosing list */
     Buf token_ids;         /* JSON numbers with commas */
     Buf prompt_logprobs;   /* JSON, of a prompt's first sequence */
+    Buf hidden;            /* reasoning that is only counted */
     Buf said;              /* all text so far, if the log shall have it */
     ApiLists lists;        /* logprobs of text completions */
     ApiLists prompt_lists; /* of a prompt that is told again: its first sequence's */

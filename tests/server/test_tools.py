@@ -35,6 +35,7 @@ STYLES = {
             "3": "<tool_call>{\"name\": \"a\", \"arguments\": {}}</tool_call>"
                  "<tool_call> {\"name\": \"get_weather\",\"arguments\":{\"n\": 2}}  </tool_call>",
             "4": "Not <tool_call> a call",
+            "5": "<think>Hm</think>Rain, and wind from over there!",
             "{": "\"city\": \"forced\"}}</tool_call>",
         }},
     "llama": {
@@ -190,13 +191,17 @@ class Chat(unittest.TestCase):
         self.assertEqual((message["reasoning"], message["content"]),
                          ("\nA question.\n", "It is sunny."))
         details = reply["usage"]["completion_tokens_details"]
-        self.assertEqual(details["reasoning_tokens"], len("\nA question.\n"))
+        # The tokenizer needs a token for each byte, the model needed fewer for all of the answer.
+        self.assertEqual(details["reasoning_tokens"], reply["usage"]["completion_tokens"])
+        short = server.post("/v1/chat/completions", ask("Hello 5"))["usage"]
+        self.assertEqual(short["completion_tokens_details"]["reasoning_tokens"], len("Hm"))
         message = joined(server.stream("/v1/chat/completions", body))
         self.assertEqual((message["reasoning"], message["content"]),
                          ("\nA question.\n", "It is sunny."))
         self.assertNotIn("reasoning_content", reply["choices"][0]["message"])
         hidden = server.post("/v1/chat/completions", {**body, "include_reasoning": False})
         self.assertNotIn("reasoning", hidden["choices"][0]["message"])
+        self.assertEqual(hidden["usage"]["completion_tokens_details"], details)
         tokens = reply["usage"]["prompt_tokens"]
         for more in ({"reasoning_effort": "none"},
                      {"chat_template_kwargs": {"enable_thinking": False}}):
