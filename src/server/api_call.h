@@ -48,6 +48,8 @@ typedef struct ApiItem {
 typedef struct ApiLists {
     Buf tokens, logprobs, tops, offsets;
     int32_t n_chars; /* of the text of all tokens so far, also of those told already */
+    char held[4];    /* behind them: the beginning of a character */
+    int32_t n_held;
 } ApiLists;
 
 /* One sequence of the reply. */

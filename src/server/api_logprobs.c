@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "server/server_priv.h"
+#include "text/utf8.h"
 
 /* ---- how many ---- */
 
@@ -186,19 +187,27 @@ static void api_logprobs_map(const ApiCall *call, const sluice_logprob *top, int
     buf_free(&name);
 }
 
-/* Characters that begin in the bytes. */
-static int32_t api_logprobs_chars(const ApiToken *token) {
-    int32_t n = 0;
-    for (size_t i = 0; i < token->len_told; i++)
-        n += ((unsigned char)token->bytes[i] & 0xC0) != 0x80;
-    return n;
+/* The place of the text's next byte: that of its character, or of the U+FFFD that stands for it. */
+static int32_t api_logprobs_place(ApiLists *lists, char byte) {
+    size_t n = (size_t)lists->n_held;
+    lists->held[n++] = byte;
+    if (n > 1 && utf8_char_bytes(lists->held, n) == 0 && !utf8_is_cut(lists->held, n)) {
+        lists->n_chars++; /* what was held stays a beginning */
+        lists->held[0] = byte;
+        n = 1;
+    }
+    const int32_t place = lists->n_chars;
+    const bool is_cut = utf8_is_cut(lists->held, n);
+    lists->n_chars += !is_cut;
+    lists->n_held = is_cut ? (int32_t)n : 0;
+    return place;
 }
 
 /* Appends one token; a token that begins within a character has that character's place. known:
  * it has a probability. */
 static void api_logprobs_lists_add(const ApiCall *call, sluice_logprob figure, bool known,
                                    const sluice_logprob *top, int32_t n_top, ApiLists *lists) {
-    const bool is_first = call->params.echo && lists->n_chars == 0;
+    const bool is_first = call->params.echo && lists->n_chars + lists->n_held == 0;
     const char *comma = lists->tokens.len > 0 ? "," : "";
     ApiToken token = api_logprobs_token(call, figure.token, is_first);
     buf_append_text(&lists->tokens, comma);
@@ -210,9 +219,12 @@ static void api_logprobs_lists_add(const ApiCall *call, sluice_logprob figure, b
     }
     buf_append_text(&lists->tops, comma);
     api_logprobs_map(call, top, n_top, is_first, &lists->tops);
-    const bool within = token.len_told > 0 && ((unsigned char)token.bytes[0] & 0xC0) == 0x80;
-    buf_append_format(&lists->offsets, "%s%d", comma, MAX(lists->n_chars - within, 0));
-    lists->n_chars += api_logprobs_chars(&token);
+    int32_t place = lists->n_chars;
+    for (size_t i = 0; i < token.len_told; i++) {
+        const int32_t mine = api_logprobs_place(lists, token.bytes[i]);
+        if (i == 0) place = mine;
+    }
+    buf_append_format(&lists->offsets, "%s%d", comma, place);
     api_logprobs_token_free(&token);
 }
 
@@ -238,7 +250,7 @@ void api_logprobs_lists_copy(ApiLists *to, const ApiLists *from) {
     buf_append_str(&to->logprobs, buf_str(&from->logprobs));
     buf_append_str(&to->tops, buf_str(&from->tops));
     buf_append_str(&to->offsets, buf_str(&from->offsets));
-    to->n_chars = from->n_chars;
+    to->n_chars = from->n_chars + (from->n_held > 0); /* the answer begins with a character */
 }
 
 void api_logprobs_lists_write(const ApiLists *lists, Buf *out) {

@@ -359,6 +359,23 @@ class Fields(unittest.TestCase):
                           for at in c["logprobs"]["text_offset"]],
                          choice["logprobs"]["text_offset"])
 
+    def test_places_in_text_that_is_mended(self):
+        """Bytes that are no character are U+FFFD in the text, and have its place."""
+        fox, e = self.ids("\U0001f98a"), self.ids("\u00e9")
+        self.assertEqual((len(fox), len(e)), (4, 1))  # a token a byte, and one of two bytes
+        data = {**dict(zip(fox, (bytes([b]) for b in "\U0001f98a".encode()))), e[0]: b"\xc3\xa9"}
+        for ids in (fox[1:] + e, fox[:1] + e + fox + e, fox[:2] + fox[:3] + e, e + fox[2:] * 2,
+                    fox[:3]):
+            choice = self.ask(prompt=ids, echo=True, logprobs=0, max_tokens=2,
+                              allowed_token_ids=e)
+            want, so_far = [], b""
+            for token in ids:
+                want.append(len((so_far + data[token][:1]).decode(errors="replace")) - 1)
+                so_far += data[token]
+            text = so_far.decode(errors="replace")
+            self.assertEqual(choice["text"], text + "\u00e9" * 2)
+            self.assertEqual(choice["logprobs"]["text_offset"], want + [len(text), len(text) + 1])
+
     def test_bytes_of_tokens(self):
         """The bytes of tokens that are pieces of characters make the characters."""
         text = "\u65e5\U0001f98a"
