@@ -65,10 +65,19 @@ static Status api_check_context(const ApiCall *call, ApiFault *fault) {
     return OK;
 }
 
+static Status api_check_seqs(const ApiCall *call, ApiFault *fault) {
+    const int32_t n = MAX(call->params.request.n, call->params.request.beam_width),
+                  most = call->server->options.plan->max_seqs;
+    if (n <= most) return OK;
+    return api_params_fault(fault, "n", "'n' is %d, this server runs %d sequences at once", n,
+                            most);
+}
+
 void api_go(ApiCall *call, Status status, ApiFault *fault) {
     if (status == OK) {
         api_truncate(call);
         status = api_check_context(call, fault);
+        if (status == OK) status = api_check_seqs(call, fault);
         if (status == OK) status = api_logprobs_check(call, fault);
     }
     if (status == OK) {

@@ -179,6 +179,15 @@ class Queue(unittest.TestCase):
         self.hold("num_requests_waiting", 2)  # at it
         self.refused("full")
 
+    def test_sequences(self):
+        self.start()
+        for n, beam, want in ((1, False, 200), (2, False, 400), (1, True, 200), (2, True, 400)):
+            status, _, data = self.server.request("POST", "/v1/completions", {
+                "prompt": "Once", "max_tokens": 2, "n": n, "use_beam_search": beam})
+            self.assertEqual(want, status, data)
+            if want == 400:
+                self.assertEqual("n", json.loads(data)["error"]["param"])
+
     def test_priority(self):
         """With that policy who waits longer lets the lower number go first."""
         for policy in ("fcfs", "priority"):
