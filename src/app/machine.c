@@ -49,6 +49,8 @@ Status machine_of(const Compute *compute, MachineLimits *out, Err *err) {
 }
 
 MachineLimits machine_mean(MachineLimits a, MachineLimits b) {
+    /* One that could not be measured leaves the mean unknown. */
+    if (a.read_bytes_per_s == 0 || b.read_bytes_per_s == 0) return (MachineLimits){0};
     return (MachineLimits){(a.read_bytes_per_s + b.read_bytes_per_s) / 2,
                            (a.matrix_flops_per_s + b.matrix_flops_per_s) / 2,
                            (a.attend_flops_per_s + b.attend_flops_per_s) / 2,
