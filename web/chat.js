@@ -175,7 +175,7 @@ async function answer() {
     const response = await fetch("/v1/chat/completions",
       {method: "POST", headers: headers(), body: body(), signal: controller.signal});
     if (response.status === 401) openPanel(true);
-    if (!response.ok) throw new Error((await response.json()).error.message);
+    if (!response.ok) throw await refusal(response);
     for await (const event of events(response)) now.take(event);
   } catch (error) {
     stopped = error.name === "AbortError";

@@ -43,14 +43,19 @@ function headers() {
   return all;
 }
 
-// The JSON at a path of this server; an Error with its message and status otherwise.
-async function getJson(path) {
-  const response = await fetch(path, {headers: headers()});
+// What a reply that is not OK says, which may be a proxy's and no JSON, as an Error with its status.
+async function refusal(response) {
   const value = await response.json().catch(() => ({}));
-  if (response.ok) return value;
   const error = new Error(value.error?.message || `the server answered ${response.status}`);
   error.status = response.status;
-  throw error;
+  return error;
+}
+
+// The JSON at a path of this server.
+async function getJson(path) {
+  const response = await fetch(path, {headers: headers()});
+  if (!response.ok) throw await refusal(response);
+  return response.json();
 }
 
 $("theme").onclick = () => {

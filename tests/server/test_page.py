@@ -234,12 +234,18 @@ class Page(unittest.TestCase):
             self.assertNotEqual(page.evaluate(paper), first, "the choice is not kept")
 
     def test_failure_is_told(self):
-        page = self.open(complaints=1)
+        page = self.open(complaints=2)
         page.route("**/v1/chat/completions", lambda route: route.fulfill(
             status=429, json={"error": {"message": f"the queue is full {EVIL}"}}))
         self.ask(page, "Hello?")
         expect(page.locator(".failure")).to_contain_text("the queue is full")
         expect(page.locator(".again")).to_have_text("Try again")
+        self.unharmed(page)
+        page.unroute("**/v1/chat/completions")
+        page.route("**/v1/chat/completions", lambda route: route.fulfill(
+            status=502, content_type="text/html", body=EVIL))  # a proxy's
+        page.click(".again")
+        expect(page.locator(".failure")).to_have_text("the server answered 502")
         self.unharmed(page)
 
     def test_phone(self):
