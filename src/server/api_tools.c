@@ -134,7 +134,7 @@ static Status api_tools_call(const json_t *from, size_t i, json_t *calls, ApiFau
 Status api_tools_message(json_t *message, size_t i, ApiFault *fault) {
     const json_t *from = json_object_get(message, "tool_calls");
     json_t *id = json_object_get(message, "tool_call_id");
-    if (id != NULL && !json_is_string(id))
+    if (id != NULL && !json_is_null(id) && !json_is_string(id))
         return api_params_fault(fault, "messages", "messages[%zu].tool_call_id must be a string",
                                 i);
     if (from == NULL) return OK;

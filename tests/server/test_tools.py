@@ -168,7 +168,7 @@ class Chat(unittest.TestCase):
 
     def test_what_the_template_is_given(self):
         """Tools, calls with their arguments as objects, results, and what was thought."""
-        messages = [{"role": "user", "content": "u"},
+        messages = [{"role": "user", "content": "u", "tool_call_id": None},
                     {"role": "assistant", "content": None, "reasoning": "r", "tool_calls": [
                         {"id": "c1", "type": "function", "function": {
                             "name": "get_weather", "arguments": ARGUMENTS}}]},
