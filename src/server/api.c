@@ -31,13 +31,17 @@ Status api_read_params(ApiCall *call, const json_t *body, ApiFault *fault) {
     return api_params_read(&call->params, body, &rules, &call->arena, fault);
 }
 
+/* Tokens that the answer wants room for. */
+static int32_t api_n_output(const sluice_request *request) {
+    return request->pooling != SLUICE_POOL_NONE ? 0 : MAX(request->max_tokens, 1);
+}
+
 /* "truncate_prompt_tokens". */
 static void api_truncate(ApiCall *call) {
     const ApiParams *params = &call->params;
     int64_t keep = params->truncate;
     if (keep == 0) return;
-    if (keep < 0)
-        keep = call->server->options.plan->max_context - MAX(params->request.max_tokens, 1);
+    if (keep < 0) keep = call->server->options.plan->max_context - api_n_output(&params->request);
     for (int32_t i = 0; i < call->n_prompts; i++) {
         ApiPrompt *prompt = &call->prompt[i];
         size_t n = (size_t)MAX(keep, 1);
@@ -52,7 +56,7 @@ static void api_truncate(ApiCall *call) {
 static Status api_check_context(const ApiCall *call, ApiFault *fault) {
     const sluice_request *request = &call->params.request;
     const int32_t most = call->server->options.plan->max_context;
-    const int32_t n_output = request->pooling != SLUICE_POOL_NONE ? 0 : MAX(request->max_tokens, 1);
+    const int32_t n_output = api_n_output(request);
     for (int32_t i = 0; i < call->n_prompts; i++) {
         const int64_t n = (int64_t)call->prompt[i].n + n_output;
         if (n <= most) continue;

@@ -54,8 +54,10 @@ static const ApiFormat API_EMBEDDING = {api_embedding_event, api_embedding_finis
 
 static Status api_embedding_read(ApiCall *call, const json_t *body, ApiFault *fault) {
     TRY(api_read_params(call, body, fault));
+    const int32_t priority = call->params.request.priority;
     call->params.stream = false;
     call->params.request = (sluice_request)SLUICE_REQUEST_INIT;
+    call->params.request.priority = priority;
     call->params.request.n = 1;
     call->params.request.pooling = SLUICE_POOL_MEAN;
     call->params.request.cache_salt = call->params.cache_salt;

@@ -175,6 +175,9 @@ class Api(unittest.TestCase):
         self.assertEqual(len(vectors[0]), 512)
         self.assertEqual(vectors[0], vectors[2])
         self.assertNotEqual(vectors[0], vectors[1])
+        reply = self.server.post("/v1/embeddings", {"input": [5] * 1030,
+                                                    "truncate_prompt_tokens": -1})
+        self.assertEqual(reply["usage"]["prompt_tokens"], 1024)  # no answer wants room
 
     def test_models_and_tokens(self):
         status, _, data = self.server.request("GET", "/v1/models")

@@ -1,6 +1,7 @@
 """test_limits: every limit of the server below it, at it and above it: the counts as they are by
 default or made small by their options, the times made short by them."""
 import http.client
+import itertools
 import json
 import os
 import re
@@ -190,14 +191,16 @@ class Queue(unittest.TestCase):
 
     def test_priority(self):
         """With that policy who waits longer lets the lower number go first."""
-        for policy in ("fcfs", "priority"):
+        paths = {"/v1/completions": {**LONG, "stream": False, "max_tokens": 5},
+                 "/v1/embeddings": {"input": [5] * 900}}
+        for policy, path in itertools.product(("fcfs", "priority"), paths):
             self.start("--policy", policy)
             self.hold("num_requests_running", 1)
             done, threads = [], []
             for n, priority in enumerate((5, -5)):
-                body = {**LONG, "stream": False, "max_tokens": 5, "priority": priority}
+                body = {**paths[path], "priority": priority}
                 threads.append(threading.Thread(target=lambda body=body: done.append(
-                    (self.server.request("POST", "/v1/completions", body)[0], body["priority"]))))
+                    (self.server.request("POST", path, body)[0], body["priority"]))))
                 threads[n].start()
                 self.wait("num_requests_waiting", n + 1)
             for thread in threads:
