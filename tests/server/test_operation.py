@@ -191,8 +191,12 @@ class Operation(unittest.TestCase):
     def hold_engine(self, server):
         """Stops the engine's thread, as a debugger would. Returns what lets it go."""
         tasks = f"/proc/{server.process.pid}/task"
-        engine, = [int(t) for t in os.listdir(tasks)
-                   if pathlib.Path(tasks, t, "comm").read_text().strip() == "engine"]
+
+        def named():
+            return [int(t) for t in os.listdir(tasks)
+                    if pathlib.Path(tasks, t, "comm").read_text().strip() == "engine"]
+        until(named, "the engine's thread gives itself its name")
+        engine, = named()
         libc = ctypes.CDLL(None, use_errno=True)
         seize, interrupt, detach, wall = 0x4206, 0x4207, 17, 0x40000000
         if libc.ptrace(seize, engine, None, None) != 0:
