@@ -379,11 +379,11 @@ static Status api_message_prompt(ApiCall *call, const json_t *body, ApiFault *fa
 
 static Status api_message_read(ApiCall *call, const json_t *body, ApiFault *fault) {
     sluice_request *request = &call->params.request;
+    static const char *const elsewhere[] = {
+        "n",    "logprobs",         "top_logprobs", "prompt_logprobs", "max_completion_tokens",
+        "echo", "return_token_ids", "stop"};
     TRY(api_read_params(call, body, fault));
-    request->n = 1;
-    request->prompt_logprobs = -1;
-    request->stop = NULL;
-    request->n_stop = 0;
+    TRY(api_params_elsewhere(body, elsewhere, ARRAY_LEN(elsewhere), fault));
     TRY(api_params_stop(body, "stop_sequences", request, &call->arena, fault));
     if (request->max_tokens == 0)
         return api_params_fault(fault, "max_tokens", "'max_tokens' is missing");

@@ -122,6 +122,25 @@ static bool api_params_is_neutral(const ApiUnsupported *row, const json_t *value
            strcmp(json_string_value(value), row->neutral) == 0;
 }
 
+Status api_params_elsewhere(const json_t *body, const char *const *keys, size_t n,
+                            ApiFault *fault) {
+    for (size_t i = 0; i < n; i++) {
+        const json_t *value = api_params_field(body, keys[i]);
+        const bool one = strcmp(keys[i], "n") == 0 && json_integer_value(value) == 1;
+        const bool empty = json_is_array(value) && json_array_size(value) == 0;
+        if (value != NULL && !json_is_false(value) && !empty && !one)
+            return api_params_fault(fault, keys[i], "'%s' is no field of this API", keys[i]);
+    }
+    return OK;
+}
+
+Status api_params_min_tokens(const sluice_request *request, ApiFault *fault) {
+    if (request->max_tokens > 0 && request->min_tokens > request->max_tokens)
+        return api_params_fault(fault, "min_tokens", "'min_tokens' is %d, 'max_tokens' only %d",
+                                request->min_tokens, request->max_tokens);
+    return OK;
+}
+
 static Status api_params_unsupported(const json_t *body, ApiFault *fault) {
     for (size_t i = 0; i < ARRAY_LEN(API_UNSUPPORTED); i++) {
         const ApiUnsupported *row = &API_UNSUPPORTED[i];
@@ -375,10 +394,7 @@ static Status api_params_counts(ApiParams *params, const json_t *body, ApiFault 
     if (params->seed_given) request->sampling.seed = (uint64_t)seed;
     if (best_of != request->n)
         return api_params_fault(fault, "best_of", "'best_of' other than 'n' is not supported");
-    if (request->max_tokens > 0 && request->min_tokens > request->max_tokens)
-        return api_params_fault(fault, "min_tokens", "'min_tokens' is %d, 'max_tokens' only %d",
-                                request->min_tokens, request->max_tokens);
-    return OK;
+    return api_params_min_tokens(request, fault);
 }
 
 static Status api_params_stream(ApiParams *params, const json_t *body, ApiFault *fault) {

@@ -61,6 +61,12 @@ MUST_USE Status api_params_read(ApiParams *params, const json_t *body, const Api
 MUST_USE Status api_params_int(const json_t *body, const char *key, int64_t min, int64_t max,
                                int64_t *out, ApiFault *fault);
 MUST_USE Status api_params_bool(const json_t *body, const char *key, bool *out, ApiFault *fault);
+/* The fields `keys` of other APIs, which would change the answer and of which this one has no part:
+ * absent, null, false, [] or an n of 1. */
+MUST_USE Status api_params_elsewhere(const json_t *body, const char *const *keys, size_t n,
+                                     ApiFault *fault);
+/* min_tokens is not above max_tokens, once both are known. */
+MUST_USE Status api_params_min_tokens(const sluice_request *request, ApiFault *fault);
 /* A "stop"-like field: a string, or a list of them. */
 MUST_USE Status api_params_stop(const json_t *body, const char *key, sluice_request *request,
                                 Arena *arena, ApiFault *fault);

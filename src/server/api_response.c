@@ -428,12 +428,15 @@ static Status api_response_asked(ApiCall *call, const json_t *body, ApiFault *fa
 }
 
 static Status api_response_read(ApiCall *call, const json_t *body, ApiFault *fault) {
+    static const char *const elsewhere[] = {
+        "n",    "logprobs",        "prompt_logprobs", "max_tokens", "max_completion_tokens",
+        "echo", "return_token_ids"};
     int64_t max_tokens = 0;
     TRY(api_read_params(call, body, fault));
+    TRY(api_params_elsewhere(body, elsewhere, ARRAY_LEN(elsewhere), fault));
     TRY(api_params_int(body, "max_output_tokens", 1, 1 << 30, &max_tokens, fault));
     call->params.request.max_tokens = (int32_t)max_tokens;
-    call->params.request.n = 1;
-    call->params.request.prompt_logprobs = -1;
+    TRY(api_params_min_tokens(&call->params.request, fault));
     TRY(api_response_asked(call, body, fault));
     return api_response_prompt(call, body, fault);
 }

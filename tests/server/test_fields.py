@@ -162,6 +162,9 @@ class Fields(unittest.TestCase):
                        "bad": (5, {}, [{"type": "image"}])},
             "thinking": refused(({"type": "disabled"},), {"type": "enabled"}, 5),
             "output_config": refused(({},), {"effort": "low"}), "container": refused((), "x"),
+            "n": refused((1,), 2), "logprobs": refused((False,), True, 2), "echo": refused((False,), True),
+            "prompt_logprobs": refused((), 0), "return_token_ids": refused((False,), True),
+            "stop": refused(([],), "x", ["x"]), "max_completion_tokens": refused((), 5),
             "cache_control": IGNORED})
 
     def test_responses(self):
@@ -171,6 +174,9 @@ class Fields(unittest.TestCase):
             "instructions": text(), "parallel_tool_calls": FLAGS,
             "previous_response_id": refused((), "resp_1"), "background": refused((False,), True),
             "conversation": refused((), "x"), "prompt": refused((), {"id": "x"}),
+            "n": refused((1,), 2), "logprobs": refused((False,), True, 2), "echo": refused((False,), True),
+            "prompt_logprobs": refused((), 0), "return_token_ids": refused((False,), True),
+            "max_tokens": refused((), 5), "min_tokens": {**whole(0, 1, (0, 1)), "bad": (2,)},
             "text": {"kinds": ("object",), "good": ({"format": {"type": "text"}},
                                                     {"verbosity": "medium"}),
                      "bad": ({"verbosity": "low"}, {"format": {"type": "json_object"}})},
