@@ -87,19 +87,6 @@ static void i8_load_queries(const CpuAttnTask *task, const CpuAttnWork *work) {
 
 /* ---- keys and values ----------------------------------------------------------------------- */
 
-static inline void i8_prefetch(const void *data, int64_t at, int64_t n) {
-    for (int64_t i = 0; i < n; i += CACHE_LINE)
-        _mm_prefetch((const char *)data + at + i, _MM_HINT_T1);
-}
-
-/* Asks for the next tile's keys and values up to row `to`. */
-static inline void i8_ask(const KvView *kv, CpuAttnTile *tile, int64_t to) {
-    for (; tile->asked < to; tile->asked++) {
-        i8_prefetch(kv->k, tile->next[tile->asked], kv->head_dim);
-        i8_prefetch(kv->v, tile->next[tile->asked], kv->head_dim);
-    }
-}
-
 static void i8_load_keys(const KvView *kv, CpuAttnTile *tile, const CpuAttnWork *work) {
     const Vec flip = _mm512_castsi512_ps(_mm512_set1_epi8((char)0x80));
     const int64_t dim = kv->head_dim, n_turns = DIV_UP(dim, (int64_t)I8_SPAN) * I8_KEY_VECS;
@@ -108,7 +95,7 @@ static void i8_load_keys(const KvView *kv, CpuAttnTile *tile, const CpuAttnWork 
         const int64_t n = MIN(dim - i, (int64_t)I8_SPAN), n_words = DIV_UP(n, (int64_t)I8_WORD);
         for (int64_t v = 0; v < I8_KEY_VECS; v++) {
             const int64_t *offset = tile->offset + v * VEC_LANES;
-            i8_ask(kv, tile, ++turn * I8_ASK_KEYS / n_turns);
+            cpu_attn_ask(DTYPE_I8, kv, tile, ++turn * I8_ASK_KEYS / n_turns);
             Vec word[VEC_LANES];
             if (n == I8_SPAN && offset[0] >= 0 && offset[VEC_LANES - 1] >= 0) {
                 const void *row[VEC_LANES];
@@ -134,8 +121,9 @@ static void i8_load_values(const KvView *kv, CpuAttnTile *tile, const CpuAttnWor
     const int64_t dim = kv->head_dim;
     __m512i *to = (__m512i *)(void *)work->values;
     for (int64_t j = 0; j < CPU_ATTN_KEYS; j += I8_WORD) {
-        i8_ask(kv, tile,
-               I8_ASK_SCORES + (j + I8_WORD) * (CPU_ATTN_KEYS - I8_ASK_SCORES) / CPU_ATTN_KEYS);
+        cpu_attn_ask(
+            DTYPE_I8, kv, tile,
+            I8_ASK_SCORES + (j + I8_WORD) * (CPU_ATTN_KEYS - I8_ASK_SCORES) / CPU_ATTN_KEYS);
         for (int64_t i = 0; i < dim; i += I8_SPAN, to += 4) {
             __m512i row[I8_WORD];
             VEC_UNROLL
@@ -215,8 +203,8 @@ static void i8_scores(const CpuAttnTask *task, const CpuAttnWork *work, CpuAttnT
         for (int32_t i = r; i < r + n; i++) any |= cpu_attn_sees(work, i);
         for (int64_t v = 0; v < I8_KEY_VECS && any; v += 2) {
             if (r == 0)
-                i8_ask(&task->args->kv, tile,
-                       I8_ASK_KEYS + (v + 2) * (I8_ASK_SCORES - I8_ASK_KEYS) / I8_KEY_VECS);
+                cpu_attn_ask(DTYPE_I8, &task->args->kv, tile,
+                             I8_ASK_KEYS + (v + 2) * (I8_ASK_SCORES - I8_ASK_KEYS) / I8_KEY_VECS);
             switch (n) {
                 case 1: i8_scores_block(task, work, r, 1, v); break;
                 case 2: i8_scores_block(task, work, r, 2, v); break;

@@ -8,6 +8,8 @@
 
 #include "ops/ops_priv.h"
 
+#define CPU_ATTN_INLINE static inline __attribute__((always_inline))
+
 enum {
     CPU_ATTN_ROWS = 96,     /* rows of a tile: 16 blocks of the 6-row kernel */
     CPU_ATTN_KEYS = 64,     /* keys of a tile, at multiples of it; divides ATTN_SPLIT_TOKENS */
@@ -71,6 +73,27 @@ typedef struct CpuAttnTile {
     int64_t offset[CPU_ATTN_KEYS], next[CPU_ATTN_KEYS];
     int32_t asked; /* of next */
 } CpuAttnTile;
+
+/* Of an element. */
+CPU_ATTN_INLINE int64_t cpu_attn_bytes(DType dtype) {
+    if (dtype == DTYPE_F32) return 4;
+    return dtype == DTYPE_I8 ? 1 : 2;
+}
+
+/* The lines of n elements. To L2: of a tile and the next, not both fit L1 everywhere. */
+CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at, int64_t n) {
+    const int64_t bytes = cpu_attn_bytes(dtype);
+    for (int64_t i = 0; i < n * bytes; i += CACHE_LINE)
+        __builtin_prefetch((const char *)data + at * bytes + i, 0, 2);
+}
+
+/* Asks for the next tile's keys and values up to row `to`. */
+CPU_ATTN_INLINE void cpu_attn_ask(DType dtype, const KvView *kv, CpuAttnTile *tile, int64_t to) {
+    for (; tile->asked < to; tile->asked++) {
+        cpu_attn_prefetch(dtype, kv->k, tile->next[tile->asked], kv->head_dim);
+        cpu_attn_prefetch(dtype, kv->v, tile->next[tile->asked], kv->head_dim);
+    }
+}
 
 /* Of keys first .. first + CPU_ATTN_KEYS - 1. */
 void cpu_attn_tile_places(const CpuAttnTask *task, int32_t first, CpuAttnTile *tile);

@@ -6,8 +6,6 @@
 #include "ops/cpu/cpu_attn_priv.h"
 #include "ops/cpu/cpu_kv_tmpl.h"
 
-#define CPU_ATTN_INLINE static inline __attribute__((always_inline))
-
 enum {
     CPU_ATTN_BLOCK_ROWS = 6,
     CPU_ATTN_BLOCK_VECS = VEC_LANES / 4, /* 24 of 32 registers, 12 of 16 */
@@ -36,27 +34,6 @@ typedef struct CpuAttnProduct {
     const KvView *kv;
     CpuAttnTile *tile; /* with offset: asks for the rest of its next */
 } CpuAttnProduct;
-
-/* Of an element. */
-CPU_ATTN_INLINE int64_t cpu_attn_bytes(DType dtype) {
-    if (dtype == DTYPE_F32) return 4;
-    return dtype == DTYPE_I8 ? 1 : 2;
-}
-
-/* The lines of n elements. To L2: of a tile and the next, not both fit L1 everywhere. */
-CPU_ATTN_INLINE void cpu_attn_prefetch(DType dtype, const void *data, int64_t at, int64_t n) {
-    const int64_t bytes = cpu_attn_bytes(dtype);
-    for (int64_t i = 0; i < n * bytes; i += CACHE_LINE)
-        _mm_prefetch((const char *)data + at * bytes + i, _MM_HINT_T1);
-}
-
-/* Asks for the next tile's keys and values up to row `to`. */
-CPU_ATTN_INLINE void cpu_attn_ask(DType dtype, const KvView *kv, CpuAttnTile *tile, int64_t to) {
-    for (; tile->asked < to; tile->asked++) {
-        cpu_attn_prefetch(dtype, kv->k, tile->next[tile->asked], kv->head_dim);
-        cpu_attn_prefetch(dtype, kv->v, tile->next[tile->asked], kv->head_dim);
-    }
-}
 
 /* The rows that are asked for while the tile's keys are read, in steps of equal size. */
 typedef struct CpuAttnAsk {
