@@ -29,14 +29,6 @@ enum {
     LINEAR_MANY_TOKENS = 64       /* more take units of many_rows rows */
 };
 
-/* AMD's cores ask for memory by themselves as long as it is one run. Farther requests keep Zen 4
- * from it; Zen 5, the first with VP2INTERSECT, has room for both. */
-static void cpu_linear_reads(LinearUnit *unit) {
-    bool one = __builtin_cpu_is("amd");
-    unit->n_side = one ? 1 : LINEAR_PANELS;
-    unit->ahead = one && __builtin_cpu_supports("avx512vp2intersect") ? LINEAR_AHEAD_BYTES : 0;
-}
-
 const LinearFormat *cpu_linear_format(const Weight *w) {
     const LinearFormat *format = &LINEAR_FORMAT[w->t.dtype];
     CHECK(w->layout == (format->bits > 0 ? CPU_LAYOUT_PANEL : CPU_LAYOUT_FILE));
@@ -102,12 +94,21 @@ size_t cpu_linear_thread_bytes(int64_t k) {
     return ops_scratch_round((size_t)bytes + LINEAR_ACC_BYTES);
 }
 
+/* AMD's cores ask for memory by themselves as long as it is one run. Farther requests keep Zen 4
+ * from it; Zen 5, the first with VP2INTERSECT, has room for both. */
+static void cpu_linear_reads(LinearUnit *unit) {
+    bool one = __builtin_cpu_is("amd");
+    unit->n_side = one ? 1 : LINEAR_PANELS;
+    unit->ahead = one && __builtin_cpu_supports("avx512vp2intersect") ? LINEAR_AHEAD_BYTES : 0;
+}
+
 LinearUnit cpu_linear_unit(const Weight *w) {
     const Tensor *t = &w->t;
     const DTypeInfo *info = dtype_info(t->dtype);
     LinearUnit unit = {.dtype = t->dtype, .k = t->shape[1], .n_rows = t->shape[0], .w = t->data};
     unit.w_stride = w->layout == CPU_LAYOUT_PANEL ? cpu_pack_panel_bytes(t->dtype, unit.k)
                                                   : t->stride[0] * info->group_bytes;
+    cpu_linear_reads(&unit);
     return unit;
 }
 
@@ -141,7 +142,6 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
     unit.n_tokens = chunk + 1 < plan->n_chunks ? plan->chunk_tokens : unit.n_tokens - token;
     if (unit.bias != NULL) unit.bias += row;
     unit.out += token * unit.out_stride + row;
-    cpu_linear_reads(&unit);
     unit.scratch = run->thread_scratch + (size_t)thread * run->thread_bytes;
     if (panels) {
         unit.q += token * (unit.k / 32);
