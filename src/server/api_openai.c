@@ -66,9 +66,13 @@ static void api_openai_stop_reason(const ApiCall *call, const ApiChoice *choice,
 }
 
 /* Notes an event's tokens in its choice. Streams empty them and `logprobs` after each chunk. */
-static void api_openai_note_tokens(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
+static void api_openai_note_prompt(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
     if (call->params.tell_prompt && event->prompt_chosen != NULL)
         api_logprobs_prompt(call, event, &choice->prompt_logprobs);
+}
+
+static void api_openai_note_tokens(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
+    api_openai_note_prompt(call, choice, event);
     for (int32_t i = 0; i < event->n_tokens && call->params.return_token_ids; i++)
         buf_append_format(&choice->token_ids, "%s%d", choice->token_ids.len > 0 ? "," : "",
                           event->tokens[i]);
@@ -315,8 +319,7 @@ static void api_openai_text_echo(ApiCall *call, const sluice_event *event, ApiCh
 
 /* Of a request about its prompt alone: the token behind it is not told. */
 static void api_openai_text_echoed(ApiCall *call, ApiChoice *choice, const sluice_event *event) {
-    if (call->params.tell_prompt && event->prompt_chosen != NULL)
-        api_logprobs_prompt(call, event, &choice->prompt_logprobs);
+    api_openai_note_prompt(call, choice, event);
     if (event->finish != SLUICE_FINISH_NONE)
         choice->finish = event->finish == SLUICE_FINISH_STOP ? SLUICE_FINISH_LENGTH : event->finish;
 }
