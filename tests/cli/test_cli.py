@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -234,6 +235,16 @@ class Terminal:
     def write(self, text):
         os.write(self.fd, text.encode())
 
+    def type(self, keys, seconds=60):
+        """Writes keys for the line editor, which shows its prompt before it takes the terminal:
+        until then the terminal itself would show them, a second time."""
+        end = time.monotonic() + seconds
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            if time.monotonic() > end:
+                raise AssertionError("the line editor did not take the terminal")
+            time.sleep(0.001)
+        self.write(keys)
+
     def close(self):
         """The exit status; kills what does not end by itself."""
         for _ in range(100):
@@ -278,7 +289,7 @@ class Chat(unittest.TestCase):
         self.terminal.close()
 
     def say(self, text, *, until=r"\n>>> "):
-        self.terminal.write(text + "\r")
+        self.terminal.type(text + "\r")
         return self.terminal.wait_for(until)
 
     def test_answers_and_leaves(self):
@@ -288,30 +299,30 @@ class Chat(unittest.TestCase):
         self.say("/clear")
         self.assertRegex(self.say("/show"), r"messages +0")
         self.assertIn("unknown command", self.say("/frob"))
-        self.terminal.write("/bye\r")
+        self.terminal.type("/bye\r")
         self.assertEqual(self.terminal.close(), 0)
         self.terminal = Terminal("version")
 
     def test_ctrl_c_stops_the_answer_only(self):
-        self.terminal.write("/bye\r")
+        self.terminal.type("/bye\r")
         self.assertEqual(self.terminal.close(), 0)
         # The slowest level: a fast machine would end the answer before the key arrives.
         self.terminal = Terminal("run", "--ignore-eos", "--level", "ref")
         self.terminal.wait_for(r">>> ")
-        self.terminal.write("Tell me a very long story about a dragon.\r")
+        self.terminal.type("Tell me a very long story about a dragon.\r")
         self.terminal.wait_for(r"dragon\.\r\n.{8}", 60)
         self.terminal.write("\x03")
         self.terminal.wait_for(r"(?s)\(stopped\).*\n>>> ")
         self.assertRegex(self.say("/show"), r"model")
 
     def test_ctrl_c_empties_the_line(self):
-        self.terminal.write("half a line\x03")
+        self.terminal.type("half a line\x03")
         self.assertRegex(self.say("/show"), r"messages +0")
 
     def test_several_lines(self):
-        self.terminal.write('"""one\r')
+        self.terminal.type('"""one\r')
         self.terminal.wait_for(r"\.\.\. ")
-        self.terminal.write("two\r")
+        self.terminal.type("two\r")
         self.terminal.wait_for(r"\.\.\. ")
         self.say('three"""')
         with tempfile.TemporaryDirectory() as folder:
