@@ -342,12 +342,12 @@ typedef enum OpsLevel {
     OPS_AVX2,
     OPS_AVX512,
     OPS_AVX512BF16, /* BF16 matrices times activations rounded to bf16; else as avx512 */
-    OPS_AMX,        /* BF16 and F16 on tiles, activations as two bf16 each; else as avx512 */
+    OPS_AMX,        /* the same on tiles, F16 matrices too, times two bf16 each; else as avx512 */
     OPS_LEVEL_COUNT
 } OpsLevel;
 
 /* The level of that name ("ref", "avx2", "avx512", "avx512bf16", "amx"); NULL: the fastest this CPU
- * has of those that keep f32's accuracy, so never avx512bf16.
+ * has, avx512bf16 where vdpbf16ps does more than FMA.
  * ERR_ARG for an unknown name, ERR_UNSUPPORTED for a level the CPU lacks. The table is static. */
 MUST_USE Status ops_cpu(const Ops **out, const char *level, Err *err);
 /* Whether this CPU (and system) can run the level. */

@@ -139,9 +139,8 @@ double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t r
     if (level == OPS_REF) return 0;
     OpsLevel vectors = level == OPS_AVX2 ? OPS_AVX2 : OPS_AVX512;
     if (dtype_is_grouped(weights)) return probe_int8_dot(pool, vectors, rounds);
-    if (weights == DTYPE_BF16 && level == OPS_AMX) return probe_bf16_dot(pool, level, rounds) / 2;
     if (weights == DTYPE_F16 && level == OPS_AMX) return probe_bf16_dot(pool, level, rounds) / 3;
-    if (weights == DTYPE_BF16 && level == OPS_AVX512BF16)
+    if (weights == DTYPE_BF16 && (level == OPS_AMX || level == OPS_AVX512BF16))
         return probe_bf16_dot(pool, level, rounds);
     return probe_f32_fma(pool, vectors, rounds);
 }

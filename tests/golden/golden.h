@@ -123,7 +123,8 @@ enum { GOLDEN_CASES_MAX = 96 };
 static inline bool golden_rounds(const GoldenModel *m) {
     const DType weight = model_config(m->model)->weight_dtype;
     if (m->ops->feed(weight) == DTYPE_BF16) return true;
-    return strcmp(m->ops->level, "avx512bf16") == 0 && weight == DTYPE_BF16;
+    return (strcmp(m->ops->level, "avx512bf16") == 0 || strcmp(m->ops->level, "amx") == 0) &&
+           weight == DTYPE_BF16;
 }
 
 static inline bool golden_has_gpu(void) {

@@ -14,10 +14,10 @@ typedef struct LinearCase {
 } LinearCase;
 
 static double linear_bound(const Ops *ops, DType dtype) {
-    bool half = strcmp(ops->level, "avx512bf16") == 0 && dtype == DTYPE_BF16;
-    if (half) return BOUND_LINEAR_HALF;
-    bool is_16 = dtype == DTYPE_BF16 || dtype == DTYPE_F16;
-    if (strcmp(ops->level, "amx") == 0 && is_16) return BOUND_LINEAR_PAIR;
+    const bool amx = strcmp(ops->level, "amx") == 0;
+    if (dtype == DTYPE_BF16 && (amx || strcmp(ops->level, "avx512bf16") == 0))
+        return BOUND_LINEAR_HALF;
+    if (dtype == DTYPE_F16 && amx) return BOUND_LINEAR_PAIR;
     if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16) return BOUND_LINEAR_PLAIN;
     return BOUND_LINEAR_BLOCK;
 }

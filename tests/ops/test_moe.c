@@ -109,9 +109,10 @@ static bool moe_has(const MoeCase *c, DType dtype) {
 
 /* Two roundings to bf16 one after the other, where the level has them. */
 static double moe_bound(const Ops *ops, const MoeCase *c) {
-    const bool half = moe_has(c, DTYPE_BF16), pair = half || moe_has(c, DTYPE_F16);
-    if (half && strcmp(ops->level, "avx512bf16") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_HALF);
-    if (pair && strcmp(ops->level, "amx") == 0) return MAX(c->bound, 4 * BOUND_LINEAR_PAIR);
+    const bool half = moe_has(c, DTYPE_BF16), amx = strcmp(ops->level, "amx") == 0;
+    if (half && (amx || strcmp(ops->level, "avx512bf16") == 0))
+        return MAX(c->bound, 4 * BOUND_LINEAR_HALF);
+    if (moe_has(c, DTYPE_F16) && amx) return MAX(c->bound, 4 * BOUND_LINEAR_PAIR);
     return c->bound;
 }
 

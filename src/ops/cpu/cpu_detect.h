@@ -11,3 +11,8 @@ typedef struct CpuFeatures {
 
 /* Asks CPUID and XGETBV; cheap enough to be asked each time. */
 CpuFeatures cpu_detect(void);
+
+/* AMD's Zen 5 or later, the first of AMD's with VP2INTERSECT. Costs nothing. */
+static inline bool cpu_is_zen5(void) {
+    return __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512vp2intersect");
+}

@@ -1,5 +1,6 @@
 #include "ops/cpu/cpu_linear.h"
 
+#include "ops/cpu/cpu_detect.h"
 #include "ops/cpu/cpu_linear_priv.h"
 
 const LinearKernels CPU_LINEAR_AVX2 = {.quantize = cpu_linear_block_avx2_quantize,
@@ -41,15 +42,16 @@ bool cpu_linear_same_quant(const LinearFormat *a, const LinearFormat *b) {
 
 bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w) {
     return kernels->half != NULL &&
-           (w->t.dtype == DTYPE_BF16 || (w->t.dtype == DTYPE_F16 && kernels->half->has_f16));
+           (w->t.dtype == DTYPE_BF16 ||
+            (w->t.dtype == DTYPE_F16 && kernels->half->token_bytes_f16 > 0));
 }
 
 size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k) {
     return ops_scratch_round((size_t)(n_tokens * DIV_UP(k, 32)) * LINEAR_HALF_BYTES_MAX);
 }
 
-int64_t cpu_linear_half_offset(const LinearKernels *kernels, int64_t t, int64_t k) {
-    return t * DIV_UP(k, 32) * kernels->half->token_bytes;
+int64_t cpu_linear_half_offset(const LinearKernels *kernels, bool f16, int64_t t, int64_t k) {
+    return t * DIV_UP(k, 32) * (f16 ? kernels->half->token_bytes_f16 : kernels->half->token_bytes);
 }
 
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k) {
@@ -90,16 +92,16 @@ size_t cpu_linear_thread_bytes(int64_t k) {
     int64_t row_bytes = 4 * ALIGN_UP(k, (int64_t)512);
     int64_t panel_bytes = DIV_UP(k, 32) * LINEAR_EXPANDED_BYTES_MAX;
     int64_t least = MAX(8 * row_bytes, panel_bytes); /* of one unit, as small as they come */
-    int64_t bytes = MAX(least, (int64_t)LINEAR_UNIT_BYTES);
+    int64_t bytes = MAX(least, (int64_t)LINEAR_UNIT_BYTES_AMX);
     return ops_scratch_round((size_t)bytes + LINEAR_ACC_BYTES);
 }
 
 /* AMD's cores ask for memory by themselves as long as it is one run. Farther requests keep Zen 4
- * from it; Zen 5, the first with VP2INTERSECT, has room for both. */
+ * from it; Zen 5 has room for both. */
 static void cpu_linear_reads(LinearUnit *unit) {
     bool one = __builtin_cpu_is("amd");
     unit->n_side = one ? 1 : LINEAR_PANELS;
-    unit->ahead = one && __builtin_cpu_supports("avx512vp2intersect") ? LINEAR_AHEAD_BYTES : 0;
+    unit->ahead = cpu_is_zen5() ? LINEAR_AHEAD_BYTES : 0;
 }
 
 LinearUnit cpu_linear_unit(const Weight *w) {
@@ -147,7 +149,7 @@ static void cpu_linear_task(void *context, int64_t task, int32_t thread) {
         unit.q += token * (unit.k / 32);
         run->kernels->block(&unit);
     } else if (unit.half != NULL) {
-        unit.half += cpu_linear_half_offset(run->kernels, token, unit.k);
+        unit.half += cpu_linear_half_offset(run->kernels, unit.dtype == DTYPE_F16, token, unit.k);
         run->kernels->half->unit(&unit);
     } else {
         unit.x += token * unit.x_stride;
@@ -223,10 +225,11 @@ static void cpu_linear_round_task(void *context, int64_t task, int32_t thread) {
     int64_t k = input->x->shape[1];
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = ops_row(input->x, tile->first + t);
-    int64_t at = cpu_linear_half_offset(input->kernels, tile->first, k);
     for (int32_t f16 = 0; f16 < 2; f16++)
         if (input->half[f16] != NULL)
-            input->kernels->half->round(x, tile->n_tokens, k, f16, input->half[f16] + at);
+            input->kernels->half->round(
+                x, tile->n_tokens, k, f16,
+                input->half[f16] + cpu_linear_half_offset(input->kernels, f16, tile->first, k));
 }
 
 /* The input's quantized activations for a format, added when they are not there yet. */

@@ -1,13 +1,12 @@
-/* cpu_linear_half_amx: BF16 and F16 weights times activations as pairs of bf16, on AMX tiles.
+/* cpu_linear_half_amx: BF16 and F16 weights times activations as bf16, on AMX tiles.
  *
- * An activation x is hi + lo: bf16(x) and bf16(x - hi), 16 significant bits in all, so that a
- * product is as good as one of f32 activations to 2^-17. A finite F16 weight is exact as two bf16:
- * its first 8 significant bits and the other 3; the product of the two lo, 2^-15 of the whole at
- * most, is left out. Of an infinite one the lo is NaN, and so is what it makes. Every output
- * element has one f32 accumulator of a tile: run after run of 32 along k it adds the run's
- * products, BF16's with hi and with lo, F16's hi times lo, hi times hi and lo times hi, each in the
- * order of TDPBF16PS. One row and many take the same instructions in the same order, so that the
- * bits do not depend on the batch.
+ * For BF16 weights an activation is rounded to bf16, for F16 weights it is hi + lo: bf16(x) and
+ * bf16(x - hi), 16 significant bits in all. A finite F16 weight is exact as two bf16: its first 8
+ * significant bits and the other 3; the product of the two lo, 2^-15 of the whole at most, is left
+ * out. Of an infinite one the lo is NaN, and so is what it makes. Every output element has one f32
+ * accumulator of a tile: run after run of 32 along k it adds the run's products, of F16 hi times
+ * lo, hi times hi and lo times hi, each in the order of TDPBF16PS. One row and many take the same
+ * instructions in the same order, so that the bits do not depend on the batch.
  *
  * The weights are the left matrix, 16 rows x 32 elements, BF16 in the file's layout, F16 split to
  * two tiles; the activations are the right one: run after run, pair after pair of elements, the
@@ -18,8 +17,8 @@
  *
  * Up to AMX_DIRECT_TOKENS the rows are read in the file's place, 16 at a time, F16 split a run
  * ahead of its products; more: k is walked in blocks, whose rows are copied, or split, to L2. The
- * activations of 32 tokens stay in L1 while the rows pass by: 2 x 2 tiles use each load twice (8
- * products for 6 loads, F16 12 for 8), then wait in L2 for the next block. The next tokens' and the
+ * activations of 32 tokens stay in L1 while the rows pass by: 2 x 2 tiles use each load twice (4
+ * products for 4 loads, F16 12 for 8), then wait in L2 for the next block. The next tokens' and the
  * next block's bytes are asked for ahead.
  */
 #include <immintrin.h>
@@ -38,16 +37,29 @@ enum {
     AMX_RUN_BYTES = 64,
     AMX_TILE_BYTES = AMX_ROWS * AMX_RUN_BYTES,
     AMX_DIRECT_TOKENS = 32,
-    AMX_TOKEN_BYTES = 2 * AMX_RUN_BYTES, /* hi and lo */
+    AMX_TOKEN_BYTES = AMX_RUN_BYTES,
+    AMX_TOKEN_BYTES_F16 = 2 * AMX_RUN_BYTES, /* hi and lo */
     AMX_PREFETCH_BYTES = 4096,
-    AMX_BLOCK_RUNS = 8,    /* of a block of k: 32 KB of activations of 32 tokens, hi and lo */
-    AMX_PASS_TOKENS = 512, /* whose accumulators are kept, [tokens][rows] */
+    AMX_BLOCK_RUNS = 16, /* of a block of k, F16 half as many: 32 KB of activations of 32 tokens */
+    AMX_PASS_TOKENS = 512,                /* whose accumulators are kept, [tokens][rows] */
     AMX_UNIT_ROWS = LINEAR_HALF_ROWS_MAX, /* of BF16, half as many of F16 */
     AMX_ACC_FLOATS = 4 * AMX_ROWS * AMX_TOKENS,
     AMX_COPY_BYTES = AMX_UNIT_ROWS * AMX_BLOCK_RUNS * AMX_RUN_BYTES,
 };
-_Static_assert(AMX_COPY_BYTES + AMX_PASS_TOKENS * AMX_UNIT_ROWS * 4 <= LINEAR_UNIT_BYTES,
+_Static_assert(AMX_COPY_BYTES + AMX_PASS_TOKENS * AMX_UNIT_ROWS * 4 <= LINEAR_UNIT_BYTES_AMX,
                "scratch");
+
+static bool amx_is_f16(const LinearUnit *unit) {
+    return unit->dtype == DTYPE_F16;
+}
+
+static int64_t amx_token_bytes(const LinearUnit *unit) {
+    return amx_is_f16(unit) ? AMX_TOKEN_BYTES_F16 : AMX_TOKEN_BYTES;
+}
+
+static int64_t amx_block_runs(const LinearUnit *unit) {
+    return amx_is_f16(unit) ? AMX_BLOCK_RUNS / 2 : AMX_BLOCK_RUNS;
+}
 
 /* C of two row tiles times two token tiles: 0 and 1 the first rows, 2 and 3 the second. 4 and 5: A.
  * 6 and 7: B of the first and of the second token tile. */
@@ -65,8 +77,8 @@ static void amx_configure(int64_t n_rows, int64_t n_tokens) {
     tile_configure(&config);
 }
 
-/* C of one row tile times two token tiles: 0 and 1. A: 4, and F16's lo 5. B of the first tokens: 6
- * and 7, hi and lo; of the second: 2 and 3. */
+/* C of one row tile times two token tiles: 0 and 1. A: 4, and F16's lo 5. B of the first tokens: 6,
+ * and F16's lo 7; of the second: 2, and 3. */
 static void amx_configure_direct(int64_t n_rows, int64_t n_tokens) {
     _Alignas(CACHE_LINE) TileConfig config = {.palette = 1};
     for (int i = 0; i < 2; i++) {
@@ -91,22 +103,18 @@ typedef struct AmxWalk {
     const uint8_t *w[2]; /* of the row tiles */
     int64_t row_step, run_step;
     const uint8_t *x[2]; /* of the token tiles */
-    int64_t x_step[2];   /* bytes of a run: hi, then lo */
+    int64_t x_step[2];   /* bytes of a run; F16: hi, then lo */
+    int64_t x_stride[2]; /* bytes of a pair of k */
     int64_t n_runs;
     AmxAsk ask[2]; /* what else to ask for */
 } AmxWalk;
 
-/* BF16: a run's products with hi, then those with lo. F16: its hi times lo, hi times hi, lo times
- * hi. What the next products need is loaded among those before: two or more of them stand between a
- * load and its use. */
+/* A run's products; F16: its hi times lo, hi times hi, lo times hi. What the next products need is
+ * loaded among those before: two or more of them stand between a load and its use. */
 static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two_tokens) {
     const uint8_t *w[2] = {walk->w[0], walk->w[1]}, *x[2] = {walk->x[0], walk->x[1]};
-    int64_t stride[2], first[2], second[2];
-    for (int t = 0; t < 2; t++) {
-        stride[t] = walk->x_step[t] / 32;
-        first[t] = f16 ? walk->x_step[t] / 2 : 0;
-        second[t] = walk->x_step[t] / 2 - first[t];
-    }
+    const int64_t stride[2] = {walk->x_stride[0], walk->x_stride[1]};
+    const int64_t first[2] = {f16 ? walk->x_step[0] / 2 : 0, f16 ? walk->x_step[1] / 2 : 0};
     TILE_LOAD(4, w[0], AMX_RUN_BYTES);
     if (two_rows) TILE_LOAD(5, w[1], AMX_RUN_BYTES);
     TILE_LOAD(6, x[0] + first[0], stride[0]);
@@ -115,13 +123,13 @@ static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two
         for (int a = 0; a < 2; a++)
             for (int64_t n = 0; n < walk->ask[a].n_lines; n++, walk->ask[a].next += CACHE_LINE)
                 _mm_prefetch((const char *)walk->ask[a].next, _MM_HINT_T1);
-        TILE_DOT_BF16(0, 4, 6);
-        if (two_rows) TILE_DOT_BF16(2, 5, 6);
-        TILE_LOAD(6, x[0] + second[0], stride[0]);
-        if (two_tokens) TILE_DOT_BF16(1, 4, 7);
-        if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
-        if (two_tokens) TILE_LOAD(7, x[1] + second[1], stride[1]);
         if (f16) {
+            TILE_DOT_BF16(0, 4, 6);
+            if (two_rows) TILE_DOT_BF16(2, 5, 6);
+            TILE_LOAD(6, x[0], stride[0]);
+            if (two_tokens) TILE_DOT_BF16(1, 4, 7);
+            if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
+            if (two_tokens) TILE_LOAD(7, x[1], stride[1]);
             TILE_DOT_BF16(0, 4, 6);
             if (two_rows) TILE_DOT_BF16(2, 5, 6);
             if (two_tokens) TILE_DOT_BF16(1, 4, 7);
@@ -217,8 +225,9 @@ static void amx_tokens(const LinearUnit *unit, int64_t token, int64_t n_tokens, 
     int64_t n_runs = DIV_UP(unit->k, AMX_RUN);
     for (int i = 0; i < 2; i++) {
         int64_t n = MIN(n_tokens - i * AMX_TOKENS, (int64_t)AMX_TOKENS);
-        walk->x[i] = unit->half + (token + i * AMX_TOKENS) * n_runs * AMX_TOKEN_BYTES;
-        walk->x_step[i] = MAX(n, (int64_t)0) * AMX_TOKEN_BYTES;
+        walk->x[i] = unit->half + (token + i * AMX_TOKENS) * n_runs * amx_token_bytes(unit);
+        walk->x_step[i] = MAX(n, (int64_t)0) * amx_token_bytes(unit);
+        walk->x_stride[i] = MAX(n, (int64_t)0) * (AMX_RUN_BYTES / (AMX_RUN / 2));
     }
 }
 
@@ -273,7 +282,7 @@ static AMX_INLINE void amx_split_part(const uint8_t *w, int64_t row_step, int64_
  * waits for the other. */
 static AMX_INLINE void amx_run_split(const AmxWalk *walk, const uint8_t *w, int64_t row_step,
                                      int64_t ask, uint8_t *tiles) {
-    const int64_t stride = walk->x_step[0] / 32;
+    const int64_t stride = walk->x_stride[0];
     TILE_LOAD(4, walk->w[0], AMX_RUN_BYTES);
     TILE_LOAD(7, walk->x[0] + walk->x_step[0] / 2, stride);
     amx_split_part(w, row_step, ask, 0, tiles);
@@ -289,13 +298,12 @@ static AMX_INLINE void amx_run_split(const AmxWalk *walk, const uint8_t *w, int6
 
 /* A run of one row tile: all loads, then all products, in amx_walk's order of additions. */
 static AMX_INLINE void amx_run_direct(const AmxWalk *walk, bool f16, bool two_tokens) {
-    const int64_t stride[2] = {walk->x_step[0] / 32, walk->x_step[1] / 32};
     TILE_LOAD(4, walk->w[0], walk->row_step);
     if (f16) TILE_LOAD(5, walk->w[0] + AMX_TILE_BYTES, walk->row_step);
-    TILE_LOAD(6, walk->x[0], stride[0]);
-    TILE_LOAD(7, walk->x[0] + walk->x_step[0] / 2, stride[0]);
-    if (two_tokens) TILE_LOAD(2, walk->x[1], stride[1]);
-    if (two_tokens) TILE_LOAD(3, walk->x[1] + walk->x_step[1] / 2, stride[1]);
+    TILE_LOAD(6, walk->x[0], walk->x_stride[0]);
+    if (f16) TILE_LOAD(7, walk->x[0] + walk->x_step[0] / 2, walk->x_stride[0]);
+    if (two_tokens) TILE_LOAD(2, walk->x[1], walk->x_stride[1]);
+    if (two_tokens && f16) TILE_LOAD(3, walk->x[1] + walk->x_step[1] / 2, walk->x_stride[1]);
     if (f16) {
         TILE_DOT_BF16(0, 4, 7);
         if (two_tokens) TILE_DOT_BF16(1, 4, 3);
@@ -305,9 +313,6 @@ static AMX_INLINE void amx_run_direct(const AmxWalk *walk, bool f16, bool two_to
     if (f16) {
         TILE_DOT_BF16(0, 5, 6);
         if (two_tokens) TILE_DOT_BF16(1, 5, 2);
-    } else {
-        TILE_DOT_BF16(0, 4, 7);
-        if (two_tokens) TILE_DOT_BF16(1, 4, 3);
     }
 }
 
@@ -359,7 +364,7 @@ static AMX_INLINE void amx_direct_rows(const LinearUnit *unit, int64_t row, int6
 }
 
 static void amx_direct(const LinearUnit *unit) {
-    const bool f16 = unit->dtype == DTYPE_F16, two_tokens = unit->n_tokens > AMX_TOKENS;
+    const bool f16 = amx_is_f16(unit), two_tokens = unit->n_tokens > AMX_TOKENS;
     for (int64_t row = 0; row < unit->n_rows; row += AMX_ROWS) {
         int64_t n_rows = MIN(unit->n_rows - row, (int64_t)AMX_ROWS);
         if (row == 0 || n_rows < AMX_ROWS) amx_configure_direct(n_rows, unit->n_tokens);
@@ -382,7 +387,7 @@ static void amx_copy(const LinearUnit *unit, int64_t run, int64_t n_runs, uint8_
         const uint8_t *w = unit->w + row * unit->w_stride;
         for (int64_t i = run * AMX_RUN; i < end; i += AMX_RUN, out += AMX_TILE_BYTES) {
             int64_t n = MIN(unit->k - i, (int64_t)AMX_RUN);
-            if (unit->dtype == DTYPE_F16) {
+            if (amx_is_f16(unit)) {
                 amx_split(w + 2 * i, unit->w_stride, n_rows, n, out);
                 out += AMX_TILE_BYTES;
                 continue;
@@ -414,7 +419,7 @@ static void amx_ask_rows(const AmxBlock *block, int64_t turn, int64_t n_turns) {
     const int64_t n_rows = DIV_UP(unit->n_rows, n_turns),
                   end = MIN((turn + 1) * n_rows, unit->n_rows);
     for (int64_t r = turn * n_rows; r < end; r++)
-        for (int64_t at = 0; at < MIN(bytes, (int64_t)AMX_BLOCK_RUNS * AMX_RUN_BYTES);
+        for (int64_t at = 0; at < MIN(bytes, amx_block_runs(unit) * AMX_RUN_BYTES);
              at += CACHE_LINE)
             _mm_prefetch((const char *)unit->w + r * unit->w_stride + first + at, _MM_HINT_T1);
 }
@@ -425,9 +430,10 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
     const LinearUnit *unit = block->unit;
     const int64_t pair = 2 * AMX_ROWS, n_pairs = DIV_UP(unit->n_rows, pair);
     const int64_t n_turns = n_pairs * DIV_UP(block->n_tokens, 2 * AMX_TOKENS);
-    const bool f16 = unit->dtype == DTYPE_F16;
+    const bool f16 = amx_is_f16(unit);
     const int64_t run_bytes = f16 ? 2 * AMX_TILE_BYTES : AMX_TILE_BYTES;
-    const int64_t tile_bytes = AMX_TOKENS * DIV_UP(unit->k, AMX_RUN) * AMX_TOKEN_BYTES;
+    const int64_t x_bytes = AMX_TOKENS * amx_token_bytes(unit); /* of a run of a tile */
+    const int64_t tile_bytes = DIV_UP(unit->k, AMX_RUN) * x_bytes;
     float *acc = block->acc + t / (2 * AMX_TOKENS) * n_pairs * AMX_ACC_FLOATS;
     for (int64_t row = 0; row < unit->n_rows; row += pair, acc += AMX_ACC_FLOATS) {
         const int64_t n_rows = MIN(unit->n_rows - row, pair), turn = row / pair;
@@ -439,7 +445,7 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
             walk.x[i] += block->run * walk.x_step[i];
             const uint8_t *next = walk.x[i] + 2 * tile_bytes;
             int64_t left = block->n_tokens - t - (2 + i) * AMX_TOKENS;
-            int64_t bytes = left < AMX_TOKENS ? 0 : block->n_runs * AMX_TOKENS * AMX_TOKEN_BYTES;
+            int64_t bytes = left < AMX_TOKENS ? 0 : block->n_runs * x_bytes;
             walk.ask[i] = amx_ask(next, bytes, turn, n_pairs, block->n_runs);
         }
         amx_ask_rows(block, t / (2 * AMX_TOKENS) * n_pairs + turn, n_turns);
@@ -466,7 +472,7 @@ static void amx_many(const LinearUnit *unit) {
     for (; block.token < unit->n_tokens; block.token += block.n_tokens) {
         block.n_tokens = MIN(unit->n_tokens - block.token, (int64_t)AMX_PASS_TOKENS);
         for (block.run = 0; block.run < n_runs; block.run += block.n_runs) {
-            block.n_runs = MIN(n_runs - block.run, (int64_t)AMX_BLOCK_RUNS);
+            block.n_runs = MIN(n_runs - block.run, amx_block_runs(unit));
             amx_copy(unit, block.run, block.n_runs, copy);
             for (int64_t t = 0; t < block.n_tokens; t += 2 * AMX_TOKENS)
                 amx_block_tokens(&block, t, MIN(block.n_tokens - t, 2 * (int64_t)AMX_TOKENS));
@@ -486,43 +492,62 @@ static int32_t amx_tile(int64_t tokens_left) {
     return (int32_t)MIN(tokens_left, (int64_t)AMX_TOKENS);
 }
 
-/* The pairs of a run as 16 words each of two bf16; for F16 elements i and i + 16. */
-static AMX_INLINE void amx_pairs(__m512i v, bool f16, uint32_t pairs[AMX_RUN / 2]) {
-    if (f16) {
-        __m512i second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1));
-        v = _mm512_or_si512(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)),
-                            _mm512_slli_epi32(second, 16));
-    }
-    _mm512_storeu_si512(pairs, v);
+/* Elements i and i + 16 of a run of bf16 side by side, as F16's split leaves a row. */
+static AMX_INLINE __m512i amx_pairs_f16(__m512i v) {
+    __m512i second = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1));
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)),
+                           _mm512_slli_epi32(second, 16));
 }
 
-static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out) {
-    for (int64_t i = 0; i < k; i += AMX_RUN, out += n_tokens * AMX_TOKEN_BYTES) {
+/* The 16 pairs of each of n_tokens tokens as a tile: [pair][token]. */
+static AMX_INLINE void amx_put(const __m512i *pairs, int32_t n_tokens, uint8_t *out) {
+    if (n_tokens == 1) {
+        _mm512_storeu_si512(out, pairs[0]);
+        return;
+    }
+    const void *row[VEC_LANES];
+    Vec v[VEC_LANES];
+    for (int t = 0; t < AMX_TOKENS; t++) row[t] = &pairs[MIN(t, n_tokens - 1)];
+    vec_load_turned(row, v);
+    for (int p = 0; p < AMX_RUN / 2; p++, out += 4 * n_tokens)
+        vec_store_n((float *)(void *)out, v[p], n_tokens);
+}
+
+static AMX_INLINE void amx_round_to(const float *const *x, int32_t n_tokens, int64_t k, bool f16,
+                                    uint8_t *out) {
+    for (int64_t i = 0; i < k; i += AMX_RUN) {
         int64_t n = MIN(k - i, (int64_t)AMX_RUN);
         __mmask32 mask = (__mmask32)((1ull << n) - 1);
+        __m512i hi[AMX_TOKENS], lo[AMX_TOKENS];
         for (int32_t t = 0; t < n_tokens; t++) {
             __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x[t] + i);
             __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x[t] + i + 16);
-            __m512i hi = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            low = _mm512_sub_ps(low, vec_from_bf16(_mm512_castsi512_si256(hi)));
-            high = _mm512_sub_ps(high, vec_from_bf16(_mm512_extracti64x4_epi64(hi, 1)));
-            __m512i lo = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            uint32_t pairs[2][AMX_RUN / 2];
-            amx_pairs(hi, f16, pairs[0]);
-            amx_pairs(lo, f16, pairs[1]);
-            uint32_t *to = (uint32_t *)(void *)out + t;
-            for (int64_t p = 0; p < AMX_RUN / 2; p++) {
-                to[p * n_tokens] = pairs[0][p];
-                to[(AMX_RUN / 2 + p) * n_tokens] = pairs[1][p];
-            }
+            hi[t] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            if (!f16) continue;
+            low = _mm512_sub_ps(low, vec_from_bf16(_mm512_castsi512_si256(hi[t])));
+            high = _mm512_sub_ps(high, vec_from_bf16(_mm512_extracti64x4_epi64(hi[t], 1)));
+            lo[t] = amx_pairs_f16((__m512i)_mm512_cvtne2ps_pbh(high, low));
+            hi[t] = amx_pairs_f16(hi[t]);
         }
+        amx_put(hi, n_tokens, out);
+        out += n_tokens * AMX_RUN_BYTES;
+        if (!f16) continue;
+        amx_put(lo, n_tokens, out);
+        out += n_tokens * AMX_RUN_BYTES;
     }
 }
 
+static void amx_round(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out) {
+    if (f16)
+        amx_round_to(x, n_tokens, k, true, out);
+    else
+        amx_round_to(x, n_tokens, k, false, out);
+}
+
 const LinearHalf CPU_LINEAR_HALF_AMX = {.token_bytes = AMX_TOKEN_BYTES,
+                                        .token_bytes_f16 = AMX_TOKEN_BYTES_F16,
                                         .unit_rows = AMX_UNIT_ROWS,
                                         .unit_bytes = INT32_MAX,
-                                        .has_f16 = true,
                                         .few_tokens = AMX_DIRECT_TOKENS,
                                         .tile = amx_tile,
                                         .round = amx_round,

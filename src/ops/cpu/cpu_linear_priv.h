@@ -133,8 +133,8 @@ static inline int64_t cpu_linear_expanded_bytes(const LinearFormat *format) {
 enum { LINEAR_EXPANDED_BYTES_MAX = 64 * 12 };
 
 /* What a task keeps in L2, at most and where its k allows it: expanded or copied weights, sums that
- * wait; room for activations is left. */
-enum { LINEAR_UNIT_BYTES = 640 << 10 };
+ * wait; room for activations is left. Processors with AMX have 2 MB of L2. */
+enum { LINEAR_UNIT_BYTES = 640 << 10, LINEAR_UNIT_BYTES_AMX = 768 << 10 };
 
 /* Of a block unit on AMX: tokens of a pass (a whole number of tiles), rows. */
 enum { LINEAR_TILES_TOKENS = 516, LINEAR_TILES_ROWS = 128 };
@@ -143,9 +143,10 @@ enum { LINEAR_TILES_TOKENS = 516, LINEAR_TILES_ROWS = 128 };
  * tiles; the tile of token t starts at t * runs * token_bytes, runs of 32 along k, whatever its
  * size. */
 typedef struct LinearHalf {
-    int32_t token_bytes;                  /* of a token's run of 32 */
+    /* Of a token's run of 32, for BF16 weights; for F16 weights, in half as many rows (0: the level
+     * has not these). */
+    int32_t token_bytes, token_bytes_f16;
     int32_t unit_rows, unit_bytes;        /* of a task, at most: what L2 holds beside activations */
-    bool has_f16;                         /* F16 weights as well, in half as many rows */
     int32_t few_tokens;                   /* so many are multiplied with the rows in place */
     int32_t (*tile)(int64_t tokens_left); /* tokens of the next tile */
     /* Rounds a tile's rows of k elements, for BF16 or for F16 weights; zeros where k ends. */
@@ -193,8 +194,8 @@ bool cpu_linear_is_half(const LinearKernels *kernels, const Weight *w);
 /* Bytes of n_tokens quantized, or (at most) rounded, rows. */
 size_t cpu_linear_quant_bytes(int64_t n_tokens, int64_t k);
 size_t cpu_linear_half_bytes(int64_t n_tokens, int64_t k);
-/* Where the rounded tile of token t stands. */
-int64_t cpu_linear_half_offset(const LinearKernels *kernels, int64_t t, int64_t k);
+/* Where the rounded tile of token t stands, of activations for F16 weights or for BF16. */
+int64_t cpu_linear_half_offset(const LinearKernels *kernels, bool f16, int64_t t, int64_t k);
 
 /* Rows first .. first + n_tokens - 1, quantized to one tile. */
 typedef struct LinearTile {

@@ -155,6 +155,15 @@ static bool cpu_moe_same_half(const Weight *gate, const Weight *up) {
     return gate->t.dtype == up->t.dtype;
 }
 
+/* A tile's rows x, rounded for a matrix to their place in out. */
+static void cpu_moe_round(const MoePass *p, const Weight *w, const float *const *x,
+                          const LinearTile *tile, uint8_t *out) {
+    const bool f16 = w->t.dtype == DTYPE_F16;
+    const int64_t k = w->t.shape[1];
+    out += cpu_linear_half_offset(p->kernels, f16, tile->first, k);
+    p->kernels->half->round(x, tile->n_tokens, k, f16, out);
+}
+
 /* A tile's rows of x, rounded for the expert's gate and up. */
 static void cpu_moe_round_input_task(void *context, int64_t task, int32_t thread) {
     (void)thread;
@@ -168,13 +177,8 @@ static void cpu_moe_round_input_task(void *context, int64_t task, int32_t thread
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++)
         x[t] = ops_row(&p->args->x, p->pair_token[tile->first + t]);
-    int64_t at = cpu_linear_half_offset(p->kernels, tile->first, p->dim);
-    if (half_gate)
-        p->kernels->half->round(x, tile->n_tokens, p->dim, gate->t.dtype == DTYPE_F16,
-                                p->half_gate + at);
-    if (half_up)
-        p->kernels->half->round(x, tile->n_tokens, p->dim, up->t.dtype == DTYPE_F16,
-                                p->half_up + at);
+    if (half_gate) cpu_moe_round(p, gate, x, tile, p->half_gate);
+    if (half_up) cpu_moe_round(p, up, x, tile, p->half_up);
 }
 
 /* A tile's rows of the hidden vector, rounded for the expert's down. */
@@ -186,8 +190,7 @@ static void cpu_moe_round_hidden_task(void *context, int64_t task, int32_t threa
     if (!cpu_linear_is_half(p->kernels, down)) return;
     const float *x[LINEAR_HALF_TOKENS_MAX];
     for (int32_t t = 0; t < tile->n_tokens; t++) x[t] = p->gate + (tile->first + t) * p->ff;
-    p->kernels->half->round(x, tile->n_tokens, p->ff, down->t.dtype == DTYPE_F16,
-                            p->half_down + cpu_linear_half_offset(p->kernels, tile->first, p->ff));
+    cpu_moe_round(p, down, x, tile, p->half_down);
 }
 
 /* The product of touched expert i's rows with one of its matrices. */
@@ -200,7 +203,8 @@ static LinearPlan cpu_moe_plan(const MoePass *p, int64_t i, const Weight *w, con
     unit->x_stride = unit->k;
     unit->q = q + p->start[i] * (unit->k / 32);
     if (cpu_linear_is_half(p->kernels, w))
-        unit->half = half + cpu_linear_half_offset(p->kernels, p->start[i], unit->k);
+        unit->half = half + cpu_linear_half_offset(p->kernels, unit->dtype == DTYPE_F16,
+                                                   p->start[i], unit->k);
     unit->out = out + p->start[i] * unit->n_rows;
     unit->out_stride = unit->n_rows;
     return plan;
