@@ -70,15 +70,16 @@ static void machine_print_row(ThreadPool *pool) {
     printf("| %d ", pool_threads(pool));
     for (ProbeWalk walk = 0; walk < PROBE_WALK_COUNT; walk++)
         printf("| %.1f ", probe_read_bandwidth(pool, walk, MACHINE_ROUNDS) / 1e9);
-    printf("| %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.2f |\n",
+    printf("| %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.2f |\n",
            probe_f32_fma(pool, OPS_AVX2, MACHINE_ROUNDS) / 1e9,
            probe_f32_fma(pool, OPS_AVX512, MACHINE_ROUNDS) / 1e9,
            probe_bf16_dot(pool, OPS_AVX512BF16, MACHINE_ROUNDS) / 1e9,
            probe_bf16_dot(pool, OPS_AMX, MACHINE_ROUNDS) / 1e9,
+           probe_bf16_fed(pool, MACHINE_ROUNDS) / 1e9,
            probe_int8_dot(pool, OPS_AVX2, MACHINE_ROUNDS) / 1e9,
            probe_int8_dot(pool, OPS_AVX512, MACHINE_ROUNDS) / 1e9,
            probe_int8_dot(pool, OPS_AMX, MACHINE_ROUNDS) / 1e9,
-           probe_pool_run(pool, MACHINE_ROUNDS) * 1e6);
+           probe_int8_fed(pool, MACHINE_ROUNDS) / 1e9, probe_pool_run(pool, MACHINE_ROUNDS) * 1e6);
 }
 
 static Status machine_print_device(Device *device, Err *err) {
@@ -95,8 +96,11 @@ static Status machine_print_host(const Config *config, Err *err) {
     machine_print_caches();
     printf(
         "| threads | read GB/s, one stream | four | four, prefetched | f32 GFLOP/s avx2 | avx512 | "
-        "bf16 avx512 | amx | int8 GOP/s avx2 | avx512 | amx | run us |\n"
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+        "bf16 avx512 | amx | amx from L2 | int8 GOP/s avx2 | avx512 | amx | amx from L2 | run us "
+        "|\n"
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
+        "---: | "
+        "---: |\n");
     for (int32_t n = 1; n <= n_max; n = n < n_max ? MIN(n * 2, n_max) : n + 1) {
         ThreadPool *pool;
         TRY(pool_open(&pool, n, err));

@@ -135,6 +135,14 @@ double probe_int8_dot(ThreadPool *pool, OpsLevel level, int32_t rounds) {
     return level == OPS_AMX ? probe_loop(pool, cpu_probe_dot_amx, rounds) : 0;
 }
 
+double probe_bf16_fed(ThreadPool *pool, int32_t rounds) {
+    return ops_cpu_has(OPS_AMX) ? probe_loop(pool, cpu_probe_half_fed_amx, rounds) : 0;
+}
+
+double probe_int8_fed(ThreadPool *pool, int32_t rounds) {
+    return ops_cpu_has(OPS_AMX) ? probe_loop(pool, cpu_probe_dot_fed_amx, rounds) : 0;
+}
+
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds) {
     if (level == OPS_REF) return 0;
     OpsLevel vectors = level == OPS_AVX2 ? OPS_AVX2 : OPS_AVX512;

@@ -22,8 +22,11 @@ double probe_read_bandwidth(ThreadPool *pool, ProbeWalk walk, int32_t rounds);
 double probe_f32_fma(ThreadPool *pool, OpsLevel level, int32_t rounds);
 double probe_bf16_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
 double probe_int8_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
-/* The one of these that bounds the level's products with weights of that dtype (on amx a product of
- * BF16 is two of bf16, one of F16 three). */
+/* The same on AMX with operands from L2, each used twice: 2 x 2 tiles. 0 without AMX. */
+double probe_bf16_fed(ThreadPool *pool, int32_t rounds);
+double probe_int8_fed(ThreadPool *pool, int32_t rounds);
+/* The one of the registers' that bounds the level's products with weights of that dtype (on amx a
+ * product of F16 is three of bf16). */
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds);
 
 /* Seconds of a pool_run with one empty task for each thread: what it costs to share work out. */

@@ -1,4 +1,6 @@
+#include "base/mem.h"
 #include "ops/cpu/cpu_probe.h"
+#include "ops/cpu/cpu_tile_amx.h"
 
 /* Four products of full tiles that do not wait for each other, a turn; one turn in
  * CPU_PROBE_TURNS_SAVED is run, since a tile has so many more operations than a vector. */
@@ -6,31 +8,70 @@ enum { CPU_PROBE_TILES = 4, CPU_PROBE_TURNS_SAVED = 16 };
 
 /* 16 rows of 64 bytes in all eight tiles. */
 static void cpu_probe_configure(void) {
-    _Alignas(CACHE_LINE) uint8_t config[64] = {1};
-    for (int i = 0; i < 8; i++) {
-        config[16 + 2 * i] = 64;
-        config[48 + i] = 16;
-    }
-    __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
-    __asm__ volatile("tilezero %tmm4; tilezero %tmm5; tilezero %tmm6; tilezero %tmm7");
+    _Alignas(CACHE_LINE) TileConfig config = {.palette = 1};
+    for (int i = 0; i < 8; i++) tile_shape(&config, i, 16, 64);
+    tile_configure(&config);
+    TILE_ZERO(4);
+    TILE_ZERO(5);
+    TILE_ZERO(6);
+    TILE_ZERO(7);
 }
 
 double cpu_probe_half_amx(int64_t n_loops) {
     cpu_probe_configure();
-    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED)
-        __asm__ volatile(
-            "tdpbf16ps %tmm6, %tmm4, %tmm0; tdpbf16ps %tmm7, %tmm4, %tmm1;"
-            "tdpbf16ps %tmm6, %tmm5, %tmm2; tdpbf16ps %tmm7, %tmm5, %tmm3");
-    __asm__ volatile("tilerelease");
+    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED) {
+        TILE_DOT_BF16(0, 4, 6);
+        TILE_DOT_BF16(1, 4, 7);
+        TILE_DOT_BF16(2, 5, 6);
+        TILE_DOT_BF16(3, 5, 7);
+    }
+    tile_release();
     return (double)n_loops / CPU_PROBE_TURNS_SAVED * CPU_PROBE_TILES * 16 * 16 * 32 * 2;
 }
 
 double cpu_probe_dot_amx(int64_t n_loops) {
     cpu_probe_configure();
-    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED)
-        __asm__ volatile(
-            "tdpbusd %tmm6, %tmm4, %tmm0; tdpbusd %tmm7, %tmm4, %tmm1;"
-            "tdpbusd %tmm6, %tmm5, %tmm2; tdpbusd %tmm7, %tmm5, %tmm3");
-    __asm__ volatile("tilerelease");
+    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED) {
+        TILE_DOT_S8(0, 4, 6);
+        TILE_DOT_S8(1, 4, 7);
+        TILE_DOT_S8(2, 5, 6);
+        TILE_DOT_S8(3, 5, 7);
+    }
+    tile_release();
     return (double)n_loops / CPU_PROBE_TURNS_SAVED * CPU_PROBE_TILES * 16 * 16 * 64 * 2;
+}
+
+/* Two tiles of either side, loaded from L2 a turn ahead of the four products that share them. */
+static inline __attribute__((always_inline)) double cpu_probe_fed(int64_t n_loops, bool int8) {
+    enum { TILE_BYTES = 1024, TURN_BYTES = 4 * TILE_BYTES, BYTES = 1 << 20 };
+    uint8_t *data = mem_alloc(BYTES);
+    for (int64_t i = 0; i < BYTES; i += CACHE_LINE) data[i] = 1;
+    cpu_probe_configure();
+    int64_t at = 0, n_turns = n_loops / CPU_PROBE_TURNS_SAVED;
+    for (int64_t n = 0; n < n_turns; n++, at = (at + TURN_BYTES) % BYTES) {
+        const uint8_t *next = data + at;
+        if (int8) TILE_DOT_S8(0, 4, 6);
+        if (int8) TILE_DOT_S8(2, 5, 6);
+        if (!int8) TILE_DOT_BF16(0, 4, 6);
+        if (!int8) TILE_DOT_BF16(2, 5, 6);
+        TILE_LOAD(6, next, 64);
+        if (int8) TILE_DOT_S8(1, 4, 7);
+        if (!int8) TILE_DOT_BF16(1, 4, 7);
+        TILE_LOAD(4, next + TILE_BYTES, 64);
+        if (int8) TILE_DOT_S8(3, 5, 7);
+        if (!int8) TILE_DOT_BF16(3, 5, 7);
+        TILE_LOAD(5, next + 2 * TILE_BYTES, 64);
+        TILE_LOAD(7, next + 3 * TILE_BYTES, 64);
+    }
+    tile_release();
+    mem_free(data);
+    return (double)n_turns * CPU_PROBE_TILES * 16 * 16 * (int8 ? 64 : 32) * 2;
+}
+
+double cpu_probe_half_fed_amx(int64_t n_loops) {
+    return cpu_probe_fed(n_loops, false);
+}
+
+double cpu_probe_dot_fed_amx(int64_t n_loops) {
+    return cpu_probe_fed(n_loops, true);
 }
