@@ -146,9 +146,14 @@ double probe_int8_fed(ThreadPool *pool, int32_t rounds) {
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds) {
     if (level == OPS_REF) return 0;
     OpsLevel vectors = level == OPS_AVX2 ? OPS_AVX2 : OPS_AVX512;
-    if (dtype_is_grouped(weights)) return probe_int8_dot(pool, vectors, rounds);
-    if (weights == DTYPE_F16 && level == OPS_AMX) return probe_bf16_dot(pool, level, rounds) / 3;
-    if (weights == DTYPE_BF16 && (level == OPS_AMX || level == OPS_AVX512BF16))
+    const bool amx = level == OPS_AMX;
+    if (dtype_is_grouped(weights)) {
+        double dot = probe_int8_dot(pool, vectors, rounds);
+        return amx ? MAX(dot, probe_int8_fed(pool, rounds) / 2) : dot;
+    }
+    if (amx && weights == DTYPE_BF16) return probe_bf16_fed(pool, rounds);
+    if (amx && weights == DTYPE_F16) return probe_bf16_fed(pool, rounds) / 3;
+    if (weights == DTYPE_BF16 && level == OPS_AVX512BF16)
         return probe_bf16_dot(pool, level, rounds);
     return probe_f32_fma(pool, vectors, rounds);
 }

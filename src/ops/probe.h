@@ -25,8 +25,9 @@ double probe_int8_dot(ThreadPool *pool, OpsLevel level, int32_t rounds);
 /* The same on AMX with operands from L2, each used twice: 2 x 2 tiles. 0 without AMX. */
 double probe_bf16_fed(ThreadPool *pool, int32_t rounds);
 double probe_int8_fed(ThreadPool *pool, int32_t rounds);
-/* The one of the registers' that bounds the level's products with weights of that dtype (on amx a
- * product of F16 is three of bf16). */
+/* The one of these that bounds the level's products with weights of that dtype. On amx those fed
+ * from L2: a product of F16 is three of bf16, and one of a block format fills half of a tile's k,
+ * since its scales change after 32 elements. */
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds);
 
 /* Seconds of a pool_run with one empty task for each thread: what it costs to share work out. */
