@@ -15,7 +15,8 @@ enum {
     PROBE_PREFETCH_BYTES = 3072,
     PROBE_ROUNDS_MAX = 64,
     PROBE_LOOPS = 1000000,
-    PROBE_RUNS = 2000
+    PROBE_RUNS = 2000,
+    PROBE_RUN_STEPS = 4000 /* of a task: about 4 us */
 };
 
 typedef uint64_t ProbeVec __attribute__((vector_size(16)));
@@ -158,18 +159,28 @@ double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t r
     return probe_f32_fma(pool, vectors, rounds);
 }
 
-static void probe_empty_task(void *context, int64_t task, int32_t thread) {
-    (void)context, (void)task, (void)thread;
+/* Each step waits for the one before it. Tasks without work the caller would do alone, before any
+ * other thread has seen the run. */
+static void probe_work_task(void *context, int64_t task, int32_t thread) {
+    (void)context, (void)thread;
+    uint64_t x = (uint64_t)task;
+    for (int i = 0; i < PROBE_RUN_STEPS; i++) {
+        x = x * 6364136223846793005u + 1;
+        __asm__ volatile("" : "+r"(x));
+    }
 }
 
 double probe_pool_run(ThreadPool *pool, int32_t rounds) {
     double seconds[PROBE_ROUNDS_MAX];
     rounds = MIN(MAX(rounds, 1), (int32_t)PROBE_ROUNDS_MAX);
     for (int32_t r = 0; r < rounds; r++) {
-        int64_t start_us = clock_us();
+        const int64_t start_us = clock_us();
+        for (int i = 0; i < PROBE_RUNS; i++) probe_work_task(NULL, i, 0);
+        const int64_t alone_us = clock_us() - start_us;
         for (int i = 0; i < PROBE_RUNS; i++)
-            pool_run(pool, pool_threads(pool), probe_empty_task, NULL);
-        seconds[r] = (double)(clock_us() - start_us) * 1e-6 / PROBE_RUNS;
+            pool_run(pool, pool_threads(pool), probe_work_task, NULL);
+        const int64_t run_us = clock_us() - start_us - alone_us;
+        seconds[r] = (double)MAX(run_us - alone_us, (int64_t)0) * 1e-6 / PROBE_RUNS;
     }
     qsort(seconds, (size_t)rounds, sizeof seconds[0], probe_compare);
     return seconds[rounds / 2];

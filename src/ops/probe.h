@@ -30,7 +30,8 @@ double probe_int8_fed(ThreadPool *pool, int32_t rounds);
  * since its scales change after 32 elements. */
 double probe_products(ThreadPool *pool, OpsLevel level, DType weights, int32_t rounds);
 
-/* Seconds of a pool_run with one empty task for each thread: what it costs to share work out. */
+/* Seconds that a pool_run with 4 us of work for each thread takes beside the work: what it costs to
+ * share work out and to meet again. */
 double probe_pool_run(ThreadPool *pool, int32_t rounds);
 
 /* A data cache as the system describes it. */

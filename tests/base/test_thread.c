@@ -1,7 +1,6 @@
 /* test_thread: every task of a run happens exactly once and is over when the run returns, for many
  * sizes and many runs in quick succession and after sleeps; with more threads than cores too. Also
- * meaningful under config=tsan. `--bench` prints what a run costs beside its
- * tasks. */
+ * meaningful under config=tsan. */
 #include "base/thread.h"
 
 #include <sched.h>
@@ -131,31 +130,7 @@ static void thread_cores_follow_affinity(void **state) {
     assert_int_equal(thread_cores(), cores);
 }
 
-/* About 5 us of work. */
-static void thread_bench_task(void *context, int64_t task, int32_t thread) {
-    (void)context, (void)task, (void)thread;
-    for (volatile int32_t i = 0; i < 4000; i++) continue;
-}
-
-/* What a run of one task for each thread takes beside the task itself. */
-static void thread_bench(int32_t n_threads) {
-    ThreadPool *pool = NULL;
-    if (pool_open(&pool, n_threads, NULL) != OK) return;
-    int64_t n_runs = 20000, start = clock_us();
-    for (int64_t i = 0; i < n_runs; i++) thread_bench_task(NULL, 0, 0);
-    double alone_us = (double)(clock_us() - start) / (double)n_runs;
-    start = clock_us();
-    for (int64_t i = 0; i < n_runs; i++) pool_run(pool, n_threads, thread_bench_task, NULL);
-    double run_us = (double)(clock_us() - start) / (double)n_runs;
-    printf("%d threads: task %.2f us, run %.2f us\n", n_threads, alone_us, run_us);
-    pool_close(pool);
-}
-
-int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        for (int32_t n = 1; n <= thread_cores(); n++) thread_bench(n);
-        return 0;
-    }
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(thread_runs_each_task_once), cmocka_unit_test(thread_survives_short_runs),
         cmocka_unit_test(thread_helps_a_slow_one), cmocka_unit_test(thread_opens_and_closes),
