@@ -47,9 +47,9 @@ static inline int8_t attn_i8(float x, float scale) {
 
 /* The vectors of dim numbers as the cache's dtype holds them. */
 static inline void attn_rounded(DType dtype, const float *x, int64_t n, int64_t dim, float *out) {
+    float scale = 0;
     for (int64_t i = 0; i < n; i++) {
-        const float *vector = x + i / dim * dim;
-        float scale = dtype == DTYPE_I8 ? attn_i8_scale(vector, dim) : 0;
+        if (dtype == DTYPE_I8 && i % dim == 0) scale = attn_i8_scale(x + i, dim);
         out[i] = dtype == DTYPE_F16    ? f16_to_f32(f16_from_f32(x[i]))
                  : dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(x[i]))
                  : dtype == DTYPE_I8   ? scale * attn_i8(x[i], scale)

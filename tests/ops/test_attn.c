@@ -80,6 +80,28 @@ static void attn_variants(void **state) {
     }
 }
 
+/* The head sizes of models, in each dtype with each of window, softcap and sinks, over a split's
+ * bound. */
+static void attn_all_fields(void **state) {
+    const Ops *ops = ops_testing_level(state);
+    static const int32_t dims[] = {64, 80, 96, 128, 256};
+    for (int32_t i = 0; i < (int32_t)(ARRAY_LEN(dims) * ARRAY_LEN(DTYPES) * 8); i++) {
+        const int32_t bits = i % 8;
+        AttnCase c = {.head_dim = dims[i / 32],
+                      .n_heads = 2,
+                      .n_kv_heads = 1,
+                      .dtype = DTYPES[i / 8 % 4],
+                      .block_tokens = 16,
+                      .n_seqs = 3,
+                      .n_queries = {1, 19, 5},
+                      .kv_len = {290, 19, 301},
+                      .window = bits & 1 ? 270 : 0,
+                      .softcap = bits & 2 ? 3 : 0,
+                      .sinks = bits & 4};
+        attn_check(ops, &c);
+    }
+}
+
 /* Several splits, with lengths at and beside their bounds and those of tiles. */
 static void attn_long(void **state) {
     const Ops *ops = ops_testing_level(state);
@@ -307,9 +329,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        OPS_TEST_ALL(attn_head_dims),   OPS_TEST_ALL(attn_head_ratios), OPS_TEST_ALL(attn_variants),
-        OPS_TEST_ALL(attn_long),        OPS_TEST_ALL(attn_two_times),   OPS_TEST_ALL(attn_extreme),
-        OPS_TEST_ALL(attn_weights_sum), OPS_TEST_ALL(attn_not_finite),
+        OPS_TEST_ALL(attn_head_dims),  OPS_TEST_ALL(attn_head_ratios),
+        OPS_TEST_ALL(attn_variants),   OPS_TEST_ALL(attn_all_fields),
+        OPS_TEST_ALL(attn_long),       OPS_TEST_ALL(attn_two_times),
+        OPS_TEST_ALL(attn_extreme),    OPS_TEST_ALL(attn_weights_sum),
+        OPS_TEST_ALL(attn_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
