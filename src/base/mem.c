@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/available.h"
 #include "base/numa.h"
 #include "base/status.h"
 
@@ -54,7 +55,9 @@ void *arena_large_alloc(LargeArena *arena, size_t bytes) {
         chunk = mem_try_alloc(1, sizeof *chunk);
         if (chunk == NULL) return NULL;
         chunk->size = MAX(bytes, (size_t)LARGE_CHUNK_BYTES);
-        chunk->data = mem_try_alloc_large(chunk->size);
+        /* Those after the first are mostly filled. */
+        const size_t wanted = arena->chunk == NULL ? bytes : chunk->size;
+        if ((int64_t)wanted <= available_memory("")) chunk->data = mem_try_alloc_large(chunk->size);
         if (chunk->data == NULL) {
             mem_free(chunk);
             return NULL;

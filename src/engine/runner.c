@@ -1,5 +1,6 @@
 #include "engine/runner.h"
 
+#include "base/available.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/mem.h"
@@ -257,8 +258,24 @@ static Status runner_open_host(RunnerModel *r, const RunnerOptions *options, Err
         r->host_bytes[g] = kv->n_host[g] * r->block_bytes[g];
         if (r->host_bytes[g] == 0) continue;
         TRY(runner_alloc_host(r, g, err));
-        if (options->populate) mem_populate(r->host[g], (size_t)r->host_bytes[g]);
     }
+    return OK;
+}
+
+/* Touches what was allocated of the host's memory, unless the system would end us for it. */
+static Status runner_populate(RunnerModel *r, const RunnerOptions *options, Err *err) {
+    const RunnerBytes bytes = runner_bytes(options);
+    const bool on_host = options->device->id == DEVICE_HOST;
+    const int64_t wanted = on_host ? bytes.kv + bytes.host + bytes.activation : 0;
+    const int64_t left = available_memory("");
+    if (wanted > left)
+        FAIL(err, ERR_NOMEM,
+             "KV cache and activations take %.1f MB, but %.1f MB of memory are left",
+             (double)wanted / 1e6, (double)left / 1e6);
+    for (int32_t g = 0; g < options->limits.kv.n_groups; g++)
+        if (r->host[g] != NULL) mem_populate(r->host[g], (size_t)r->host_bytes[g]);
+    kv_store_populate(r->store, r->pool);
+    forward_populate(r->forward);
     return OK;
 }
 
@@ -272,10 +289,7 @@ static Status runner_init(RunnerModel *r, const RunnerOptions *options, Err *err
                       limits->kv.block_tokens, limits->kv.n_blocks, err));
     TRY(runner_open_host(r, options, err));
     TRY(forward_open(&r->forward, options->model, &r->ctx, &forward, err));
-    if (options->populate) {
-        kv_store_populate(r->store, r->pool);
-        forward_populate(r->forward);
-    }
+    if (options->populate) TRY(runner_populate(r, options, err));
     if (options->device->id != DEVICE_HOST) {
         TRY(runner_device_open(&r->picks, options->device, limits, err));
         TRY(forward_record(r->forward, r->store, err));

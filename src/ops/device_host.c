@@ -1,10 +1,10 @@
 /* device_host: the host's own memory behind the device face; every call is done when it returns. */
 #include "ops/device.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/available.h"
 #include "base/mem.h"
 #include "tensor/tensor.h"
 
@@ -41,23 +41,11 @@ static Status device_host_sync(Device *device, Err *err) {
     return OK;
 }
 
-/* What the kernel could hand out without swapping; 0 where /proc does not say. */
-static int64_t device_host_available(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    if (f == NULL) return 0;
-    char line[256];
-    long long kib = 0;
-    while (fgets(line, sizeof line, f) != NULL)
-        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-    fclose(f);
-    return (int64_t)kib * 1024;
-}
-
 static void device_host_memory(Device *device, int64_t *total_bytes, int64_t *free_bytes) {
     (void)device;
     int64_t pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
     *total_bytes = pages > 0 && page_bytes > 0 ? pages * page_bytes : 0;
-    *free_bytes = device_host_available();
+    *free_bytes = MIN(available_memory(""), *total_bytes);
 }
 
 static void device_host_close(Device *device) {

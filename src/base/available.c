@@ -1,0 +1,86 @@
+#include "base/available.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { AVAILABLE_PATH_BYTES = 4096 };
+
+/* How a version of cgroups tells a group's memory. */
+typedef struct AvailableGroups {
+    const char *key; /* stands before the group's path in /proc/self/cgroup */
+    const char *folder, *limit, *usage;
+    const char *cached[2]; /* of memory.stat: pages that can be dropped */
+} AvailableGroups;
+
+static const AvailableGroups AVAILABLE_GROUPS[] = {
+    {"0::/", "/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file", "active_file"}},
+    {":memory:/",
+     "/sys/fs/cgroup/memory",
+     "memory.limit_in_bytes",
+     "memory.usage_in_bytes",
+     {"total_inactive_file", "total_active_file"}},
+};
+
+/* The number behind a name at the beginning of a line, without a name the file's own; -1: none. */
+static int64_t available_read(const char *folder, const char *file, const char *name) {
+    char path[2 * AVAILABLE_PATH_BYTES], line[256], word[64];
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    FILE *stream = fopen(path, "re");
+    if (stream == NULL) return -1;
+    long long number = -1, found = -1;
+    while (found < 0 && fgets(line, sizeof line, stream) != NULL) {
+        const bool fits =
+            name == NULL ? sscanf(line, "%lld", &number) == 1
+                         : sscanf(line, "%63s %lld", word, &number) == 2 && strcmp(word, name) == 0;
+        if (fits) found = number;
+    }
+    fclose(stream);
+    return found;
+}
+
+/* The path of this process's group, "" where it is not told. */
+static void available_group(const char *root, const char *key, char path[AVAILABLE_PATH_BYTES]) {
+    char name[AVAILABLE_PATH_BYTES];
+    path[0] = '\0';
+    snprintf(name, sizeof name, "%s/proc/self/cgroup", root);
+    FILE *stream = fopen(name, "re");
+    if (stream == NULL) return;
+    char line[AVAILABLE_PATH_BYTES];
+    while (path[0] == '\0' && fgets(line, sizeof line, stream) != NULL) {
+        const char *found = strstr(line, key);
+        if (found == NULL) continue;
+        snprintf(path, AVAILABLE_PATH_BYTES, "%s", found + strlen(key) - 1);
+        path[strcspn(path, "\n")] = '\0';
+    }
+    fclose(stream);
+}
+
+/* What the limits of a group and of all above it leave. A container sees its own as the root. */
+static int64_t available_in_groups(const char *root, const AvailableGroups *groups) {
+    char path[AVAILABLE_PATH_BYTES], folder[2 * AVAILABLE_PATH_BYTES];
+    available_group(root, groups->key, path);
+    int64_t left = INT64_MAX;
+    for (;;) {
+        snprintf(folder, sizeof folder, "%s%s%s", root, groups->folder, path);
+        const int64_t limit = available_read(folder, groups->limit, NULL);
+        const int64_t usage = available_read(folder, groups->usage, NULL);
+        int64_t cached = 0;
+        for (size_t i = 0; i < ARRAY_LEN(groups->cached); i++)
+            cached += MAX(available_read(folder, "memory.stat", groups->cached[i]), (int64_t)0);
+        if (limit >= 0 && usage >= 0) left = MIN(left, limit - MAX(usage - cached, (int64_t)0));
+        char *slash = strrchr(path, '/');
+        if (slash == NULL) return left;
+        *slash = '\0';
+    }
+}
+
+int64_t available_memory(const char *root) {
+    char proc[AVAILABLE_PATH_BYTES];
+    snprintf(proc, sizeof proc, "%s/proc", root);
+    const int64_t kib = available_read(proc, "meminfo", "MemAvailable:");
+    const int64_t swap_kib = available_read(proc, "meminfo", "SwapFree:");
+    int64_t left = kib < 0 ? INT64_MAX : (kib + MAX(swap_kib, (int64_t)0)) * 1024;
+    for (size_t i = 0; i < ARRAY_LEN(AVAILABLE_GROUPS); i++)
+        left = MIN(left, available_in_groups(root, &AVAILABLE_GROUPS[i]));
+    return MAX(left, (int64_t)0);
+}
