@@ -16,17 +16,22 @@ static Status cuda_device_fail(cudaError_t code, const char *call, Err *err) {
     FAIL(err, ERR_DEVICE, "cuda: %s: %s", call, cudaGetErrorString(code));
 }
 
-/* A failure of this call, or of one before that could not be told. */
+/* A failure of a call before, which could not be told. */
+static Status cuda_device_tell(CudaDevice *d, Err *err) {
+    if (d->failure == cudaSuccess) return OK;
+    const cudaError_t failure = d->failure;
+    d->failure = cudaSuccess;
+    return cuda_device_fail(failure, d->failed_call, err);
+}
+
+/* A failure of this call, or of one before. What must not be done in vain asks for those first. */
 static Status cuda_device_check(CudaDevice *d, cudaError_t code, const char *call, Err *err) {
-    if (d->failure != cudaSuccess) {
-        cudaError_t failure = d->failure;
-        d->failure = cudaSuccess;
-        return cuda_device_fail(failure, d->failed_call, err);
-    }
+    TRY(cuda_device_tell(d, err));
     return code == cudaSuccess ? OK : cuda_device_fail(code, call, err);
 }
 
 static Status cuda_device_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    TRY(cuda_device_tell(cuda_device(device), err));
     cudaError_t code = cudaSetDevice(device->id);
     if (code == cudaSuccess) code = cudaMalloc(out, bytes > 0 ? bytes : 1);
     if (code == cudaErrorMemoryAllocation) {
@@ -110,6 +115,7 @@ static void cuda_device_memory(Device *device, int64_t *total_bytes, int64_t *fr
 }
 
 static Status cuda_device_host_alloc(Device *device, size_t bytes, void **out, Err *err) {
+    TRY(cuda_device_tell(cuda_device(device), err));
     cudaError_t code = cudaSetDevice(device->id);
     if (code == cudaSuccess) code = cudaHostAlloc(out, bytes > 0 ? bytes : 1, 0);
     if (code == cudaErrorMemoryAllocation) {
@@ -125,6 +131,7 @@ static void cuda_device_host_free(Device *device, void *p) {
 
 static Status cuda_device_graph_begin(Device *device, Err *err) {
     CudaDevice *d = cuda_device(device);
+    TRY(cuda_device_tell(d, err));
     cudaError_t code = cudaSetDevice(device->id);
     if (code == cudaSuccess)
         code = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal);
@@ -135,13 +142,19 @@ static Status cuda_device_graph_end(Device *device, void **out, Err *err) {
     CudaDevice *d = cuda_device(device);
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
-    TRY(cuda_device_check(d, cudaStreamEndCapture(d->stream, &graph), "cudaStreamEndCapture", err));
-    cudaError_t code = cudaGraphInstantiate(&exec, graph, 0);
-    if (code == cudaSuccess) code = cudaGraphUpload(exec, d->stream);
-    (void)cudaGraphDestroy(graph);
-    TRY(cuda_device_check(d, code, "cudaGraphInstantiate", err));
-    *out = exec;
-    return OK;
+    cudaError_t code = cudaStreamEndCapture(d->stream, &graph);
+    Status status = cuda_device_check(d, code, "cudaStreamEndCapture", err);
+    if (status == OK) {
+        code = cudaGraphInstantiate(&exec, graph, 0);
+        if (code == cudaSuccess) code = cudaGraphUpload(exec, d->stream);
+        status = cuda_device_check(d, code, "cudaGraphInstantiate", err);
+    }
+    if (graph != NULL) (void)cudaGraphDestroy(graph);
+    if (status == OK)
+        *out = exec;
+    else if (exec != NULL)
+        (void)cudaGraphExecDestroy(exec);
+    return status;
 }
 
 static Status cuda_device_graph_run(Device *device, void *graph, Err *err) {
@@ -163,7 +176,7 @@ static Status cuda_device_limits(Device *device, DeviceLimits *out, Err *err) {
     TRY(cuda_device_alloc(device, bytes, &memory, err));
     cudaError_t code = cudaMemsetAsync(memory, 1, bytes, d->stream);
     if (code == cudaSuccess)
-        code = cuda_probe_read(d->stream, memory, bytes, &out->read_bytes_per_s);
+        code = cuda_probe_read(d->stream, d->n_sms, memory, bytes, &out->read_bytes_per_s);
     if (code == cudaSuccess) code = cuda_probe_products(d->stream, d->n_sms, &out->products_per_s);
     cuda_device_free(device, memory, bytes);
     return cuda_device_check(d, code, "a measurement", err);
