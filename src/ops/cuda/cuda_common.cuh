@@ -16,7 +16,7 @@
 
 #include "ops/plugin.h"
 
-enum { CUDA_WARP = 32, CUDA_STAGES = 2, CUDA_THREADS_MAX = 64 };
+enum { CUDA_WARP = 32 };
 
 /* One GPU. The first failure of a call or launch is kept until somebody can be told. */
 struct CudaDevice {
@@ -27,7 +27,6 @@ struct CudaDevice {
     const char *failed_call;
     struct CudaArena *arena; /* weights; see cuda_weight.cu */
     struct CudaUpload *upload; /* while a model is loaded; see cuda_upload.cuh */
-    bool recording;
     void *sums; /* where the CTAs of a product meet; see cuda_linear.cuh */
     uint32_t *n_arrived;
 };

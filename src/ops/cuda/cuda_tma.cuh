@@ -102,33 +102,6 @@ static __device__ __forceinline__ void cuda_tma_prefetch_map(const CUtensorMap *
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/* ---- copies from shared memory, in groups per thread ---- */
-
-/* Writes a box of a matrix; what lies outside the matrix is dropped. */
-static __device__ __forceinline__ void cuda_tma_store(const CUtensorMap *map, int32_t x, int32_t y,
-                                                      uint32_t src) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(
-            map),
-        "r"(src), "r"(x), "r"(y)
-        : "memory");
-}
-
-static __device__ __forceinline__ void cuda_bulk_commit(void) {
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-/* Waits until at most n groups still read shared memory. */
-template <int n>
-static __device__ __forceinline__ void cuda_bulk_wait_read(void) {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory");
-}
-
-template <int n>
-static __device__ __forceinline__ void cuda_bulk_wait(void) {
-    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(n) : "memory");
-}
-
 /* Makes this thread's writes to shared memory visible to the copy engine and the tensor cores. */
 static __device__ __forceinline__ void cuda_fence_async(void) {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
