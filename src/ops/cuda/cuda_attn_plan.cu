@@ -215,8 +215,10 @@ static __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const PlanPar
     plan_wholes(&p, bucket, p.whole);
     if (threadIdx.x == 0)
         *p.plan = AttnLists{n_whole, split.n_long + split.n_short, split.n_long, p.split_max - 1};
-    /* Attention may read the plan before the kernels in front of it have ended. */
+    /* Attention may read the plan before the kernels in front of it have ended, and those may start
+     * as soon as one thread allows it: all threads' part must be written. */
     __threadfence();
+    __syncthreads();
     cuda_launch_next();
 }
 
