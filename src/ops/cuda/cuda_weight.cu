@@ -175,6 +175,11 @@ static Status cuda_weight_open_pieces(int32_t n, CudaUploadPiece **out, Err *err
 
 /* n matrices of one shape behind each other. */
 static Status cuda_weight_stack(OpCtx *ctx, const Tensor *file, int32_t n, Weight *out, Err *err) {
+    char text[TENSOR_TEXT_BYTES], other[TENSOR_TEXT_BYTES];
+    for (int32_t i = 1; i < n; i++)
+        if (file[i].dtype != file->dtype)
+            FAIL(err, ERR_UNSUPPORTED, "experts of a layer are %s and %s; a GPU takes one format",
+                 tensor_text(file, text), tensor_text(&file[i], other));
     const size_t bytes = ALIGN_UP((size_t)tensor_bytes(file), (size_t)CUDA_WEIGHT_ALIGN);
     void *data = NULL;
     CudaUploadPiece *piece = NULL;
@@ -183,7 +188,7 @@ static Status cuda_weight_stack(OpCtx *ctx, const Tensor *file, int32_t n, Weigh
     TRY(cuda_weight_open_pieces(n, &piece, err));
     for (int32_t i = 0; i < n; i++) {
         char *at = (char *)data + (size_t)i * bytes;
-        CHECK(tensor_bytes(&file[i]) == tensor_bytes(file) && file[i].dtype == file->dtype);
+        CHECK(tensor_bytes(&file[i]) == tensor_bytes(file));
         piece[i] = cuda_weight_bytes(&file[i], at);
         out[i] = cuda_weight_of(&file[i], CUDA_MATRIX_ROWS, at, bytes);
     }
