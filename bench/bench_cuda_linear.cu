@@ -166,9 +166,9 @@ static float measure(const Job *job, int32_t n_launches) {
 }
 
 /* TB/s */
-static double read_limit(void) {
+static double read_limit(int32_t n_sms) {
     double rate;
-    OK_CUDA(cuda_probe_read(stream, weights, 1 << 30, &rate));
+    OK_CUDA(cuda_probe_read(stream, n_sms, weights, 1 << 30, &rate));
     return rate / 1e12;
 }
 
@@ -364,7 +364,7 @@ int main(int argc, char **argv) {
     fill_bf16<<<4096, 256, 0, stream>>>((__nv_bfloat16 *)x_all, (int64_t)8192 * 14336);
     OK_CUDA(cudaStreamSynchronize(stream));
     cublas_load(stream);
-    double limit = read_limit();
+    double limit = read_limit(prop.multiProcessorCount);
     if (csv)
         printf("n,k,tokens,experts,touched,cublas_us,us,not_dependent_us,read_share,tflops\n# ");
     printf("%s, %d multiprocessors, read limit %.3f TB/s\n", prop.name, prop.multiProcessorCount,
@@ -393,6 +393,7 @@ int main(int argc, char **argv) {
             bench_shape(shape[s][0], shape[s][1], many[t], sweep, limit);
         }
     }
-    printf("%sread limit again %.3f TB/s\n", csv ? "# " : "", read_limit());
+    printf("%sread limit again %.3f TB/s\n", csv ? "# " : "",
+           read_limit(prop.multiProcessorCount));
     return 0;
 }

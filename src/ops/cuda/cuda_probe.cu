@@ -92,14 +92,15 @@ static cudaError_t probe_time(cudaStream_t stream, Launch launch, double *second
     return code;
 }
 
-cudaError_t cuda_probe_read(cudaStream_t stream, const void *p, size_t bytes, double *rate) {
+cudaError_t cuda_probe_read(cudaStream_t stream, int32_t n_sms, const void *p, size_t bytes,
+                            double *rate) {
     *rate = 0;
     for (int32_t i = 0; i < PROBE_READS; i++) {
         double seconds;
         cudaError_t code = probe_time(
             stream,
             [&] {
-                probe_read<<<132 * 8, 512, 0, stream>>>((const uint4 *)p, (int64_t)(bytes / 16),
+                probe_read<<<n_sms * 8, 512, 0, stream>>>((const uint4 *)p, (int64_t)(bytes / 16),
                                                         NULL);
             },
             &seconds);

@@ -7,7 +7,8 @@
 
 /* Bytes a second of reading `bytes` at p, a multiple of 16 and many times what the L2 cache holds:
  * the best of some runs. */
-cudaError_t cuda_probe_read(cudaStream_t stream, const void *p, size_t bytes, double *rate);
+cudaError_t cuda_probe_read(cudaStream_t stream, int32_t n_sms, const void *p, size_t bytes,
+                            double *rate);
 /* Operations a second of bf16 products out of shared memory on all multiprocessors, sustained: the
  * clock falls under them within milliseconds. */
 cudaError_t cuda_probe_products(cudaStream_t stream, int32_t n_sms, double *rate);
