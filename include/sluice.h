@@ -196,7 +196,8 @@ SLUICE_API sluice_status sluice_engine_dry_run(const sluice_model *model,
                                                const sluice_engine_options *options,
                                                sluice_engine_plan *plan, sluice_error *err);
 
-/* Allocates everything and starts the engine's thread. The model is borrowed. */
+/* Allocates everything and starts the engine's thread. The model is borrowed; on a GPU it has one
+ * engine at a time. */
 SLUICE_API sluice_status sluice_engine_open(sluice_engine **out, const sluice_model *model,
                                             const sluice_engine_options *options,
                                             sluice_error *err);

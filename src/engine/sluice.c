@@ -188,9 +188,21 @@ static Status sluice_engine_open_disk(EnginePlan *plan, const sluice_model *mode
     return OK;
 }
 
+/* The CPU serves as many engines as there are; of anything else two would use one queue of work. */
+static Status sluice_engine_take(sluice_engine *e, const sluice_model *model, Err *err) {
+    sluice_model *own = (sluice_model *)(uintptr_t)model; /* but for this flag nothing changes */
+    if (model->ctx.device->id == DEVICE_HOST) return OK;
+    if (atomic_exchange(&own->taken, true))
+        FAIL(err, ERR_UNSUPPORTED, "an engine has the model already; on %s there is one at a time",
+             model->ctx.device->vtable->name);
+    e->taken = own;
+    return OK;
+}
+
 static Status sluice_engine_make(sluice_engine *e, const sluice_model *model,
                                  const sluice_engine_options *options, Err *err) {
     EnginePlan plan;
+    TRY(sluice_engine_take(e, model, err));
     TRY(sluice_plan_make(&plan, model, options, err));
     /* Without it prefixes could be probed for by collisions of tenants' names; nothing else hangs
      * on it, so a system that has no random bytes yet still works. */
@@ -231,6 +243,7 @@ sluice_status sluice_engine_open(sluice_engine **out, const sluice_model *model,
 void sluice_engine_close(sluice_engine *e) {
     if (e == NULL) return;
     engine_close(e->engine);
+    if (e->taken != NULL) atomic_store(&e->taken->taken, false);
     mem_free(e);
 }
 

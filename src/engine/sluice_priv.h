@@ -1,6 +1,8 @@
 /* sluice_priv: the insides of the public handles. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "engine/engine.h"
 #include "text/chat.h"
 
@@ -13,10 +15,12 @@ struct sluice_model {
     Tokenizer *tokenizer; /* NULL: the model came without */
     Chat *chat;           /* NULL: no template */
     char *path;
+    atomic_bool taken; /* by an engine: an accelerator has one owner (ops/device.h) */
 };
 
 struct sluice_engine {
     Engine *engine;
+    sluice_model *taken;  /* on an accelerator; else NULL */
     int64_t device_bytes; /* of an accelerator's memory, in use when it was ready */
 };
 

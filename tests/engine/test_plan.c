@@ -99,6 +99,23 @@ static void fast_is_for_accelerators(void **state) {
     model->ctx.device = host;
 }
 
+/* A second engine is refused before it touches the device, and the first keeps the model. */
+static void an_accelerator_has_one_engine(void **state) {
+    sluice_model *model = *state;
+    Stub stub = {{&stub_vtable, 0}, 1 << 30, 1 << 29};
+    Device *host = model->ctx.device;
+    sluice_engine *engine = NULL;
+    sluice_error err = {0};
+    model->ctx.device = &stub.base;
+    model->taken = true;
+    for (int32_t i = 0; i < 2; i++) {
+        assert_int_equal(sluice_engine_open(&engine, model, NULL, &err), SLUICE_ERR_UNSUPPORTED);
+        assert_non_null(strstr(err.text, "an engine has the model already"));
+    }
+    model->taken = false;
+    model->ctx.device = host;
+}
+
 static int model_open_once(void **state) {
     sluice_model_options options = SLUICE_MODEL_OPTIONS_INIT;
     options.quiet = true;
@@ -113,6 +130,7 @@ static int model_close_once(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(kv_gets_the_rest),
                                        cmocka_unit_test(kv_as_asked),
-                                       cmocka_unit_test(fast_is_for_accelerators)};
+                                       cmocka_unit_test(fast_is_for_accelerators),
+                                       cmocka_unit_test(an_accelerator_has_one_engine)};
     return cmocka_run_group_tests(tests, model_open_once, model_close_once);
 }
