@@ -229,9 +229,11 @@ static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, 
     return runner_sample(r, plan, result, left, err);
 }
 
+/* The first wait may tell what failed before and is over; a lost accelerator fails in each. */
 static bool runner_lost(void *self) {
     const RunnerModel *r = self;
-    return r->ctx.device->vtable->sync(r->ctx.device, NULL) != OK;
+    Device *device = r->ctx.device;
+    return device->vtable->sync(device, NULL) != OK && device->vtable->sync(device, NULL) != OK;
 }
 
 /* Memory of the host tier; an accelerator's is page-locked. */
