@@ -50,7 +50,9 @@ int64_t runner_device_bytes(const EngineLimits *limits) {
 /* Memory of the host that the device copies from, and its twin. */
 static Status runner_device_twin(Device *device, size_t bytes, void **host, void **twin, Err *err) {
     TRY(device->vtable->host_alloc(device, bytes, host, err));
-    return device->vtable->alloc(device, bytes, twin, err);
+    const Status status = device->vtable->alloc(device, bytes, twin, err);
+    if (status != OK) device->vtable->host_free(device, *host);
+    return status;
 }
 
 static size_t runner_device_mask_bytes(const RunnerDevice *d, int32_t n) {
