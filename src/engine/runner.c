@@ -224,7 +224,7 @@ static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, 
     RunnerJobs left = {0};
     if (plan->batch.n_tokens == 0) return OK;
     if (plan->hidden) return runner_hidden(r, plan, result, err);
-    TRY(runner_device_take(r->picks, result, &left, err));
+    TRY(runner_device_take(r->picks, r->forward, result, &left, err));
     result->device_us = clock_us() - forward_begin_us(r->forward);
     return runner_sample(r, plan, result, left, err);
 }

@@ -1,5 +1,6 @@
 #include "engine/runner_device.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -229,12 +230,27 @@ static void runner_device_answer(const RunnerDevice *d, int32_t i, SamplerResult
     }
 }
 
-Status runner_device_take(RunnerDevice *d, StepResult *result, RunnerJobs *left, Err *err) {
+/* The device has one word for a pick that failed. Rules that leave no token leave -inf alone in the
+ * row, and are the request's fault; what is not finite stays where it was. */
+static Status runner_device_blame(Forward *forward, const SampleSpec *spec, int32_t vocab,
+                                  Status *status, Err *err) {
+    const float *logits;
+    if (*status == OK || (spec->n_changes == 0 && spec->mask < 0)) return OK;
+    TRY(forward_fetch_row(forward, spec->row, &logits, err));
+    for (int32_t i = 0; i < vocab; i++)
+        if (logits[i] != -INFINITY) return OK;
+    *status = ERR_ARG;
+    return OK;
+}
+
+Status runner_device_take(RunnerDevice *d, Forward *forward, StepResult *result, RunnerJobs *left,
+                          Err *err) {
     TRY(d->device->vtable->sync(d->device, err));
     for (int32_t i = 0; i < d->n; i++) {
         const int32_t job = d->job[i];
         runner_device_answer(d, i, &result->sample[job]);
         result->status[job] = (Status)d->answer[i].status;
+        TRY(runner_device_blame(forward, &d->spec[i], d->vocab, &result->status[job], err));
     }
     *left = (RunnerJobs){d->host_job, d->n_host};
     return OK;

@@ -26,5 +26,5 @@ typedef struct RunnerJobs {
 MUST_USE Status runner_device_queue(RunnerDevice *device, Forward *forward, const StepPlan *plan,
                                     Err *err);
 /* Waits for them. *left: the host's, borrowed until the next step. */
-MUST_USE Status runner_device_take(RunnerDevice *device, StepResult *result, RunnerJobs *left,
-                                   Err *err);
+MUST_USE Status runner_device_take(RunnerDevice *device, Forward *forward, StepResult *result,
+                                   RunnerJobs *left, Err *err);
