@@ -155,9 +155,10 @@ Status load_report_save_json(const LoadReport *r, const LoadPlan *plan, const ch
         const LoadRequest *q = &plan->request[i];
         json_array_append_new(
             requests,
-            json_pack("{s:b,s:i,s:I,s:I,s:I,s:i,s:i,s:i}", "good", q->good, "http_code",
-                      (int)q->http_code, "sent_us", (json_int_t)q->sent_us, "first_us",
-                      (json_int_t)q->first_us, "last_us", (json_int_t)q->last_us, "prompt_tokens",
+            json_pack("{s:b,s:i,s:I,s:I,s:I,s:I,s:i,s:i,s:i}", "good", q->good, "http_code",
+                      (int)q->http_code, "due_us", (json_int_t)q->at_us, "sent_us",
+                      (json_int_t)q->sent_us, "first_us", (json_int_t)q->first_us, "last_us",
+                      (json_int_t)q->last_us, "prompt_tokens",
                       (int)MAX(q->n_prompt_seen, q->n_prompt), "output_tokens", (int)q->n_output,
                       "cached_tokens", (int)MAX(q->n_cached, 0)));
     }
