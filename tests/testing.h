@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -50,6 +51,13 @@ static inline int testing_remove_one(const char *path, const struct stat *st, in
 static inline void testing_temp_remove(char *path) {
     assert_int_equal(nftw(path, testing_remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
     mem_free(path);
+}
+
+/* Processor time of the process: what a busy machine or a slow disk adds is not in it. */
+static inline double testing_cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* Writes a file of these bytes. */

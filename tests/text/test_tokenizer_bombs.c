@@ -1,7 +1,5 @@
 /* test_tokenizer_bombs: texts made to be slow take linear time and no error; broken tokenizer files
  * are refused with a sentence; a user's text never becomes a special token. */
-#include <time.h>
-
 #include "testing.h"
 #include "text/tokenizer.h"
 
@@ -10,13 +8,6 @@ enum { BOMB_BYTES = 200000, BOMB_TIMED = 0 };
 #else
 enum { BOMB_BYTES = 10000000, BOMB_TIMED = 1 };
 #endif
-
-/* Processor time, for the machine may be busy. */
-static double bombs_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void bombs_fill(Buf *text, int32_t kind) {
     static const char *const units[] = {
@@ -48,9 +39,9 @@ static void bombs_run(const char *path) {
         Buf text = {0};
         Ints ids = {0};
         bombs_fill(&text, kind);
-        double start = bombs_seconds();
+        double start = testing_cpu_seconds();
         ASSERT_OK(tokenizer_encode(t, buf_str(&text), (EncodeOptions){0}, &ids, &err), err);
-        double rate = BOMB_BYTES / 1e6 / (bombs_seconds() - start);
+        double rate = BOMB_BYTES / 1e6 / (testing_cpu_seconds() - start);
         print_message("%s: kind %d: %.1f MB/s\n", path, (int)kind, rate);
         if (BOMB_TIMED && rate < 1.25) fail_msg("%s: kind %d: %.2f MB/s", path, (int)kind, rate);
         buf_free(&text);
