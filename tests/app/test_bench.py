@@ -10,7 +10,7 @@ MODEL = "models/fable-28m.gguf"
 
 
 def sluice(*arguments):
-    done = subprocess.run([SLUICE, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([SLUICE, *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, (arguments, done.stderr)
     return done.stdout
 
@@ -45,7 +45,7 @@ class Bench(unittest.TestCase):
                         ["bench-engine", MODEL, "--requests", "1"],
                         ["run", MODEL, "-p", "a"], ["serve", MODEL]):
             done = subprocess.run([SLUICE, *command, "--fast"], capture_output=True, text=True,
-                                  timeout=60)
+                                  timeout=600)
             self.assertNotEqual(done.returncode, 0)
             self.assertIn("on the CPU sums have one order only", done.stderr)
 

@@ -103,7 +103,7 @@ class BenchServe(unittest.TestCase):
         done = subprocess.run(
             [SLUICE, "bench-serve", "--url", f"http://127.0.0.1:{self.server.server_port}", "--seed",
              "5", "--save-result", saved, *arguments],
-            capture_output=True, text=True, timeout=120, check=False)
+            capture_output=True, text=True, timeout=600, check=False)
         self.assertEqual(done.returncode, code, done.stderr)
         result = json.loads(pathlib.Path(saved).read_text()) if os.path.exists(saved) else None
         return done.stdout, result, done.stderr
@@ -288,7 +288,7 @@ class BenchServe(unittest.TestCase):
 
     def test_nobody_there(self):
         done = subprocess.run([SLUICE, "bench-serve", "--url", "http://127.0.0.1:1"], text=True,
-                              capture_output=True, timeout=60, check=False)
+                              capture_output=True, timeout=600, check=False)
         self.assertEqual(done.returncode, 1)
         self.assertIn("cannot reach '127.0.0.1:1': Connection refused", done.stderr)
 

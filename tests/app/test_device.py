@@ -20,7 +20,7 @@ MISSING = ("there is no NVIDIA driver here", "there is no NVIDIA GPU here", "the
 
 def sluice(*arguments, program=SLUICE):
     """(exit status, standard output, the last line of standard error)"""
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, (done.stderr.splitlines() or [""])[-1]
 
 

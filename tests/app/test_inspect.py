@@ -12,7 +12,7 @@ MODEL = "models/fable-28m.gguf"
 
 
 def run(*args):
-    done = subprocess.run([SLUICE, *args], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([SLUICE, *args], capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

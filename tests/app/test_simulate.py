@@ -12,7 +12,7 @@ MACHINE = ["--prefill-speed", "1000", "--decode-speed", "100"]
 
 def simulate(*arguments, code=0):
     done = subprocess.run([SLUICE, "simulate", *MACHINE, *arguments], capture_output=True,
-                          text=True, timeout=120)
+                          text=True, timeout=600)
     assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
     return done.stdout if code == 0 else done.stderr
 
