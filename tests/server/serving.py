@@ -8,6 +8,9 @@ import subprocess
 import threading
 
 SLUICE = os.environ.get("SLUICE", "build/sluice")
+# For a server whose answers last until the test has done what it wants beside them: tens of tokens a
+# second. At full speed a fast machine ends a thousand tokens before a busy client's next line.
+SLOW = ("--level", "ref")
 
 
 class Server:
@@ -35,7 +38,13 @@ class Server:
         for line in self.process.stderr:
             self.log.append(line)
 
-    def stop(self, seconds=60):
+    def metric(self, name):
+        """The value of the first sample with that name, or that name and label."""
+        text = self.request("GET", "/metrics")[2].decode()
+        name, _, label = name.partition(" ")
+        return float(re.search(rf"^{name}(?:\{{.*{label}.*\}})? (\S+)$", text, re.M).group(1))
+
+    def stop(self, seconds=600):
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -50,7 +59,7 @@ class Server:
 
     def request(self, method, path, body=None, headers=None):
         """(status, headers, body bytes)"""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         if body is not None and not isinstance(body, (bytes, str)):
             body = json.dumps(body)
         connection.request(method, path, body, headers or {})

@@ -3,10 +3,11 @@ import concurrent.futures
 import os
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from serving import Server  # noqa: E402
+from serving import SLOW, Server  # noqa: E402
 
 try:
     import openai
@@ -40,7 +41,7 @@ def tearDownModule():
 class OpenAi(unittest.TestCase):
     def setUp(self):
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1",
-                                    api_key="the-key", timeout=60)
+                                    api_key="the-key", timeout=600)
         self.addCleanup(self.client.close)
 
     def chat(self, **more):
@@ -222,26 +223,30 @@ def server_tokens(text):
 @unittest.skipIf(openai is None, "the openai package is not installed")
 class Overload(unittest.TestCase):
     def test_full_queue_is_a_rate_limit_that_retries_wait_out(self):
-        small = Server("--max-seqs", "1", "--max-queue", "1")
+        small = Server(*SLOW, "--max-seqs", "1", "--max-queue", "1", "--queue-timeout", "600")
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{small.port}/v1", api_key="x")
-        long = {**GREEDY, "prompt": "Once", "max_tokens": 300, "extra_body": {"ignore_eos": True}}
+        ask = {**GREEDY, "prompt": "Once", "max_tokens": 2, "extra_body": {"ignore_eos": True}}
+        long = {**ask, "max_tokens": 1000, "stream": True}
         once = client.with_options(max_retries=0)
+        patient = client.with_options(max_retries=60)
         try:
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                asked = [pool.submit(once.completions.create, **long) for _ in range(8)]
-                errors = [a.exception() for a in asked]
-            refused = [e for e in errors if e is not None]
-            self.assertIn(None, errors)
-            self.assertTrue(refused)
-            for error in refused:
-                self.assertIsInstance(error, openai.RateLimitError)
-                self.assertEqual(error.code, "rate_limit_exceeded")
-                self.assertGreaterEqual(int(error.response.headers["retry-after"]), 1)
-            patient = client.with_options(max_retries=10)
-            with concurrent.futures.ThreadPoolExecutor(4) as pool:
-                asked = [pool.submit(patient.completions.create, **{**long, "max_tokens": 60})
-                         for _ in range(4)]
-                self.assertEqual({a.result().usage.completion_tokens for a in asked}, {60})
+            held = once.completions.create(**long)
+            with concurrent.futures.ThreadPoolExecutor(5) as pool:
+                waiting = pool.submit(once.completions.create, **long)  # its stream begins later
+                while small.metric("vllm:num_requests_waiting") == 0:
+                    time.sleep(0.01)
+                for _ in range(3):
+                    with self.assertRaises(openai.RateLimitError) as caught:
+                        once.completions.create(**ask)
+                    self.assertEqual(caught.exception.code, "rate_limit_exceeded")
+                    retry = caught.exception.response.headers["retry-after"]
+                    self.assertGreaterEqual(int(retry), 1)
+                asked = [pool.submit(patient.completions.create, **ask) for _ in range(4)]
+                while "".join(small.log).count(" 429 ") < 3 + 4:
+                    time.sleep(0.01)
+                held.close()
+                waiting.result().close()
+                self.assertEqual({a.result().usage.completion_tokens for a in asked}, {2})
         finally:
             client.close()
             self.assertEqual(small.stop(), 0)
@@ -253,7 +258,7 @@ class Anthropic(unittest.TestCase):
 
     def setUp(self):
         self.client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{server.port}",
-                                          api_key="the-key", timeout=60)
+                                          api_key="the-key", timeout=600)
         self.addCleanup(self.client.close)
 
     def post(self, **more):

@@ -74,7 +74,7 @@ class KvEvents(unittest.TestCase):
         socket = self.context.socket(zmq.SUB)
         self.addCleanup(socket.close, 0)
         socket.setsockopt(zmq.SUBSCRIBE, topic)
-        socket.setsockopt(zmq.RCVTIMEO, 30000)
+        socket.setsockopt(zmq.RCVTIMEO, 120000)
         socket.connect(f"ipc://{self.folder}/events")
         return socket
 
@@ -90,7 +90,7 @@ class KvEvents(unittest.TestCase):
     def replay(self, start):
         """[(number, payload)] from the replay socket, up to its end mark."""
         socket = self.context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.RCVTIMEO, 30000)
+        socket.setsockopt(zmq.RCVTIMEO, 120000)
         socket.connect(f"ipc://{self.folder}/replay")
         socket.send_multipart([b"", struct.pack(">Q", start)])
         got = []
@@ -115,7 +115,7 @@ class KvEvents(unittest.TestCase):
 
     def settled(self, server):
         """The mirror, once it has as many blocks as the server says are cached and idle."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while True:
             data = server.request("GET", "/dashboard/data")[2]
             data = json.loads(data)
@@ -152,13 +152,13 @@ class KvEvents(unittest.TestCase):
         poller = zmq.Poller()
         poller.register(live, zmq.POLLIN)
         prompt = 300
-        while not poller.poll(100):  # a subscription takes a moment to arrive
+        while not poller.poll(500):  # a subscription takes a moment to arrive
             server.post("/v1/completions", {"prompt": [prompt + i for i in range(40)],
                                             "max_tokens": 1})
             prompt += 40
-        server.post("/v1/completions", {"prompt": [1000 + i for i in range(40)], "max_tokens": 1})
+        server.post("/v1/completions", {"prompt": [8000 + i for i in range(40)], "max_tokens": 1})
         got = []
-        while not any(event["token_ids"][-1] == 1031 for _, _, events in got for event in events):
+        while not any(event["token_ids"][-1] == 8031 for _, _, events in got for event in events):
             got.append(self.read(live.recv_multipart()))
         self.assertEqual({topic for topic, _, _ in got}, {b"kv@pod-7@fable"})
         numbers = [number for _, number, _ in got]
@@ -175,10 +175,10 @@ class KvEvents(unittest.TestCase):
                               event["group_idx"], event["kv_cache_spec_kind"]),
                              ("BlockStored", BLOCK, "GPU", None, 0, "full_attention"))
             self.assertEqual(len(event["token_ids"]), BLOCK)
-        last, before = [e for e in events if e["token_ids"][0] >= 1000][::-1]
+        last, before = [e for e in events if e["token_ids"][0] >= 8000][::-1]
         self.assertIsNone(before["parent_block_hash"])
         self.assertEqual(last["parent_block_hash"], before["block_hashes"][0])
-        self.assertEqual(before["token_ids"], list(range(1000, 1016)))
+        self.assertEqual(before["token_ids"], list(range(8000, 8016)))
         self.assertEqual(server.stop(), 0)
 
     def test_odd_requests_for_replay(self):

@@ -12,7 +12,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from serving import Server  # noqa: E402
+from serving import SLOW, Server  # noqa: E402
 
 
 def chat(n, parts=0):
@@ -149,23 +149,23 @@ class Queue(unittest.TestCase):
     """One sequence runs, two wait."""
 
     def start(self, *arguments):
-        server = self.server = Server("--max-seqs", "1", "--max-queue", "2", *arguments)
+        server = self.server = Server(*SLOW, "--max-seqs", "1", "--max-queue", "2",
+                                      *(arguments or ("--queue-timeout", "600")))
         self.addCleanup(lambda: self.assertEqual(0, server.stop()))
 
     def hold(self, gauge, n):
-        """A long request that this test leaves open; returns when the gauge says that it is in."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        """The connection of a long request; returns when the gauge says that it is in."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=600)
         connection.request("POST", "/v1/completions", json.dumps(LONG))
         self.addCleanup(connection.close)
         self.wait(gauge, n)
+        return connection
 
     def wait(self, gauge, n):
-        for _ in range(1000):
-            data = self.server.request("GET", "/metrics")[2].decode()
-            if re.search(rf"^vllm:{gauge}\{{.*\}} {n}$", data, re.M):
-                return
+        end = time.monotonic() + 120
+        while self.server.metric("vllm:" + gauge) != n:
+            self.assertLess(time.monotonic(), end, f"{gauge} is not {n}")
             time.sleep(0.005)
-        self.fail(f"{gauge} is not {n}")
 
     def refused(self, word):
         status, headers, data = self.server.request("POST", "/v1/completions", {"prompt": "Once"})
@@ -190,37 +190,48 @@ class Queue(unittest.TestCase):
                 self.assertEqual("n", json.loads(data)["error"]["param"])
 
     def test_priority(self):
-        """With that policy who waits longer lets the lower number go first."""
+        """With that policy who waits longer lets the lower number go first. The log has them in the
+        order of their ends."""
         paths = {"/v1/completions": {**LONG, "stream": False, "max_tokens": 5},
-                 "/v1/embeddings": {"input": [5] * 900}}
+                 "/v1/embeddings": {"input": [5] * 50}}
         for policy, path in itertools.product(("fcfs", "priority"), paths):
             self.start("--policy", policy)
-            self.hold("num_requests_running", 1)
-            done, threads = [], []
+            held = self.hold("num_requests_running", 1)
+            threads, statuses = [], []
             for n, priority in enumerate((5, -5)):
-                body = {**paths[path], "priority": priority}
-                threads.append(threading.Thread(target=lambda body=body: done.append(
-                    (self.server.request("POST", path, body)[0], body["priority"]))))
+                ask = ("POST", path, {**paths[path], "priority": priority},
+                       {"x-request-id": f"priority:{priority}"})
+                threads.append(threading.Thread(
+                    target=lambda ask=ask: statuses.append(self.server.request(*ask)[0])))
                 threads[n].start()
                 self.wait("num_requests_waiting", n + 1)
+            held.close()
             for thread in threads:
                 thread.join()
-            want = [5, -5] if policy == "fcfs" else [-5, 5]
-            self.assertEqual([(200, priority) for priority in want], done)
+            self.assertEqual([200, 200], statuses)
+            self.assertEqual(0, self.server.stop())
+            ended = re.findall(r"info request priority:(\S+) ", "".join(self.server.log))
+            self.assertEqual(["5", "-5"] if policy == "fcfs" else ["-5", "5"], ended)
 
     def test_time(self):
-        self.start("--queue-timeout", "0.1")
-        self.hold("num_requests_running", 1)
+        self.start("--queue-timeout", "1")
+        held = self.hold("num_requests_running", 1)
+        reply = held.getresponse()
         self.refused("queue")
-        self.wait("num_requests_running", 0)  # who runs is not hurt by others' time
-        status, _, data = self.server.request("POST", "/v1/completions", {"prompt": "Once"})
+        self.assertEqual(1, self.server.metric("vllm:num_requests_running"))
+        self.assertTrue(reply.readline())  # who runs is not hurt by others' time
+        reply.close()
+        held.close()
+        self.wait("num_requests_running", 0)
+        status, _, data = self.server.request("POST", "/v1/completions", {
+            "prompt": "Once", "max_tokens": 1})
         self.assertEqual(200, status, data)
 
 
 class Times(unittest.TestCase):
     def test_request_time(self):
         """A request that takes longer than it may ends with 503; streams with an error event."""
-        server = Server("--request-timeout", "0.2")
+        server = Server(*SLOW, "--request-timeout", "3")
         body = {"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "n": 8}
         try:
             status, headers, data = server.request("POST", "/v1/completions", body)
@@ -243,12 +254,15 @@ class Times(unittest.TestCase):
         replies = []
         for arguments in (("--ping-interval", "0.01", "--queue-timeout", "0.01"),
                           ("--ping-interval", "0.01"), ("--ping-interval", "0")):
-            server = Server("--chunk", "4", *arguments)  # a long prefill, and nobody else
+            server = Server("--chunk", "1", *arguments)  # a long prefill, and nobody else
             try:
                 for path, more in (("/v1/completions", {}),
                                    ("/v1/messages", {"messages": [{"role": "user", "content":
                                                                    "word " * 400}]})):
                     status, _, data = server.request("POST", path, {**body, **more})
+                    # Its turn comes at once, but a busy machine may take longer to notice.
+                    while status == 429 and "--queue-timeout" in arguments:
+                        status, _, data = server.request("POST", path, {**body, **more})
                     self.assertEqual(200, status, data)
                     frames = data.decode().split("\n\n")
                     silent = [i for i, frame in enumerate(frames) if frame == ": keep-alive"]
@@ -261,13 +275,14 @@ class Times(unittest.TestCase):
         self.assertEqual(replies[:2], replies[4:])
 
     def test_slow_clients(self):
-        """Slow in the header, the body, between requests; a neighbour is answered all the time."""
+        """Slow in the header, the body, between requests: cut not before the limit, and long before
+        that of a server that is told none; a neighbour is answered all the time."""
         server = Server("--header-timeout", "1", "--idle-timeout", "2", "--body-rate", "1000")
 
         def closes(*sends):
             """Seconds until the server closes after sending these, half a second apart."""
-            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-                start = time.monotonic()
+            start = time.monotonic()
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
                 try:
                     for data in sends:
                         connection.sendall(data)
@@ -280,7 +295,7 @@ class Times(unittest.TestCase):
 
         head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
         get = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
-        cases = {"header": [b"GET /ver"] + [b"a"] * 8, "body": [head] + [b"a"] * 8,
+        cases = {"header": [b"GET /ver"] + [b"a"] * 6, "body": [head] + [b"a"] * 6,
                  "idle": [get], "nothing": [b""]}
         seconds = {}
 
@@ -295,9 +310,9 @@ class Times(unittest.TestCase):
         self.assertEqual(0, server.stop())
         self.assertEqual(set(cases), set(seconds))
         for name, took in seconds.items():
-            limit = 2 if name == "idle" else 1
-            self.assertGreater(took, limit - 0.1, name)
-            self.assertLess(took, limit + 4, name)
+            limit, default = (2, 75) if name == "idle" else (1, 10)
+            self.assertGreaterEqual(took, limit, name)
+            self.assertLess(took, default * 0.9, name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests/server"), str(ROOT / "tools")]
 from make_metrics_doc import document  # noqa: E402
-from serving import Server  # noqa: E402
+from serving import SLOW, Server  # noqa: E402
 
 try:
     from prometheus_client.parser import text_string_to_metric_families as parse
@@ -65,16 +65,17 @@ def names_in(query):
 class Metrics(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--max-seqs", "4", "--model-name", 'odd "name"\\ of\ta model')
+        cls.server = Server(*SLOW, "--max-seqs", "4", "--model-name", 'odd "name"\\ of\ta model')
         for n in (1, 2):
             cls.reply = cls.server.post("/v1/completions", {
                 "prompt": PROMPT, "max_tokens": 20, "n": n, "ignore_eos": True})
         cls.server.request("POST", "/v1/completions", {"prompt": 3})
         cls.server.request("GET", "/v1/nothing/here?a=b")
         cls.text = ""
-        settled = r"generation_tokens_total.* 60$(.|\n)*handler=.none."
+        settled = (r"generation_tokens_total.* 60$", r"handler=.none.", r"status=.400.",
+                   r"handler=./v1/completions.* 2$")
         # A request and a step count a moment after their reply.
-        while not re.search(settled, cls.text, re.M):
+        while not all(re.search(part, cls.text, re.M) for part in settled):
             status, headers, text = cls.server.request("GET", "/metrics")
             assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
             cls.text = text.decode()

@@ -173,7 +173,7 @@ class LlmCommand(unittest.TestCase):
             done = subprocess.run([sys.executable, "-m", "llm", "-m", "here", "-o", "temperature",
                                    "0", "-o", "max_tokens", "6", "--key", "x", *arguments,
                                    GREET[0]["content"]], env=env, stdin=subprocess.DEVNULL,
-                                  capture_output=True, text=True, timeout=120)
+                                  capture_output=True, text=True, timeout=600)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
@@ -185,7 +185,7 @@ class LlmCommand(unittest.TestCase):
 @unittest.skipIf(shutil.which("curl") is None, "curl is not installed")
 class Curl(unittest.TestCase):
     def curl(self, *arguments):
-        done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, timeout=60)
+        done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, timeout=600)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 

@@ -34,7 +34,7 @@ ASKS = [
 def replay(*arguments):
     """(exit status, standard output, standard error)"""
     done = subprocess.run([SLUICE, "replay", "-q", *arguments], capture_output=True, text=True,
-                          timeout=120)
+                          timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -32,7 +32,7 @@ class Threads(unittest.TestCase):
         self.keys = pathlib.Path(folder.name, "keys")
         self.keys.write_text("the-key\n")
         self.server = Server("--api-key-file", str(self.keys), "--max-seqs", "8",
-                             "--drain-timeout", "120", "--receipts", folder.name)
+                             "--drain-timeout", "600", "--receipts", folder.name)
 
     def streams(self):
         for i in range(3):
@@ -89,7 +89,7 @@ class Threads(unittest.TestCase):
         self.assertEqual([], failed)
         open_streams = []
         for _ in range(4):
-            connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=120)
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=600)
             connection.request("POST", "/v1/completions", body(24), KEY)
             reply = connection.getresponse()
             reply.readline()
