@@ -84,16 +84,14 @@ static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUn
         int64_t most = unit->n_tokens > half->few_tokens ? many : LINEAR_PLAIN_ROWS;
         return MIN(MAX(rows, (int64_t)16), most);
     }
-    int64_t n = LINEAR_UNIT_BYTES / (4 * ALIGN_UP(unit->k, (int64_t)512)) / 8 * 8;
-    return MIN(MAX(n, (int64_t)8), (int64_t)LINEAR_PLAIN_ROWS);
+    int64_t rows = LINEAR_PLAIN_BYTES / unit->w_stride / 8 * 8;
+    bool few = unit->n_tokens <= LINEAR_PLAIN_FEW_TOKENS;
+    return MIN(MAX(rows, (int64_t)8), (int64_t)(few ? LINEAR_PLAIN_ROWS : LINEAR_PLAIN_MANY_ROWS));
 }
 
 size_t cpu_linear_thread_bytes(int64_t k) {
-    int64_t row_bytes = 4 * ALIGN_UP(k, (int64_t)512);
-    int64_t panel_bytes = DIV_UP(k, 32) * LINEAR_EXPANDED_BYTES_MAX;
-    int64_t least = MAX(8 * row_bytes, panel_bytes); /* of one unit, as small as they come */
-    int64_t bytes = MAX(least, (int64_t)LINEAR_UNIT_BYTES_AMX);
-    return ops_scratch_round((size_t)bytes + LINEAR_ACC_BYTES);
+    int64_t panel_bytes = DIV_UP(k, 32) * LINEAR_EXPANDED_BYTES_MAX; /* a unit of the fewest rows */
+    return ops_scratch_round((size_t)MAX(panel_bytes, (int64_t)LINEAR_UNIT_BYTES_AMX));
 }
 
 /* AMD's cores ask for memory by themselves as long as it is one run. Farther requests keep Zen 4

@@ -132,8 +132,8 @@ static inline int64_t cpu_linear_expanded_bytes(const LinearFormat *format) {
 
 enum { LINEAR_EXPANDED_BYTES_MAX = 64 * 12 };
 
-/* What a task keeps in L2, at most and where its k allows it: expanded or copied weights, sums that
- * wait; room for activations is left. Processors with AMX have 2 MB of L2. */
+/* What a task keeps in its scratch in L2, at most and where its k allows it: expanded or copied
+ * weights, sums that wait; room for activations is left. Processors with AMX have 2 MB of L2. */
 enum { LINEAR_UNIT_BYTES = 640 << 10, LINEAR_UNIT_BYTES_AMX = 768 << 10 };
 
 /* Of a block unit on AMX: tokens of a pass (a whole number of tiles), rows. */
@@ -147,7 +147,7 @@ typedef struct LinearHalf {
      * has not these). */
     int32_t token_bytes, token_bytes_f16;
     int32_t unit_rows, unit_bytes;        /* of a task, at most: what L2 holds beside activations */
-    int32_t few_tokens;                   /* so many are multiplied with the rows in place */
+    int32_t few_tokens;                   /* so many take units of LINEAR_PLAIN_ROWS at most */
     int32_t (*tile)(int64_t tokens_left); /* tokens of the next tile */
     /* Rounds a tile's rows of k elements, for BF16 or for F16 weights; zeros where k ends. */
     void (*round)(const float *const *x, int32_t n_tokens, int64_t k, bool f16, uint8_t *out);
@@ -169,8 +169,14 @@ typedef struct LinearKernels {
     const struct LinearHalf *half;
 } LinearKernels;
 
-/* Rows of a plain unit, at most, and its accumulators: 6 tokens x 32 rows x a vector. */
-enum { LINEAR_PLAIN_ROWS = 32, LINEAR_ACC_BYTES = 6 * LINEAR_PLAIN_ROWS * 64 };
+/* A plain unit's rows of the file, at most: of few tokens, of more, and in bytes, which L2 keeps
+ * beside those that are asked for. */
+enum {
+    LINEAR_PLAIN_FEW_TOKENS = 8,
+    LINEAR_PLAIN_ROWS = 32,
+    LINEAR_PLAIN_MANY_ROWS = 64,
+    LINEAR_PLAIN_BYTES = 576 << 10,
+};
 
 void cpu_linear_block_avx2_quantize(const LinearFormat *format, const float *const *x,
                                     int32_t n_tokens, int64_t k, LinearQuant *out);
