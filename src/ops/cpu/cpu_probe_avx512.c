@@ -2,10 +2,11 @@
 
 #include "ops/cpu/cpu_probe.h"
 
-/* Chains enough to hide the latency of either instruction (4 cycles on two ports, and some to
- * spare). Named one by one: an array would live in memory. */
-#define CPU_PROBE_EACH(X) X(c0) X(c1) X(c2) X(c3) X(c4) X(c5) X(c6) X(c7) X(c8) X(c9)
-enum { CPU_PROBE_CHAINS = 10 };
+/* Chains enough to hide the latency of any of these: 6 cycles of vdpbf16ps on Zen 5's two ports,
+ * and some to spare. Named one by one: an array would live in memory. */
+#define CPU_PROBE_EACH(X) \
+    X(c0) X(c1) X(c2) X(c3) X(c4) X(c5) X(c6) X(c7) X(c8) X(c9) X(c10) X(c11) X(c12) X(c13)
+enum { CPU_PROBE_CHAINS = 14 };
 
 /* Keeps a chain a chain: the compiler must have the value in a register here. */
 #define CPU_PROBE_PIN(v) __asm__ volatile("" : "+v"(v))
