@@ -138,7 +138,7 @@ class Page(unittest.TestCase):
         expect(page.locator(".figures")).to_contain_text(re.compile(r"\d+ tokens?.* · first after"))
         first = page.locator("article.assistant .content").inner_text()
         self.assertGreater(len(first), 3)
-        page.evaluate("new MutationObserver(changes => { window.told = changes[0].target.textContent; })"
+        page.evaluate("new MutationObserver(changes => { window.told ??= changes[0].target.textContent; })"
                       ".observe(document.querySelector('.copy'), {childList: true})")
         page.click(".copy")
         self.until(page, "window.told")  # not for long on the button itself
