@@ -61,7 +61,7 @@ typedef struct sluice_model sluice_model;
 typedef struct sluice_model_options {
     size_t size;
     int32_t n_threads;  /* 0: the cores this process may use */
-    const char *level;  /* CPU level: "ref", "avx2", "avx512"; NULL: the best here */
+    const char *level;  /* "ref", "avx2", "avx512", "avx512bf16", "amx"; NULL: the CPU's fastest */
     const char *device; /* "cpu", "cuda", "cuda:1"; NULL: "cpu" */
     bool quiet;         /* no progress bar on stderr */
 } sluice_model_options;

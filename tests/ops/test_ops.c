@@ -1,4 +1,5 @@
-/* test_ops: levels by name, the host device, and that every level's table is complete. */
+/* test_ops: levels by name and by default, the host device, and that every level's table is
+ * complete. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -68,6 +69,19 @@ static void device_host_memory(void **state) {
     host->vtable->close(host);
 }
 
+/* The last level that the processor has; vdpbf16ps only where it is faster than FMA, on AMD from
+ * Zen 5, the first with VP2INTERSECT. */
+static void ops_default_is_fastest(void **state) {
+    (void)state;
+    const bool zen5 = __builtin_cpu_is("amd") && __builtin_cpu_supports("avx512vp2intersect") != 0;
+    OpsLevel fastest = OPS_REF;
+    for (int32_t i = 0; i < OPS_LEVEL_COUNT; i++)
+        if (ops_cpu_has((OpsLevel)i) && (i != OPS_AVX512BF16 || zen5)) fastest = (OpsLevel)i;
+    const Ops *ops = NULL;
+    assert_int_equal(ops_cpu(&ops, NULL, NULL), OK);
+    assert_string_equal(ops->level, ops_level_name(fastest));
+}
+
 /* One decode step of a one-layer toy by hand: linear, then act, on every level. */
 static void ops_smoke(void **state) {
     (void)state;
@@ -94,9 +108,8 @@ static void ops_smoke(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ops_levels),
-        cmocka_unit_test(ops_tables_complete),
-        cmocka_unit_test(device_host_memory),
+        cmocka_unit_test(ops_levels),          cmocka_unit_test(ops_default_is_fastest),
+        cmocka_unit_test(ops_tables_complete), cmocka_unit_test(device_host_memory),
         cmocka_unit_test(ops_smoke),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
