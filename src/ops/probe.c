@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/available.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "ops/cpu/cpu_probe.h"
@@ -73,6 +74,7 @@ double probe_read_bandwidth(ThreadPool *pool, ProbeWalk walk, int32_t rounds) {
     static const PoolTask tasks[PROBE_WALK_COUNT] = {probe_read_one, probe_read_four,
                                                      probe_read_prefetched};
     const int64_t n_chunks = PROBE_BYTES / PROBE_CHUNK_BYTES;
+    if (available_memory("") < PROBE_BYTES + PROBE_CHUNK_BYTES) return 0;
     char *data = mem_try_alloc_large((size_t)PROBE_BYTES + PROBE_CHUNK_BYTES);
     if (data == NULL) return 0;
     /* Touched, or every page would be the same zero page. */
