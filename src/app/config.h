@@ -254,7 +254,7 @@ typedef enum CommandBit {
       CMD_COMPUTE | CMD_SIMULATE | CMD_INSPECT, "tokens of a KV block, a power of two; 0: 16")     \
     X(chunk, INT, "chunk", 0, "N", "0", 0, 1 << 16, CMD_COMPUTE | CMD_SIMULATE,                    \
       "prompt tokens per step at most; 0: 512")                                                    \
-    X(threads, INT, "threads", 't', "N", "0", 0, 1024, CMD_COMPUTE | CMD_INSPECT,                  \
+    X(threads, INT, "threads", 't', "N", "0", 0, 1023, CMD_COMPUTE | CMD_INSPECT,                  \
       "0: the cores this process may use")                                                         \
     X(device, TEXT, "device", 0, "NAME", "", 0, 0, CMD_COMPUTE | CMD_INSPECT,                      \
       "cpu, cuda or cuda:N (GPU number N); default: cpu")                                          \

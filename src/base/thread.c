@@ -336,7 +336,7 @@ static int32_t thread_affinity_cores(void) {
 }
 
 int32_t thread_cores(void) {
-    int32_t cores = thread_affinity_cores();
+    int32_t cores = MIN(thread_affinity_cores(), (int32_t)POOL_THREADS_MAX);
     cores = MIN(cores, thread_cgroup_v2_cores());
     return MIN(cores, thread_cgroup_v1_cores());
 }

@@ -28,7 +28,7 @@ int32_t pool_threads(const ThreadPool *pool);
  * A NULL pool runs all tasks on the caller. */
 void pool_run(ThreadPool *pool, int64_t n_tasks, PoolTask task, void *context);
 
-/* Cores this process may use (affinity and cgroup quota respected). */
+/* Cores this process may use (affinity and cgroup quota respected), of which a pool takes all. */
 int32_t thread_cores(void);
 
 #ifdef __cplusplus

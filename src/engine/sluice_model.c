@@ -33,9 +33,8 @@ static Status sluice_model_open_text(sluice_model *m, Err *err) {
 }
 
 static Status sluice_model_init(sluice_model *m, const sluice_model_options *options, Err *err) {
-    if (options->n_threads < 0 || options->n_threads > 1024) {
-        FAIL(err, ERR_ARG, "n_threads is %d, expected 0 (all cores) to 1024", options->n_threads);
-    }
+    if (options->n_threads < 0)
+        FAIL(err, ERR_ARG, "n_threads is %d, expected 0 (all cores) or more", options->n_threads);
     m->n_threads = options->n_threads == 0 ? thread_cores() : options->n_threads;
     TRY(pool_open(&m->pool, m->n_threads, err));
     TRY(plugin_open(options->device, options->level, &m->ops, &m->ctx.device, err));
