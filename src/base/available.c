@@ -5,6 +5,9 @@
 
 enum { AVAILABLE_PATH_BYTES = 4096 };
 
+/* cgroups v1 write the largest number of pages where there is no limit. */
+static const int64_t AVAILABLE_NO_LIMIT = INT64_MAX / 2;
+
 /* How a version of cgroups tells a group's memory. */
 typedef struct AvailableGroups {
     const char *key; /* stands before the group's path in /proc/self/cgroup */
@@ -55,19 +58,27 @@ static void available_group(const char *root, const char *key, char path[AVAILAB
     fclose(stream);
 }
 
-/* What the limits of a group and of all above it leave. A container sees its own as the root. */
+/* What the limit of a group leaves. Nothing else is asked of one without: adding up what all groups
+ * of a machine hold takes milliseconds. */
+static int64_t available_in_group(const char *folder, const AvailableGroups *groups) {
+    const int64_t limit = available_read(folder, groups->limit, NULL);
+    if (limit < 0 || limit >= AVAILABLE_NO_LIMIT) return INT64_MAX;
+    int64_t usage = available_read(folder, groups->usage, NULL);
+    if (usage < 0) return INT64_MAX;
+    for (size_t i = 0; i < ARRAY_LEN(groups->cached); i++)
+        usage -= MAX(available_read(folder, "memory.stat", groups->cached[i]), (int64_t)0);
+    return limit - MAX(usage, (int64_t)0);
+}
+
+/* What the limits of this process's group and of all above it leave. A container sees its own as
+ * the root. */
 static int64_t available_in_groups(const char *root, const AvailableGroups *groups) {
     char path[AVAILABLE_PATH_BYTES], folder[2 * AVAILABLE_PATH_BYTES];
     available_group(root, groups->key, path);
     int64_t left = INT64_MAX;
     for (;;) {
         snprintf(folder, sizeof folder, "%s%s%s", root, groups->folder, path);
-        const int64_t limit = available_read(folder, groups->limit, NULL);
-        const int64_t usage = available_read(folder, groups->usage, NULL);
-        int64_t cached = 0;
-        for (size_t i = 0; i < ARRAY_LEN(groups->cached); i++)
-            cached += MAX(available_read(folder, "memory.stat", groups->cached[i]), (int64_t)0);
-        if (limit >= 0 && usage >= 0) left = MIN(left, limit - MAX(usage - cached, (int64_t)0));
+        left = MIN(left, available_in_group(folder, groups));
         char *slash = strrchr(path, '/');
         if (slash == NULL) return left;
         *slash = '\0';

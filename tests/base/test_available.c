@@ -69,16 +69,17 @@ static void available_of_groups(void **state) {
 
 static void available_of_groups_v1(void **state) {
     (void)state;
-    const AvailableFile files[] = {
-        {"proc/meminfo", MEMINFO},
-        {"proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1\n"},
-        /* Outside: the container's own group is mounted as the root. */
-        {"sys/fs/cgroup/memory/memory.limit_in_bytes", "2000000\n"},
-        {"sys/fs/cgroup/memory/memory.usage_in_bytes", "1500000\n"},
-        {"sys/fs/cgroup/memory/memory.stat",
-         "inactive_file 1\ntotal_inactive_file 1000\ntotal_active_file 24\n"},
-        {NULL, NULL}};
+    AvailableFile files[] = {{"proc/meminfo", MEMINFO},
+                             {"proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/1\n"},
+                             /* Outside: the container's own group is mounted as the root. */
+                             {"sys/fs/cgroup/memory/memory.limit_in_bytes", "2000000\n"},
+                             {"sys/fs/cgroup/memory/memory.usage_in_bytes", "1500000\n"},
+                             {"sys/fs/cgroup/memory/memory.stat",
+                              "inactive_file 1\ntotal_inactive_file 1000\ntotal_active_file 24\n"},
+                             {NULL, NULL}};
     assert_int_equal(available_fake(files), 2000000 - (1500000 - 1024));
+    files[2].text = "9223372036854771712\n"; /* no limit */
+    assert_int_equal(available_fake(files), 6000 * 1024);
 }
 
 int main(void) {
