@@ -8,7 +8,12 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-enum { CUDA_NORM_THREADS = 512, CUDA_NORM_WARPS = CUDA_NORM_THREADS / 32, CUDA_NORM_WIDE = 1024 };
+enum {
+    CUDA_NORM_THREADS = 512,
+    CUDA_NORM_WARPS = CUDA_NORM_THREADS / 32,
+    CUDA_NORM_WIDE = 1024,
+    CUDA_NORM_DIM_MAX = 1 << 15 /* a row stands in shared memory */
+};
 
 static __device__ __forceinline__ float cuda_norm_squares(float4 v) {
     return __fadd_rn(__fmaf_rn(v.x, v.x, __fmul_rn(v.y, v.y)),

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "ops/cuda/cuda_matrix.cuh"
+#include "ops/cuda/cuda_norm.cuh"
 #include "ops/cuda/cuda_upload.cuh"
 
 enum : size_t {
@@ -95,7 +96,8 @@ static Weight cuda_weight_of(const Tensor *file, int layout, void *data, size_t 
     return w;
 }
 
-Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
+/* A tensor that keeps its rows. */
+static Status cuda_weight_rows(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
     const size_t bytes = (size_t)tensor_bytes(file);
     void *data = NULL;
     TRY(cuda_weight_alloc(cuda_of(ctx), bytes, &data, err));
@@ -103,6 +105,15 @@ Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) 
     TRY(cuda_upload(ctx, &piece, 1, err));
     *out = cuda_weight_of(file, CUDA_MATRIX_ROWS, data, bytes);
     return OK;
+}
+
+/* Its rows are what norms take. */
+Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
+    char text[TENSOR_TEXT_BYTES];
+    if (file->shape[1] > CUDA_NORM_DIM_MAX)
+        FAIL(err, ERR_UNSUPPORTED, "table %s: a GPU normalizes rows of up to %d elements",
+             tensor_text(file, text), CUDA_NORM_DIM_MAX);
+    return cuda_weight_rows(ctx, file, out, err);
 }
 
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
@@ -119,7 +130,7 @@ Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err
         *out = cuda_weight_of(file, layout, packed, bytes);
         return OK;
     }
-    return cuda_weight_table(ctx, file, out, err);
+    return cuda_weight_rows(ctx, file, out, err);
 }
 
 /* Behind each other, so that one product makes them all (cuda_product_follows). */
