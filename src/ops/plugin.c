@@ -48,8 +48,11 @@ static Status plugin_find(const Plugin **out, Err *err) {
     const Plugin *plugin = entry();
     if (plugin->abi != PLUGIN_ABI || plugin->ops_bytes != sizeof(Ops) ||
         plugin->device_bytes != sizeof(DeviceVtable))
-        FAIL(err, ERR_UNSUPPORTED, "device cuda: %s is of another version (%d, wanted %d)",
-             PLUGIN_FILE, plugin->abi, PLUGIN_ABI);
+        FAIL(err, ERR_UNSUPPORTED,
+             "device cuda: %s is of another version (%d, tables of %zu and %zu bytes; "
+             "wanted %d, %zu and %zu)",
+             PLUGIN_FILE, plugin->abi, plugin->ops_bytes, plugin->device_bytes, PLUGIN_ABI,
+             sizeof(Ops), sizeof(DeviceVtable));
     *out = plugin;
     return OK;
 }
