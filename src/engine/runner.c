@@ -242,6 +242,10 @@ static Status runner_alloc_host(RunnerModel *r, int32_t group, Err *err) {
     const size_t bytes = (size_t)r->host_bytes[group];
     if (device->id != DEVICE_HOST) {
         void *memory = NULL;
+        const int64_t left = available_memory(""); /* all pages are taken at once */
+        if ((int64_t)bytes > left)
+            FAIL(err, ERR_NOMEM, "the host tier takes %.1f MB, but %.1f MB of memory are left",
+                 (double)bytes / 1e6, (double)left / 1e6);
         TRY(device->vtable->host_alloc(device, bytes, &memory, err));
         r->host[group] = memory;
         return OK;

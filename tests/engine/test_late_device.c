@@ -118,6 +118,28 @@ static void opening_fails_at_each_call(void **state) {
     golden_free(&g);
 }
 
+/* The system ends whoever takes more page-locked memory than there is. */
+static void a_host_tier_must_fit(void **state) {
+    (void)state;
+    GoldenModel m;
+    Golden g;
+    Runner runner;
+    Err err = {0};
+    golden_load(&g, "llama3");
+    open_late(&m, g.folder);
+    const Subject subject = {&m, &g.prompt, DTYPE_F32, N_FEW};
+    RunnerOptions options = {.model = m.model,
+                             .device = m.ctx.device,
+                             .n_threads = 1,
+                             .kv_dtype = DTYPE_F32,
+                             .limits = setting_limits(&few, &subject)};
+    options.limits.kv.n_host[0] = INT32_MAX; /* some terabytes */
+    assert_int_equal(runner_open(&runner, &options, &err), ERR_NOMEM);
+    assert_non_null(strstr(err.text, "of memory are left"));
+    golden_close_model(&m);
+    golden_free(&g);
+}
+
 /* What a request was told. */
 typedef struct Told {
     Answer answer;
@@ -270,6 +292,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bits_are_the_cpus),          cmocka_unit_test(loading_fails_at_each_call),
         cmocka_unit_test(opening_fails_at_each_call), cmocka_unit_test(a_step_fails_at_each_call),
-        cmocka_unit_test(a_lost_one_is_told),         cmocka_unit_test(rules_may_leave_nothing)};
+        cmocka_unit_test(a_host_tier_must_fit),       cmocka_unit_test(a_lost_one_is_told),
+        cmocka_unit_test(rules_may_leave_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
