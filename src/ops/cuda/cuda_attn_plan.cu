@@ -235,7 +235,7 @@ static int32_t plan_row_tiles(const CudaAttnLimits *limits, int32_t n_tokens, in
 
 static int32_t plan_segments_max(const CudaAttnLimits *limits) {
     int32_t tile = attn_tile(limits->head_dim);
-    return attn_segment_of(limits->kv_len_max / tile, attn_cuts(limits->head_dim)) + 1;
+    return attn_segment_of((limits->kv_len_max - 1) / tile, attn_cuts(limits->head_dim)) + 1;
 }
 
 AttnPlaces cuda_attn_places(const CudaAttnLimits *limits) {
