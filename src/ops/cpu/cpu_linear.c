@@ -86,7 +86,8 @@ static int64_t cpu_linear_unit_rows(const LinearKernels *kernels, const LinearUn
     }
     int64_t rows = LINEAR_PLAIN_BYTES / unit->w_stride / 8 * 8;
     bool few = unit->n_tokens <= LINEAR_PLAIN_FEW_TOKENS;
-    return MIN(MAX(rows, (int64_t)8), (int64_t)(few ? LINEAR_PLAIN_ROWS : LINEAR_PLAIN_MANY_ROWS));
+    int64_t most = few ? LINEAR_PLAIN_ROWS : LINEAR_PLAIN_MANY_ROWS;
+    return MIN(MAX(rows, (int64_t)LINEAR_PLAIN_LEAST_ROWS), most);
 }
 
 size_t cpu_linear_thread_bytes(int64_t k) {

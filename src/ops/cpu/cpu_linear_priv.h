@@ -169,13 +169,14 @@ typedef struct LinearKernels {
     const struct LinearHalf *half;
 } LinearKernels;
 
-/* A plain unit's rows of the file, at most: of few tokens, of more, and in bytes, which L2 keeps
- * beside those that are asked for. */
+/* A plain unit's rows of the file, at most: of few tokens, of more, and (but no fewer than
+ * LINEAR_PLAIN_LEAST_ROWS) in bytes, which L2 keeps beside those that are asked for. */
 enum {
     LINEAR_PLAIN_FEW_TOKENS = 8,
+    LINEAR_PLAIN_LEAST_ROWS = 24,
     LINEAR_PLAIN_ROWS = 32,
     LINEAR_PLAIN_MANY_ROWS = 64,
-    LINEAR_PLAIN_BYTES = 576 << 10,
+    LINEAR_PLAIN_BYTES = 384 << 10,
 };
 
 void cpu_linear_block_avx2_quantize(const LinearFormat *format, const float *const *x,
