@@ -47,14 +47,19 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -ne 0 ]; then
     as_root=(sudo)
 fi
 export DEBIAN_FRONTEND=noninteractive
+# A mirror may fail once, and a machine that has just started may be at its own updates.
+apt() { "${as_root[@]}" apt-get -qq -o Acquire::Retries=5 -o DPkg::Lock::Timeout=600 "$@"; }
 if [ ${#missing[@]} -gt 0 ]; then
-    "${as_root[@]}" apt-get -qq update
-    "${as_root[@]}" apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+    for try in 1 2 3 4 5; do
+        apt update && break
+        [ "$try" -lt 5 ] && sleep 20
+    done
+    apt install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 # Without a network the tests that want it skip.
 for package in "${unpack[@]}"; do
     mkdir -p build/tools
-    (cd build/tools && apt-get -qq download "$package" 2>/dev/null &&
+    (cd build/tools && apt-get -qq -o Acquire::Retries=5 download "$package" 2>/dev/null &&
         dpkg-deb --fsys-tarfile "$package"_*.deb | tar -x ./usr/bin/promtool &&
         rm -f "$package"_*.deb) || echo "setup: $package could not be unpacked"
 done
