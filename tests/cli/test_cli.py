@@ -206,7 +206,8 @@ class Terminal:
         self.home = tempfile.TemporaryDirectory()
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(HOME=self.home.name, TERM="xterm", LC_ALL="C.UTF-8")
+            os.environ.update(HOME=self.home.name, XDG_CONFIG_HOME="/nonexistent", TERM="xterm",
+                              LC_ALL="C.UTF-8", COLUMNS="200", LINES="50")
             os.execv(SLUICE, [SLUICE, *arguments])
         self.seen, self.closed = "", False
 
