@@ -69,6 +69,13 @@ static Status api_check_context(const ApiCall *call, ApiFault *fault) {
     return OK;
 }
 
+static Status api_check_lengths(const ApiCall *call, ApiFault *fault) {
+    const sluice_request *request = &call->params.request;
+    if (request->max_tokens == 0 || request->min_tokens <= request->max_tokens) return OK;
+    return api_params_fault(fault, "min_tokens", "'min_tokens' is %d, 'max_tokens' only %d",
+                            request->min_tokens, request->max_tokens);
+}
+
 static Status api_check_seqs(const ApiCall *call, ApiFault *fault) {
     const int32_t n = MAX(call->params.request.n, call->params.request.beam_width),
                   most = call->server->options.plan->max_seqs;
@@ -80,7 +87,8 @@ static Status api_check_seqs(const ApiCall *call, ApiFault *fault) {
 void api_go(ApiCall *call, Status status, ApiFault *fault) {
     if (status == OK) {
         api_truncate(call);
-        status = api_check_context(call, fault);
+        status = api_check_lengths(call, fault);
+        if (status == OK) status = api_check_context(call, fault);
         if (status == OK) status = api_check_seqs(call, fault);
         if (status == OK) status = api_logprobs_check(call, fault);
     }

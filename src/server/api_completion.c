@@ -34,7 +34,6 @@ static Status api_completion_read(ApiCall *call, json_t *body, ApiFault *fault) 
     TRY(api_completion_logprobs(call, body, fault));
     /* OpenAI's default of this older interface. */
     if (call->params.request.max_tokens == 0) call->params.request.max_tokens = 16;
-    TRY(api_params_min_tokens(&call->params.request, fault));
     const json_t *prompt = json_object_get(body, "prompt");
     if (prompt == NULL) return api_params_fault(fault, "prompt", "'prompt' is missing");
     return api_prompts(call, prompt, "prompt", API_PROMPTS_MAX, fault);

@@ -134,13 +134,6 @@ Status api_params_elsewhere(const json_t *body, const char *const *keys, size_t 
     return OK;
 }
 
-Status api_params_min_tokens(const sluice_request *request, ApiFault *fault) {
-    if (request->max_tokens > 0 && request->min_tokens > request->max_tokens)
-        return api_params_fault(fault, "min_tokens", "'min_tokens' is %d, 'max_tokens' only %d",
-                                request->min_tokens, request->max_tokens);
-    return OK;
-}
-
 static Status api_params_unsupported(const json_t *body, ApiFault *fault) {
     for (size_t i = 0; i < ARRAY_LEN(API_UNSUPPORTED); i++) {
         const ApiUnsupported *row = &API_UNSUPPORTED[i];
@@ -394,7 +387,7 @@ static Status api_params_counts(ApiParams *params, const json_t *body, ApiFault 
     if (params->seed_given) request->sampling.seed = (uint64_t)seed;
     if (best_of != request->n)
         return api_params_fault(fault, "best_of", "'best_of' other than 'n' is not supported");
-    return api_params_min_tokens(request, fault);
+    return OK;
 }
 
 static Status api_params_stream(ApiParams *params, const json_t *body, ApiFault *fault) {

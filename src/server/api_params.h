@@ -65,8 +65,6 @@ MUST_USE Status api_params_bool(const json_t *body, const char *key, bool *out, 
  * absent, null, false, [] or an n of 1. */
 MUST_USE Status api_params_elsewhere(const json_t *body, const char *const *keys, size_t n,
                                      ApiFault *fault);
-/* min_tokens is not above max_tokens, once both are known. */
-MUST_USE Status api_params_min_tokens(const sluice_request *request, ApiFault *fault);
 /* A "stop"-like field: a string, or a list of them. */
 MUST_USE Status api_params_stop(const json_t *body, const char *key, sluice_request *request,
                                 Arena *arena, ApiFault *fault);

@@ -436,7 +436,6 @@ static Status api_response_read(ApiCall *call, const json_t *body, ApiFault *fau
     TRY(api_params_elsewhere(body, elsewhere, ARRAY_LEN(elsewhere), fault));
     TRY(api_params_int(body, "max_output_tokens", 1, 1 << 30, &max_tokens, fault));
     call->params.request.max_tokens = (int32_t)max_tokens;
-    TRY(api_params_min_tokens(&call->params.request, fault));
     TRY(api_response_asked(call, body, fault));
     return api_response_prompt(call, body, fault);
 }
