@@ -34,9 +34,10 @@ enum {
     POOL_WAITER = 1 << 11,
     POOL_RUN_SHIFT = 12,
     POOL_THREADS_MAX = POOL_INSIDE,
-    POOL_SPINS = 1000,  /* without giving the core away: about 20 us */
-    POOL_SPIN_US = 150, /* then yielding in between; longer than the gap between two ops */
-    POOL_PIECES = 8     /* of what is left of a range, taken at once */
+    POOL_SPINS = 1000,    /* without giving the core away: about 20 us */
+    POOL_SPIN_US = 150,   /* then yielding in between; longer than the gap between two ops */
+    POOL_OFFER_US = 1000, /* between a worker's offers of its core: less than a slice of Linux */
+    POOL_PIECES = 8       /* of what is left of a range, taken at once */
 };
 
 /* The tasks of a run that nobody took yet, of those that one thread begins with: from the low half
@@ -140,6 +141,7 @@ static void *pool_worker_main(void *argument) {
     int32_t thread = worker->thread;
     mem_free(worker);
     uint32_t seen = 0;
+    int64_t offered_us = clock_us();
     while (!atomic_load(&pool->stop)) {
         uint32_t state = pool_wait_run(pool, seen);
         if ((state & POOL_OPEN) == 0) {
@@ -152,6 +154,12 @@ static void *pool_worker_main(void *argument) {
         uint32_t before = atomic_fetch_sub(&pool->state, 1);
         if ((before & POOL_INSIDE) == 1 && (before & POOL_WAITER) != 0)
             pool_futex(&pool->state, FUTEX_WAKE, INT_MAX);
+        /* Nobody waits for this thread here: another program that wants its core had better take
+         * it now than inside a task. */
+        if (clock_us() - offered_us > POOL_OFFER_US) {
+            sched_yield();
+            offered_us = clock_us();
+        }
     }
     return NULL;
 }
