@@ -154,6 +154,17 @@ $(BUILD)/sluice: $(APP_OBJ) $(LIB_A)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB_A)
 	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) $(APP_LIBS) -lcmocka
 
+# The level amx on tiles of software: its kernels compiled with calls for the instructions.
+TILE_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/tiles/test_*.c))
+TILE_OBJ := $(addprefix $(BUILD)/tests/tiles/,cpu_linear_half_amx.o cpu_linear_block_amx.o cpu_detect.o tile_model.o)
+
+$(BUILD)/tests/tiles/cpu_%.o: src/ops/cpu/cpu_%.c Makefile
+	@mkdir -p $(@D)
+	$(call say,CC)$(CC) -include tests/tiles/tile_model.h -Dcpu_detect=cpu_detect_host $(ALL_CFLAGS) $(LEVEL_CFLAGS) -c $< -o $@
+
+$(TILE_TESTS): %: %.o $(TILE_OBJ) $(LIB_A)
+	$(call say,LD)$(CC) $(ALL_LDFLAGS) -pie -o $@ $^ $(LIB_LIBS) -lcmocka
+
 # Programs that measure one part; they use what the tests share.
 $(BUILD)/bench/%.o: BASE_CFLAGS += -Itests
 
