@@ -164,7 +164,8 @@ class Operation(unittest.TestCase):
 
     def test_log_of_content_is_asked_for(self):
         server = self.serve("--log-content")
-        reply = server.post("/v1/completions", {"prompt": SECRET, "max_tokens": 8})
+        reply = server.post("/v1/completions", {"prompt": SECRET, "max_tokens": 8,
+                                                "temperature": 0})
         self.assertEqual(server.stop(), 0)
         log = "".join(server.log)
         self.assertIn(SECRET, log)

@@ -107,11 +107,11 @@ class Page(unittest.TestCase):
         wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
         self.assertFalse(wide, "the page is wider than the screen")
 
-    def long_answers(self, page):
-        """The model goes on until it is stopped."""
+    def asked_with(self, page, **fields):
+        """What the page asks has these fields too."""
         def more(route):
             body = json.loads(route.request.post_data)
-            route.continue_(post_data=json.dumps({**body, "ignore_eos": True, "max_tokens": 900}))
+            route.continue_(post_data=json.dumps({**body, **fields}))
         page.route("**/v1/chat/completions", more)
 
     def canned(self, page, text):
@@ -131,6 +131,7 @@ class Page(unittest.TestCase):
 
     def test_conversation(self):
         page = self.open()
+        self.asked_with(page, temperature=0)
         expect(page.locator("#model")).to_contain_text("fable-28m")
         self.picture(page, "chat-welcome")
         self.ask(page, "Hello! How are you?")
@@ -159,7 +160,7 @@ class Page(unittest.TestCase):
         server = Server(*SLOW)
         self.addCleanup(lambda: self.assertEqual(0, server.stop()))
         page = self.open(server=server)
-        self.long_answers(page)
+        self.asked_with(page, ignore_eos=True, max_tokens=900)  # it goes on until it is stopped
         self.ask(page, "Tell me a story.")
         self.until(page, "document.querySelector('.content')?.innerText.length > 40")
         expect(page.locator("#send")).to_have_text("Stop")

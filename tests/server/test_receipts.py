@@ -13,7 +13,8 @@ import steered  # noqa: E402
 from serving import SLUICE, Server  # noqa: E402
 
 ASKS = [
-    ("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 1, "n": 3}),
+    ("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 1, "n": 3,
+                         "seed": 3}),
     ("/v1/completions", {"prompt": ["The king", "A dog", [5, 6, 7]], "max_tokens": 9, "seed": 7}),
     ("/v1/completions", {"prompt": "Once", "max_tokens": 20, "temperature": 0, "stop": ["e", "a t"],
                          "include_stop_str_in_output": True, "logit_bias": {"300": 2.25}, "bad_words": ["the", "was"],
