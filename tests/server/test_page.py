@@ -62,7 +62,8 @@ class Page(unittest.TestCase):
     def setUpClass(cls):
         expect.set_options(timeout=120000)
         cls.play = sync_playwright().start()
-        cls.browser = cls.play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        cls.browser = cls.play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"],
+                                               timeout=120000)
         cls.server = Server("--max-seqs", "4")
 
     @classmethod
