@@ -236,16 +236,22 @@ static bool runner_lost(void *self) {
     return device->vtable->sync(device, NULL) != OK && device->vtable->sync(device, NULL) != OK;
 }
 
+/* Whether the system lets us touch so many bytes more. */
+static Status runner_must_fit(const char *what_takes, int64_t bytes, Err *err) {
+    const int64_t left = available_memory("");
+    if (bytes > left)
+        FAIL(err, ERR_NOMEM, "%s %.1f MB, but %.1f MB of memory are left", what_takes,
+             (double)bytes / 1e6, (double)left / 1e6);
+    return OK;
+}
+
 /* Memory of the host tier; an accelerator's is page-locked. */
 static Status runner_alloc_host(RunnerModel *r, int32_t group, Err *err) {
     Device *device = r->ctx.device;
     const size_t bytes = (size_t)r->host_bytes[group];
     if (device->id != DEVICE_HOST) {
         void *memory = NULL;
-        const int64_t left = available_memory(""); /* all pages are taken at once */
-        if ((int64_t)bytes > left)
-            FAIL(err, ERR_NOMEM, "the host tier takes %.1f MB, but %.1f MB of memory are left",
-                 (double)bytes / 1e6, (double)left / 1e6);
+        TRY(runner_must_fit("the host tier takes", (int64_t)bytes, err)); /* all pages at once */
         TRY(device->vtable->host_alloc(device, bytes, &memory, err));
         r->host[group] = memory;
         return OK;
@@ -273,11 +279,7 @@ static Status runner_populate(RunnerModel *r, const RunnerOptions *options, Err 
     const RunnerBytes bytes = runner_bytes(options);
     const bool on_host = options->device->id == DEVICE_HOST;
     const int64_t wanted = on_host ? bytes.kv + bytes.host + bytes.activation : 0;
-    const int64_t left = available_memory("");
-    if (wanted > left)
-        FAIL(err, ERR_NOMEM,
-             "KV cache and activations take %.1f MB, but %.1f MB of memory are left",
-             (double)wanted / 1e6, (double)left / 1e6);
+    TRY(runner_must_fit("KV cache and activations take", wanted, err));
     for (int32_t g = 0; g < options->limits.kv.n_groups; g++)
         if (r->host[g] != NULL) mem_populate(r->host[g], (size_t)r->host_bytes[g]);
     kv_store_populate(r->store, r->pool);

@@ -3,6 +3,7 @@
  * models of each kind; after opening no step allocates on the GPU; when it answers no more, every
  * request is told, and whoever runs the engine; and rules that leave no token are told as such. */
 #include "cuda/cuda_shapes.h"
+#include "engine/empty_rules.h"
 #include "engine/same_bits.h"
 
 enum { PROMPT = 200, VOCAB = 1000, N_REQUESTS = 12 };
@@ -144,44 +145,15 @@ static void tells_that_it_is_lost(void **state) {
 
 /* ---- rules that leave no token ------------------------------------------------------------- */
 
-static void keep_status(void *user, const sluice_event *event) {
-    if (event->last) *(sluice_status *)user = event->status;
-}
-
-/* The request's fault, not the model's: each rule alone is sound. */
 static void rules_may_leave_nothing(void **state) {
     (void)state;
     if (!golden_has_gpu()) skip();
-    static const int32_t token[] = {7};
-    static const sluice_tokens bad[] = {{token, 1}};
     GoldenModel m;
     Golden g = {.vocab = VOCAB};
     const Subject subject = {&m, &g.prompt, DTYPE_BF16, N_REQUESTS};
-    Err err = {0};
     open_shape(&m, &shapes[0], GOLDEN_CUDA);
     Engine *engine = open_engine(&subject, &settings[0], NULL);
-    for (int32_t n = 1; n <= 3; n++) {
-        const int32_t prompt[] = {1, 2, 3};
-        sluice_status status = SLUICE_OK;
-        sluice_request request = SLUICE_REQUEST_INIT;
-        request.prompt = prompt;
-        request.n_prompt = ARRAY_LEN(prompt);
-        request.max_tokens = 4;
-        request.n = n;
-        request.allowed = token;
-        request.n_allowed = 1;
-        request.bad = bad;
-        request.n_bad = 1;
-        request.user = &status;
-        request.on_event = keep_status;
-        uint64_t id;
-        ASSERT_OK(engine_submit(engine, &request, &id, &err), err);
-        run_all(engine);
-        assert_int_equal(status, SLUICE_ERR_ARG);
-    }
-    sluice_stats stats = {.size = sizeof stats};
-    engine_get_stats(engine, &stats);
-    assert_int_equal(stats.n_nonfinite, 0);
+    empty_rules_are_refused(engine);
     engine_close(engine);
     golden_close_model(&m);
 }

@@ -2,6 +2,7 @@
  * (late_device.h): the bits of the CPU, alone and together, swapped and computed again; calls that
  * fail one by one, while a model is loaded, an engine opened and while it runs: nothing is lost but
  * the requests of a step, and all memory comes back. */
+#include "engine/empty_rules.h"
 #include "engine/late_device.h"
 #include "engine/same_bits.h"
 
@@ -249,40 +250,15 @@ static void a_lost_one_is_told(void **state) {
 
 /* ---- rules that leave no token ------------------------------------------------------------ */
 
-/* The request's fault, not the model's: each rule alone is sound. */
 static void rules_may_leave_nothing(void **state) {
     (void)state;
-    static const int32_t token[] = {7};
-    static const sluice_tokens bad[] = {{token, 1}};
     GoldenModel m;
     Golden g;
-    sluice_stats stats = {.size = sizeof stats};
     golden_load(&g, "llama3");
     open_late(&m, g.folder);
     const Subject subject = {&m, &g.prompt, DTYPE_F32, N_FEW};
     Engine *engine = open_engine(&subject, &few, NULL);
-    for (int32_t n = 1; n <= 3; n++) {
-        const int32_t prompt[] = {1, 2, 3};
-        Told told = {0};
-        sluice_request r = SLUICE_REQUEST_INIT;
-        r.prompt = prompt;
-        r.n_prompt = ARRAY_LEN(prompt);
-        r.max_tokens = 4;
-        r.n = n;
-        r.allowed = token;
-        r.n_allowed = 1;
-        r.bad = bad;
-        r.n_bad = 1;
-        r.user = &told;
-        r.on_event = on_told;
-        uint64_t id;
-        Err err = {0};
-        ASSERT_OK(engine_submit(engine, &r, &id, &err), err);
-        run_all(engine);
-        assert_int_equal(told.status, SLUICE_ERR_ARG);
-    }
-    engine_get_stats(engine, &stats);
-    assert_int_equal(stats.n_nonfinite, 0);
+    empty_rules_are_refused(engine);
     engine_close(engine);
     golden_close_model(&m);
     golden_free(&g);

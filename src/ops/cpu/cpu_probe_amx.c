@@ -17,28 +17,40 @@ static void cpu_probe_configure(void) {
     TILE_ZERO(7);
 }
 
-double cpu_probe_half_amx(int64_t n_loops) {
+/* c += a * b: fours of bytes, or pairs of bf16. */
+#define CPU_PROBE_DOT(c, a, b, int8) \
+    do {                             \
+        if (int8)                    \
+            TILE_DOT_S8(c, a, b);    \
+        else                         \
+            TILE_DOT_BF16(c, a, b);  \
+    } while (0)
+
+/* Operations of n_turns turns. */
+static double cpu_probe_operations(int64_t n_turns, bool int8) {
+    return (double)n_turns * CPU_PROBE_TILES * 16 * 16 * (int8 ? 64 : 32) * 2;
+}
+
+/* int8 is a constant. */
+static inline __attribute__((always_inline)) double cpu_probe_tiles(int64_t n_loops, bool int8) {
+    const int64_t n_turns = n_loops / CPU_PROBE_TURNS_SAVED;
     cpu_probe_configure();
-    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED) {
-        TILE_DOT_BF16(0, 4, 6);
-        TILE_DOT_BF16(1, 4, 7);
-        TILE_DOT_BF16(2, 5, 6);
-        TILE_DOT_BF16(3, 5, 7);
+    for (int64_t n = 0; n < n_turns; n++) {
+        CPU_PROBE_DOT(0, 4, 6, int8);
+        CPU_PROBE_DOT(1, 4, 7, int8);
+        CPU_PROBE_DOT(2, 5, 6, int8);
+        CPU_PROBE_DOT(3, 5, 7, int8);
     }
     tile_release();
-    return (double)n_loops / CPU_PROBE_TURNS_SAVED * CPU_PROBE_TILES * 16 * 16 * 32 * 2;
+    return cpu_probe_operations(n_turns, int8);
+}
+
+double cpu_probe_half_amx(int64_t n_loops) {
+    return cpu_probe_tiles(n_loops, false);
 }
 
 double cpu_probe_dot_amx(int64_t n_loops) {
-    cpu_probe_configure();
-    for (int64_t n = 0; n < n_loops; n += CPU_PROBE_TURNS_SAVED) {
-        TILE_DOT_S8(0, 4, 6);
-        TILE_DOT_S8(1, 4, 7);
-        TILE_DOT_S8(2, 5, 6);
-        TILE_DOT_S8(3, 5, 7);
-    }
-    tile_release();
-    return (double)n_loops / CPU_PROBE_TURNS_SAVED * CPU_PROBE_TILES * 16 * 16 * 64 * 2;
+    return cpu_probe_tiles(n_loops, true);
 }
 
 /* Two tiles of either side, loaded from L2 a turn ahead of the four products that share them. */
@@ -47,25 +59,22 @@ static inline __attribute__((always_inline)) double cpu_probe_fed(int64_t n_loop
     uint8_t *data = mem_alloc(BYTES);
     for (int64_t i = 0; i < BYTES; i += CACHE_LINE) data[i] = 1;
     cpu_probe_configure();
-    int64_t at = 0, n_turns = n_loops / CPU_PROBE_TURNS_SAVED;
+    const int64_t n_turns = n_loops / CPU_PROBE_TURNS_SAVED;
+    int64_t at = 0;
     for (int64_t n = 0; n < n_turns; n++, at = (at + TURN_BYTES) % BYTES) {
         const uint8_t *next = data + at;
-        if (int8) TILE_DOT_S8(0, 4, 6);
-        if (int8) TILE_DOT_S8(2, 5, 6);
-        if (!int8) TILE_DOT_BF16(0, 4, 6);
-        if (!int8) TILE_DOT_BF16(2, 5, 6);
+        CPU_PROBE_DOT(0, 4, 6, int8);
+        CPU_PROBE_DOT(2, 5, 6, int8);
         TILE_LOAD(6, next, 64);
-        if (int8) TILE_DOT_S8(1, 4, 7);
-        if (!int8) TILE_DOT_BF16(1, 4, 7);
+        CPU_PROBE_DOT(1, 4, 7, int8);
         TILE_LOAD(4, next + TILE_BYTES, 64);
-        if (int8) TILE_DOT_S8(3, 5, 7);
-        if (!int8) TILE_DOT_BF16(3, 5, 7);
+        CPU_PROBE_DOT(3, 5, 7, int8);
         TILE_LOAD(5, next + 2 * TILE_BYTES, 64);
         TILE_LOAD(7, next + 3 * TILE_BYTES, 64);
     }
     tile_release();
     mem_free(data);
-    return (double)n_turns * CPU_PROBE_TILES * 16 * 16 * (int8 ? 64 : 32) * 2;
+    return cpu_probe_operations(n_turns, int8);
 }
 
 double cpu_probe_half_fed_amx(int64_t n_loops) {
