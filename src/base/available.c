@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { AVAILABLE_PATH_BYTES = 4096 };
+#include "base/cgroup.h"
 
 /* cgroups v1 write the largest number of pages where there is no limit. */
 static const int64_t AVAILABLE_NO_LIMIT = INT64_MAX / 2;
@@ -26,7 +26,7 @@ static const AvailableGroups AVAILABLE_GROUPS[] = {
 
 /* The number behind a name at the beginning of a line, without a name the file's own; -1: none. */
 static int64_t available_read(const char *folder, const char *file, const char *name) {
-    char path[2 * AVAILABLE_PATH_BYTES], line[256], word[64];
+    char path[2 * CGROUP_PATH_BYTES], line[256], word[64];
     snprintf(path, sizeof path, "%s/%s", folder, file);
     FILE *stream = fopen(path, "re");
     if (stream == NULL) return -1;
@@ -39,23 +39,6 @@ static int64_t available_read(const char *folder, const char *file, const char *
     }
     fclose(stream);
     return found;
-}
-
-/* The path of this process's group, "" where it is not told. */
-static void available_group(const char *root, const char *key, char path[AVAILABLE_PATH_BYTES]) {
-    char name[AVAILABLE_PATH_BYTES];
-    path[0] = '\0';
-    snprintf(name, sizeof name, "%s/proc/self/cgroup", root);
-    FILE *stream = fopen(name, "re");
-    if (stream == NULL) return;
-    char line[AVAILABLE_PATH_BYTES];
-    while (path[0] == '\0' && fgets(line, sizeof line, stream) != NULL) {
-        const char *found = strstr(line, key);
-        if (found == NULL) continue;
-        snprintf(path, AVAILABLE_PATH_BYTES, "%s", found + strlen(key) - 1);
-        path[strcspn(path, "\n")] = '\0';
-    }
-    fclose(stream);
 }
 
 /* What the limit of a group leaves. Nothing else is asked of one without: adding up what all groups
@@ -73,20 +56,18 @@ static int64_t available_in_group(const char *folder, const AvailableGroups *gro
 /* What the limits of this process's group and of all above it leave. A container sees its own as
  * the root. */
 static int64_t available_in_groups(const char *root, const AvailableGroups *groups) {
-    char path[AVAILABLE_PATH_BYTES], folder[2 * AVAILABLE_PATH_BYTES];
-    available_group(root, groups->key, path);
+    char path[CGROUP_PATH_BYTES], folder[2 * CGROUP_PATH_BYTES];
+    (void)cgroup_path(root, groups->key, path); /* not told: the root's */
     int64_t left = INT64_MAX;
-    for (;;) {
+    do {
         snprintf(folder, sizeof folder, "%s%s%s", root, groups->folder, path);
         left = MIN(left, available_in_group(folder, groups));
-        char *slash = strrchr(path, '/');
-        if (slash == NULL) return left;
-        *slash = '\0';
-    }
+    } while (cgroup_up(path));
+    return left;
 }
 
 int64_t available_memory(const char *root) {
-    char proc[AVAILABLE_PATH_BYTES];
+    char proc[CGROUP_PATH_BYTES];
     snprintf(proc, sizeof proc, "%s/proc", root);
     const int64_t kib = available_read(proc, "meminfo", "MemAvailable:");
     const int64_t swap_kib = available_read(proc, "meminfo", "SwapFree:");

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/numa.h"
@@ -302,21 +303,14 @@ static int32_t thread_quota_cores(const char *text) {
 
 /* cgroup v2: the tightest cpu.max from this process's group up to the root. */
 static int32_t thread_cgroup_v2_cores(void) {
-    char text[THREAD_TEXT_BYTES], path[THREAD_TEXT_BYTES + 64];
-    if (!thread_read("/proc/self/cgroup", text)) return INT32_MAX;
-    char *group = strstr(text, "0::/");
-    if (group == NULL) return INT32_MAX;
-    group += strlen("0::");
-    group[strcspn(group, "\n")] = '\0';
+    char group[CGROUP_PATH_BYTES], path[CGROUP_PATH_BYTES + 64], quota[THREAD_TEXT_BYTES];
+    if (!cgroup_path("", "0::/", group)) return INT32_MAX;
     int32_t cores = INT32_MAX;
-    for (;;) {
-        char quota[THREAD_TEXT_BYTES];
+    do {
         snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
         if (thread_read(path, quota)) cores = MIN(cores, thread_quota_cores(quota));
-        char *slash = strrchr(group, '/');
-        if (slash == NULL) return cores;
-        *slash = '\0';
-    }
+    } while (cgroup_up(group));
+    return cores;
 }
 
 /* cgroup v1, as containers mount it. */
