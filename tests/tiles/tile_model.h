@@ -13,14 +13,16 @@ void tile_model_dot_bf16(int c, int a, int b);
 void tile_model_dot_s8(int c, int a, int b);
 
 #undef TILE_LOAD
+#undef TILE_LOAD_PASSING
 #undef TILE_STORE
 #undef TILE_ZERO
 #undef TILE_DOT_BF16
 #undef TILE_DOT_S8
-#define tile_configure              tile_model_configure
-#define tile_release                tile_model_release
-#define TILE_LOAD(tile, p, stride)  tile_model_load(tile, p, stride)
-#define TILE_STORE(tile, p, stride) tile_model_store(tile, p, stride)
-#define TILE_ZERO(tile)             tile_model_zero(tile)
-#define TILE_DOT_BF16(c, a, b)      tile_model_dot_bf16(c, a, b)
-#define TILE_DOT_S8(c, a, b)        tile_model_dot_s8(c, a, b)
+#define tile_configure                     tile_model_configure
+#define tile_release                       tile_model_release
+#define TILE_LOAD(tile, p, stride)         tile_model_load(tile, p, stride)
+#define TILE_LOAD_PASSING(tile, p, stride) tile_model_load(tile, p, stride)
+#define TILE_STORE(tile, p, stride)        tile_model_store(tile, p, stride)
+#define TILE_ZERO(tile)                    tile_model_zero(tile)
+#define TILE_DOT_BF16(c, a, b)             tile_model_dot_bf16(c, a, b)
+#define TILE_DOT_S8(c, a, b)               tile_model_dot_s8(c, a, b)

@@ -17,9 +17,9 @@
  *
  * Up to AMX_DIRECT_TOKENS the rows are read in the file's place, 16 at a time, F16 split a run
  * ahead of its products; more: k is walked in blocks, whose rows are copied, or split, to L2. The
- * activations of 32 tokens stay in L1 while the rows pass by: 2 x 2 tiles use each load twice (4
- * products for 4 loads, F16 12 for 8), then wait in L2 for the next block. The next tokens' and the
- * next block's bytes are asked for ahead.
+ * activations of 32 tokens stay in L1 while the rows pass by, whose loads say so, because both do
+ * not fit: 2 x 2 tiles use each load twice (4 products for 4 loads, F16 12 for 8), then wait in L2
+ * for the next block. The next tokens' and the next block's bytes are asked for ahead.
  */
 #include <immintrin.h>
 
@@ -115,8 +115,8 @@ static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two
     const uint8_t *w[2] = {walk->w[0], walk->w[1]}, *x[2] = {walk->x[0], walk->x[1]};
     const int64_t stride[2] = {walk->x_stride[0], walk->x_stride[1]};
     const int64_t first[2] = {f16 ? walk->x_step[0] / 2 : 0, f16 ? walk->x_step[1] / 2 : 0};
-    TILE_LOAD(4, w[0], AMX_RUN_BYTES);
-    if (two_rows) TILE_LOAD(5, w[1], AMX_RUN_BYTES);
+    TILE_LOAD_PASSING(4, w[0], AMX_RUN_BYTES);
+    if (two_rows) TILE_LOAD_PASSING(5, w[1], AMX_RUN_BYTES);
     TILE_LOAD(6, x[0] + first[0], stride[0]);
     if (two_tokens) TILE_LOAD(7, x[1] + first[1], stride[1]);
     for (int64_t left = walk->n_runs - 1; left >= 0; left--) {
@@ -133,9 +133,9 @@ static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two
             TILE_DOT_BF16(0, 4, 6);
             if (two_rows) TILE_DOT_BF16(2, 5, 6);
             if (two_tokens) TILE_DOT_BF16(1, 4, 7);
-            TILE_LOAD(4, w[0] + AMX_TILE_BYTES, AMX_RUN_BYTES);
+            TILE_LOAD_PASSING(4, w[0] + AMX_TILE_BYTES, AMX_RUN_BYTES);
             if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
-            if (two_rows) TILE_LOAD(5, w[1] + AMX_TILE_BYTES, AMX_RUN_BYTES);
+            if (two_rows) TILE_LOAD_PASSING(5, w[1] + AMX_TILE_BYTES, AMX_RUN_BYTES);
         }
         for (int i = 0; i < 2 && left > 0; i++) { /* the last run is loaded again */
             w[i] += walk->run_step;
@@ -145,9 +145,9 @@ static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two
         if (two_rows) TILE_DOT_BF16(2, 5, 6);
         TILE_LOAD(6, x[0] + first[0], stride[0]);
         if (two_tokens) TILE_DOT_BF16(1, 4, 7);
-        TILE_LOAD(4, w[0], AMX_RUN_BYTES);
+        TILE_LOAD_PASSING(4, w[0], AMX_RUN_BYTES);
         if (two_rows && two_tokens) TILE_DOT_BF16(3, 5, 7);
-        if (two_rows) TILE_LOAD(5, w[1], AMX_RUN_BYTES);
+        if (two_rows) TILE_LOAD_PASSING(5, w[1], AMX_RUN_BYTES);
         if (two_tokens) TILE_LOAD(7, x[1] + first[1], stride[1]);
     }
 }

@@ -3,7 +3,7 @@
  * Inline assembly, because the compiler does not see that LDTILECFG reads all 64 bytes and that
  * tile loads read memory. Tiles are named by their number, a literal.
  *
- * source: Intel SDM volume 2, LDTILECFG, TILELOADD, TDPBF16PS, TDPBSSD. */
+ * source: Intel SDM volume 2, LDTILECFG, TILELOADD, TILELOADDT1, TDPBF16PS, TDPBSSD. */
 #pragma once
 
 #include <stdint.h>
@@ -31,6 +31,12 @@ static inline void tile_release(void) {
 
 #define TILE_LOAD(tile, p, stride)                                    \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile               \
+                     :                                                \
+                     : "r"((const void *)(p)), "r"((int64_t)(stride)) \
+                     : "memory")
+/* Of what passes by: the lines in L1 that are read again stay there. */
+#define TILE_LOAD_PASSING(tile, p, stride)                            \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile             \
                      :                                                \
                      : "r"((const void *)(p)), "r"((int64_t)(stride)) \
                      : "memory")
