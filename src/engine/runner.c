@@ -229,11 +229,9 @@ static Status runner_wait(void *self, const StepPlan *plan, StepResult *result, 
     return runner_sample(r, plan, result, left, err);
 }
 
-/* The first wait may tell what failed before and is over; a lost accelerator fails in each. */
 static bool runner_lost(void *self) {
     const RunnerModel *r = self;
-    Device *device = r->ctx.device;
-    return device->vtable->sync(device, NULL) != OK && device->vtable->sync(device, NULL) != OK;
+    return r->ctx.device->vtable->lost(r->ctx.device);
 }
 
 /* Whether the system lets us touch so many bytes more. */

@@ -56,6 +56,9 @@ typedef struct DeviceVtable {
     void (*graph_free)(Device *device, void *graph);
     /* Takes a tenth of a second, and 1 GiB of the device's memory meanwhile. */
     Status (*limits)(Device *device, DeviceLimits *out, Err *err);
+    /* After a call that failed: waits, forgets what other calls and ops have failed at, and says
+     * whether the device itself is what failed, so that it answers no more. */
+    bool (*lost)(Device *device);
 } DeviceVtable;
 
 /* Extended by each backend: it is the first member of the backend's own struct. */

@@ -7,7 +7,7 @@
 
 #include "ops/ops.h"
 
-enum { PLUGIN_ABI = 3 };
+enum { PLUGIN_ABI = 4 };
 
 typedef struct Plugin {
     int32_t abi;

@@ -89,6 +89,10 @@ static Status dead_sync(Device *device, Err *err) {
     return counted.real->sync(device, err);
 }
 
+static bool dead_lost(Device *device) {
+    return dead || counted.real->lost(device);
+}
+
 static void count_failure(void *user, const sluice_event *event) {
     int32_t *n_told = user;
     if (!event->last) return;
@@ -113,6 +117,7 @@ static void tells_that_it_is_lost(void **state) {
     open_shape(&m, &shapes[0], GOLDEN_CUDA);
     counted = (Counted){*m.ctx.device->vtable, m.ctx.device->vtable};
     counted.vtable.sync = dead_sync;
+    counted.vtable.lost = dead_lost;
     m.ctx.device->vtable = &counted.vtable;
     Engine *engine = open_engine(&subject, &setting, NULL);
     for (int32_t k = 0; k < N_REQUESTS; k++) {

@@ -305,6 +305,12 @@ static inline Status late_graph_run(Device *device, void *graph, Err *err) {
     return OK;
 }
 
+static inline bool late_lost(Device *device) {
+    late_do_all(late_of(device));
+    late_of(device)->noted = false;
+    return late_of(device)->is_lost;
+}
+
 static inline void late_close(Device *device) {
     LateDevice *d = late_of(device);
     assert_int_equal(d->n_live, 0);
@@ -329,7 +335,8 @@ static const DeviceVtable late_vtable = {.name = "late",
                                          .graph_begin = late_graph_begin,
                                          .graph_end = late_graph_end,
                                          .graph_run = late_graph_run,
-                                         .graph_free = late_graph_free};
+                                         .graph_free = late_graph_free,
+                                         .lost = late_lost};
 
 /* Closed through its vtable, when all memory must have been given back. */
 static inline void late_open(LateDevice *d) {

@@ -54,6 +54,13 @@ static Status cuda_device_sync(Device *device, Err *err) {
     return cuda_device_check(d, cudaStreamSynchronize(d->stream), "a kernel before", err);
 }
 
+/* A failure of the device itself comes back from every wait. */
+static bool cuda_device_lost(Device *device) {
+    CudaDevice *d = cuda_device(device);
+    d->failure = cudaSuccess;
+    return cudaStreamSynchronize(d->stream) != cudaSuccess;
+}
+
 static Status cuda_device_queue_copy(Device *device, void *dst, const void *src, size_t bytes,
                                      cudaMemcpyKind kind, Err *err) {
     CudaDevice *d = cuda_device(device);
@@ -211,6 +218,7 @@ static const DeviceVtable CUDA_DEVICE_VTABLE = {
     .graph_run = cuda_device_graph_run,
     .graph_free = cuda_device_graph_free,
     .limits = cuda_device_limits,
+    .lost = cuda_device_lost,
 };
 
 /* Why there is no GPU, told from what the driver says of itself. */
