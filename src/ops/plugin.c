@@ -1,6 +1,7 @@
 #include "ops/plugin.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,10 @@ static Status plugin_load(void **library, Err *err) {
     }
     *library = dlopen(PLUGIN_FILE, RTLD_NOW | RTLD_LOCAL);
     if (*library != NULL) return OK;
-    FAIL(err, ERR_UNSUPPORTED,
+    const char *why = dlerror();
+    if (strstr(why, PLUGIN_FILE) == NULL || strstr(why, strerror(ENOENT)) == NULL)
+        FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", why);
+    FAIL(err, ERR_NOT_FOUND,
          "device cuda: there is no %s beside the program or where libraries are; "
          "it is built where nvcc is found",
          PLUGIN_FILE);

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "server"))
 from serving import SLUICE, Server  # noqa: E402
@@ -58,6 +59,16 @@ class Device(unittest.TestCase):
             library = next(pathlib.Path(SLUICE).resolve().parent.glob("libsluice.so.*"))
             shutil.copy(library, place)
             refused("libsluice_cuda.so is no plugin of this program")
+
+    def test_what_lies_where_libraries_are(self):
+        with tempfile.TemporaryDirectory() as own, tempfile.TemporaryDirectory() as libraries:
+            program = shutil.copy(SLUICE, own)
+            place = pathlib.Path(libraries) / "libsluice_cuda.so"
+            with unittest.mock.patch.dict(os.environ, {"LD_LIBRARY_PATH": libraries}):
+                refused = lambda text: self.refused(run("--device", "cuda", program=program), text)
+                refused("device cuda: there is no libsluice_cuda.so beside the program")
+                place.write_bytes(b"not a library\n")
+                refused("device cuda: " + str(place))
 
     @unittest.skipUnless(PLUGIN.exists() and not has_gpu(), "there is no plugin, or a GPU")
     def test_no_gpu(self):

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "ops/ops_testing.h"
-#include "ops/plugin.h"
+#include "ops/plugin_testing.h"
 
 enum { CUDA_TESTING_PIECES = 64 };
 
@@ -18,10 +18,7 @@ typedef struct CudaTesting {
 static inline void cuda_testing_open(CudaTesting *t, const OpsLimits *limits) {
     Err err = {0};
     memset(t, 0, sizeof *t);
-    if (plugin_open("cuda", NULL, &t->ops, &t->ctx.device, &err) != OK) {
-        print_message("%s\n", err.text);
-        skip();
-    }
+    if (!plugin_testing_gpu(&t->ops, &t->ctx.device)) skip();
     t->ref = ops_testing_ref();
     t->host = ops_testing_open(t->ref, limits, 1);
     t->ctx.scratch_bytes = t->ops->scratch_bytes(limits, 1);

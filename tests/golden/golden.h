@@ -6,7 +6,7 @@
 
 #include "base/json.h"
 #include "model/single.h"
-#include "ops/plugin.h"
+#include "ops/plugin_testing.h"
 
 static const char *const golden_families[] = {
     "llama",   "llama3", "llama_linear",  "llama_yarn", "llama_yarn_raw", "mistral",
@@ -130,7 +130,7 @@ static inline bool golden_rounds(const GoldenModel *m) {
 static inline bool golden_has_gpu(void) {
     const Ops *ops = NULL;
     Device *device = NULL;
-    if (plugin_open("cuda", NULL, &ops, &device, NULL) != OK) return false;
+    if (!plugin_testing_gpu(&ops, &device)) return false;
     plugin_close(device);
     return true;
 }

@@ -226,12 +226,12 @@ static Status cuda_device_missing(cudaError_t code, Err *err) {
     int driver = 0, runtime = 0;
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    if (driver == 0) FAIL(err, ERR_UNSUPPORTED, "device cuda: there is no NVIDIA driver here");
+    if (driver == 0) FAIL(err, ERR_NOT_FOUND, "device cuda: there is no NVIDIA driver here");
     if (code == cudaErrorInsufficientDriver)
         FAIL(err, ERR_UNSUPPORTED, "device cuda: the NVIDIA driver is for CUDA %d.%d, wanted %d.%d",
              driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     if (code == cudaErrorNoDevice || code == cudaSuccess)
-        FAIL(err, ERR_UNSUPPORTED, "device cuda: there is no NVIDIA GPU here");
+        FAIL(err, ERR_NOT_FOUND, "device cuda: there is no NVIDIA GPU here");
     FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(code));
 }
 
