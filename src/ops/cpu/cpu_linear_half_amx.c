@@ -19,7 +19,8 @@
  * ahead of its products; more: k is walked in blocks, whose rows are copied, or split, to L2. The
  * activations of 32 tokens stay in L1 while the rows pass by, whose loads say so, because both do
  * not fit: 2 x 2 tiles use each load twice (4 products for 4 loads, F16 12 for 8), then wait in L2
- * for the next block. The next tokens' and the next block's bytes are asked for ahead.
+ * for the next block. The next tokens', the next block's and the outputs' bytes are asked for
+ * ahead.
  */
 #include <immintrin.h>
 
@@ -98,6 +99,12 @@ typedef struct AmxAsk {
     int64_t n_lines;
 } AmxAsk;
 
+/* Outputs of two row tiles that will be written: of so many tokens with each run. */
+typedef struct AmxOut {
+    const float *next;
+    int64_t stride, n_tokens;
+} AmxOut;
+
 /* Rows of weights, and the rounded tiles of up to 32 tokens. */
 typedef struct AmxWalk {
     const uint8_t *w[2]; /* of the row tiles */
@@ -107,6 +114,7 @@ typedef struct AmxWalk {
     int64_t x_stride[2]; /* bytes of a pair of k */
     int64_t n_runs;
     AmxAsk ask[2]; /* what else to ask for */
+    AmxOut out;
 } AmxWalk;
 
 /* A run's products; F16: its hi times lo, hi times hi, lo times hi. What the next products need is
@@ -123,6 +131,10 @@ static AMX_INLINE void amx_walk(AmxWalk *walk, bool f16, bool two_rows, bool two
         for (int a = 0; a < 2; a++)
             for (int64_t n = 0; n < walk->ask[a].n_lines; n++, walk->ask[a].next += CACHE_LINE)
                 _mm_prefetch((const char *)walk->ask[a].next, _MM_HINT_T1);
+        for (int64_t n = 0; n < walk->out.n_tokens; n++, walk->out.next += walk->out.stride) {
+            __builtin_prefetch(walk->out.next, 1);
+            __builtin_prefetch(walk->out.next + AMX_ROWS, 1);
+        }
         if (f16) {
             TILE_DOT_BF16(0, 4, 6);
             if (two_rows) TILE_DOT_BF16(2, 5, 6);
@@ -431,6 +443,7 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
     const int64_t pair = 2 * AMX_ROWS, n_pairs = DIV_UP(unit->n_rows, pair);
     const int64_t n_turns = n_pairs * DIV_UP(block->n_tokens, 2 * AMX_TOKENS);
     const bool f16 = amx_is_f16(unit);
+    const bool is_last = block->run + block->n_runs == DIV_UP(unit->k, AMX_RUN);
     const int64_t run_bytes = f16 ? 2 * AMX_TILE_BYTES : AMX_TILE_BYTES;
     const int64_t x_bytes = AMX_TOKENS * amx_token_bytes(unit); /* of a run of a tile */
     const int64_t tile_bytes = DIV_UP(unit->k, AMX_RUN) * x_bytes;
@@ -449,16 +462,19 @@ static void amx_block_tokens(const AmxBlock *block, int64_t t, int64_t n_tokens)
             walk.ask[i] = amx_ask(next, bytes, turn, n_pairs, block->n_runs);
         }
         amx_ask_rows(block, t / (2 * AMX_TOKENS) * n_pairs + turn, n_turns);
+        if (is_last)
+            walk.out = (AmxOut){unit->out + (block->token + t) * unit->out_stride + row,
+                                unit->out_stride, DIV_UP(n_tokens, block->n_runs)};
         if (row == 0 || n_rows < pair) amx_configure(n_rows, n_tokens);
         if (block->run > 0)
             amx_load_all(acc);
         else
             amx_zero();
         amx_walk_any(&walk, f16, n_rows > AMX_ROWS, n_tokens > AMX_TOKENS);
-        if (block->run + block->n_runs < DIV_UP(unit->k, AMX_RUN))
-            amx_keep_all(acc);
-        else
+        if (is_last)
             amx_store_all(unit, block->token + t, n_tokens, row, n_rows);
+        else
+            amx_keep_all(acc);
     }
 }
 
