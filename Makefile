@@ -13,6 +13,9 @@ PKG_CONFIG ?= pkg-config
 OBJCOPY ?= objcopy
 INSTALL ?= install
 # The plugin for NVIDIA GPUs is built where nvcc 13 is found; CUDA= (empty) leaves it out.
+# CUDA_ARCHS: what its kernels are compiled for (sm_89: machine code; compute_80: code that the driver
+# compiles for what is newer), but those for Hopper alone.
+CUDA_ARCHS ?= sm_80 sm_89 sm_90a compute_80
 CUDA ?= $(patsubst %/bin/nvcc,%,$(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))
 
 prefix ?= /usr/local
@@ -112,13 +115,18 @@ $(BUILD)/%.o: %.c Makefile
 
 $(BUILD)/tests/%.o: BASE_CFLAGS += -Itests
 
+# Files of instructions that only Hopper has; the others are compiled for all of CUDA_ARCHS.
+CUDA_HOPPER := cuda_linear% cuda_attn% cuda_probe_sm90% test_cuda% bench_cuda%
+cuda_archs = $(if $(filter $(CUDA_HOPPER),$(notdir $<)),sm_90a,$(CUDA_ARCHS))
+gencode = -gencode=arch=$(patsubst sm_%,compute_%,$(1)),code=$(1)
+
 # Only these files see CUDA's headers. They are C++ to the compiler, but need no C++ library.
-NVCC_FLAGS := -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a --expt-relaxed-constexpr \
+NVCC_FLAGS := -std=c++17 -O3 -lineinfo --expt-relaxed-constexpr --compress-mode=size \
   -cudart static -Isrc -D_GNU_SOURCE -Xcompiler -fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fPIC,-fvisibility=hidden,-O2
 
 $(BUILD)/%.o: %.cu Makefile
 	@mkdir -p $(@D)
-	$(call say,NVCC)$(CUDA)/bin/nvcc $(NVCC_FLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@
+	$(call say,NVCC)$(CUDA)/bin/nvcc $(NVCC_FLAGS) $(foreach a,$(cuda_archs),$(call gencode,$(a))) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@
 
 CUDA_LIBS = $(firstword $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a)) -lm -ldl -lrt
 

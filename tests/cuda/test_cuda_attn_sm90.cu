@@ -12,8 +12,11 @@ extern "C" {
 
 static void need_device(void) {
     int n_devices = 0;
-    if (cudaGetDeviceCount(&n_devices) == cudaSuccess && n_devices > 0) return;
-    print_message("no NVIDIA GPU\n");
+    cudaDeviceProp prop;
+    if (cudaGetDeviceCount(&n_devices) == cudaSuccess && n_devices > 0 &&
+        cudaGetDeviceProperties(&prop, 0) == cudaSuccess && prop.major == 9)
+        return;
+    print_message("no Hopper GPU\n");
     skip();
 }
 

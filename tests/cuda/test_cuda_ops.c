@@ -203,8 +203,8 @@ static void norm_in_products_shape(CudaTesting *t, int64_t dim, int64_t n, uint6
         file[i] = linear_testing_weight(DTYPE_BF16, i == 0 || i > 2 ? n : 64, dim, stream + i);
     Weight *const parts[] = {&w[0], &w[1], &w[2]};
     ASSERT_OK(t->ops->parts_prepare(&t->ctx, file, 3, parts, &err), err);
-    /* Behind each other, whatever their size: one product makes them. */
-    for (int32_t i = 0; i < 2; i++)
+    /* On Hopper behind each other, whatever their size: one product makes them. */
+    for (int32_t i = 0; i < 2 && plugin_testing_is_hopper(); i++)
         assert_ptr_equal(w[i + 1].t.data, (char *)w[i].t.data + ALIGN_UP(file[i].shape[0], 64) *
                                                                     ALIGN_UP(dim, 64) * 2);
     ASSERT_OK(t->ops->gated_prepare(&t->ctx, &file[3], &file[4], &w[3], &w[4], &err), err);
@@ -408,7 +408,7 @@ static void mixtures(void **state) {
     cuda_testing_close(&t);
 }
 
-/* What any chip with the tensor cores that are wanted here can do, and none can. */
+/* What any chip with the tensor cores that are wanted here can do, Hopper or not, and none can. */
 static void limits(void **state) {
     (void)state;
     CudaTesting t;
@@ -418,8 +418,9 @@ static void limits(void **state) {
     ASSERT_OK(t.ctx.device->vtable->limits(t.ctx.device, &limits, &err), err);
     print_message("read %.2f TB/s, products %.0f TFLOP/s\n", limits.read_bytes_per_s / 1e12,
                   limits.products_per_s / 1e12);
-    assert_true(limits.read_bytes_per_s > 1e12 && limits.read_bytes_per_s < 6e12);
-    assert_true(limits.products_per_s > 2e14 && limits.products_per_s < 2e15);
+    const double least = plugin_testing_is_hopper() ? 1 : 0.05;
+    assert_true(limits.read_bytes_per_s > least * 1e12 && limits.read_bytes_per_s < 6e12);
+    assert_true(limits.products_per_s > least * 2e14 && limits.products_per_s < 2e15);
     cuda_testing_close(&t);
 }
 

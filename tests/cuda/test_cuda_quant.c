@@ -1,6 +1,6 @@
-/* test_cuda_quant: products of f16 and block-format matrices with bf16 rows, on the tensor cores,
- * against the reference on odd shapes, every output kind; a row has the same bits in every batch,
- * and a matrix the same alone and beside others. Outputs hold NaN before. */
+/* test_cuda_quant: products of f16, bf16 and block-format matrices with bf16 rows, on the tensor
+ * cores, against the reference on odd shapes, every output kind; a row has the same bits in every
+ * batch, and a matrix the same alone and beside others. Outputs hold NaN before. */
 #include "cuda/cuda_product_testing.h"
 
 static const OpsLimits LIMITS = {.n_tokens_max = 200,
@@ -13,7 +13,7 @@ static const OpsLimits LIMITS = {.n_tokens_max = 200,
                                  .n_heads = 32,
                                  .n_kv_heads = 8,
                                  .head_dim = 64};
-static const DType FORMATS[] = {DTYPE_F16,   DTYPE_Q8_0, DTYPE_Q4_0,
+static const DType FORMATS[] = {DTYPE_BF16,  DTYPE_F16,  DTYPE_Q8_0, DTYPE_Q4_0,
                                 DTYPE_MXFP4, DTYPE_Q4_K, DTYPE_Q6_K};
 
 static Weight upload(CudaTesting *t, const Tensor *file) {

@@ -115,15 +115,16 @@ size_t cuda_attend_plan_bytes(const OpsLimits *limits) {
 
 void cuda_attend_plan_open(OpCtx *ctx, AttnPlan *plan) {
     const CudaAttnLimits fast = cuda_attend_limits(plan->limits);
+    if (!cuda_of(ctx)->is_hopper) return;
     cuda_note(cuda_of(ctx),
               cuda_attn_clear(cuda_of(ctx)->stream, &fast,
                               (char *)plan->data + cuda_attend_partial_at(&fast)),
               "attention's memory");
 }
 
-static bool cuda_attend_is_fast(const AttnArgs *args) {
+static bool cuda_attend_is_fast(const OpCtx *ctx, const AttnArgs *args) {
     const int32_t d = args->kv.head_dim, block = args->kv.block_tokens;
-    return args->plan.data != NULL && args->q.dtype == DTYPE_BF16 &&
+    return cuda_of(ctx)->is_hopper && args->plan.data != NULL && args->q.dtype == DTYPE_BF16 &&
            args->kv.dtype == DTYPE_BF16 && d <= 256 && d % 8 == 0 && block <= 256 &&
            (block & (block - 1)) == 0 && args->q.stride[0] % 8 == 0 &&
            args->out.stride[0] % 8 == 0 && args->scale > 0;
@@ -177,7 +178,7 @@ static bool cuda_attend_take_rope(const RopeKvArgs *rope, CudaAttnArgs *fast) {
 }
 
 void cuda_attend_plan(OpCtx *ctx, const AttnArgs *args) {
-    if (!cuda_attend_is_fast(args)) return;
+    if (!cuda_attend_is_fast(ctx, args)) return;
     const CudaAttnArgs fast = cuda_attend_args(args);
     cuda_note(cuda_of(ctx), cuda_attn_plan(cuda_of(ctx)->stream, &fast), "attention's plan");
 }
@@ -189,7 +190,7 @@ void cuda_attend(OpCtx *ctx, const AttnArgs *args) {
     const KvView *kv = &args->kv;
     CHECK(q->dtype == out->dtype && q->shape[2] == kv->head_dim && q->shape[1] <= 65535);
     CHECK(q->shape[1] % kv->n_kv_heads == 0 && kv->head_dim <= 1024);
-    if (cuda_attend_is_fast(args)) {
+    if (cuda_attend_is_fast(ctx, args)) {
         CudaAttnArgs fast = cuda_attend_args(args);
         if (args->rope != NULL && !cuda_attend_take_rope(args->rope, &fast))
             cuda_rope(ctx, args->rope);

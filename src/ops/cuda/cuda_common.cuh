@@ -1,8 +1,13 @@
 /* cuda_common: what every file of the CUDA plugin starts from: the device, launches, conversions
  * and sums in a fixed order.
  *
- * Every kernel is launched so that it may start before the one in front of it has ended (programmatic
- * dependent launch): it calls cuda_wait() before it touches anything that another kernel writes. */
+ * Every kernel is launched so that on Hopper it may start before the one in front of it has ended
+ * (programmatic dependent launch): it calls cuda_wait() before it touches anything that another
+ * kernel writes.
+ *
+ * cuda_linear* and cuda_attn* are for Hopper alone and compiled for nothing else; all other files
+ * need compute capability 8.0. Which of them serve a GPU is known when it is opened (is_hopper): it
+ * decides how weights are packed, and what is packed for Hopper goes to Hopper's kernels. */
 #pragma once
 
 /* C headers are read as C++ here. */
@@ -23,6 +28,8 @@ struct CudaDevice {
     Device base;
     cudaStream_t stream;
     int n_sms;
+    bool is_hopper;       /* the kernels for compute capability 9.0 run here */
+    int32_t norm_dim_max; /* a row that is normalized stands in shared memory */
     cudaError_t failure;
     const char *failed_call;
     struct CudaArena *arena; /* weights; see cuda_weight.cu */
@@ -67,14 +74,16 @@ static inline void cuda_launch(const OpCtx *ctx, const char *name, void (*kernel
     config.dynamicSmemBytes = shared_bytes;
     config.stream = device->stream;
     config.attrs = &early;
-    config.numAttrs = 1;
+    config.numAttrs = device->is_hopper ? 1 : 0;
     cuda_note(device, cudaLaunchKernelEx(&config, kernel, P(args)...), name);
 }
 
 /* Lets the next kernel start, then waits for the end of the one before. */
 static __device__ __forceinline__ void cuda_wait() {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /* Asks for n floats that no kernel writes, before cuda_wait: they come while that one waits. */

@@ -4,6 +4,7 @@
 
 #include "ops/cuda/cuda_common.cuh"
 #include "ops/cuda/cuda_linear.cuh"
+#include "ops/cuda/cuda_norm.cuh"
 #include "ops/cuda/cuda_probe.cuh"
 #include "ops/cuda/cuda_upload.cuh"
 
@@ -184,7 +185,9 @@ static Status cuda_device_limits(Device *device, DeviceLimits *out, Err *err) {
     cudaError_t code = cudaMemsetAsync(memory, 1, bytes, d->stream);
     if (code == cudaSuccess)
         code = cuda_probe_read(d->stream, d->n_sms, memory, bytes, &out->read_bytes_per_s);
-    if (code == cudaSuccess) code = cuda_probe_products(d->stream, d->n_sms, &out->products_per_s);
+    if (code == cudaSuccess)
+        code = d->is_hopper ? cuda_probe_products_sm90(d->stream, d->n_sms, &out->products_per_s)
+                            : cuda_probe_products(d->stream, d->n_sms, &out->products_per_s);
     cuda_device_free(device, memory, bytes);
     return cuda_device_check(d, code, "a measurement", err);
 }
@@ -245,10 +248,39 @@ static Status cuda_device_find(int32_t id, cudaDeviceProp *properties, Err *err)
              n - 1);
     code = cudaGetDeviceProperties(properties, id);
     if (code != cudaSuccess) return cuda_device_fail(code, "cudaGetDeviceProperties", err);
-    if (properties->major != 9)
-        FAIL(err, ERR_UNSUPPORTED, "device cuda:%d is a %s of compute capability %d.%d, wanted 9.0",
-             id, properties->name, properties->major, properties->minor);
+    if (properties->major < 8)
+        FAIL(err, ERR_UNSUPPORTED,
+             "device cuda:%d is a %s of compute capability %d.%d, wanted 8.0 or later", id,
+             properties->name, properties->major, properties->minor);
     return OK;
+}
+
+/* What this plugin has for the GPU. */
+static Status cuda_device_choose(CudaDevice *d, const cudaDeviceProp *properties, Err *err) {
+    int arch = 0;
+    const cudaError_t code = cuda_probe_arch(&arch);
+    if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction)
+        FAIL(err, ERR_UNSUPPORTED,
+             "device cuda:%d is a %s of compute capability %d.%d, for which this plugin was not "
+             "built",
+             d->base.id, properties->name, properties->major, properties->minor);
+    if (code != cudaSuccess) return cuda_device_fail(code, "cudaFuncGetAttributes", err);
+    d->is_hopper = properties->major == 9 && arch >= 90;
+    d->n_sms = properties->multiProcessorCount;
+    const size_t shared_bytes = properties->sharedMemPerBlockOptin - CUDA_NORM_REST_BYTES;
+    d->norm_dim_max = MIN((int32_t)CUDA_NORM_DIM_MAX, (int32_t)(shared_bytes / sizeof(float)));
+    return OK;
+}
+
+/* A stream, and where the CTAs of Hopper's products meet. */
+static cudaError_t cuda_device_init(CudaDevice *d) {
+    const size_t counters_bytes = CUDA_LINEAR_COUNTERS * sizeof(uint32_t);
+    cudaError_t code = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (code != cudaSuccess || !d->is_hopper) return code;
+    code = cudaMalloc(&d->sums, CUDA_LINEAR_SUMS_BYTES);
+    if (code == cudaSuccess) code = cudaMalloc((void **)&d->n_arrived, counters_bytes);
+    if (code == cudaSuccess) code = cudaMemset(d->n_arrived, 0, counters_bytes);
+    return code == cudaSuccess ? cudaDeviceSynchronize() : code;
 }
 
 static Status cuda_device_open(int32_t id, Device **out, Err *err) {
@@ -258,17 +290,16 @@ static Status cuda_device_open(int32_t id, Device **out, Err *err) {
     if (d == NULL) FAIL(err, ERR_NOMEM, "no memory for a device");
     d->base.vtable = &CUDA_DEVICE_VTABLE;
     d->base.id = id;
-    d->n_sms = properties.multiProcessorCount;
     cudaError_t code = cudaSetDevice(id);
-    if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
-    if (code == cudaSuccess) code = cudaMalloc(&d->sums, CUDA_LINEAR_SUMS_BYTES);
-    const size_t counters_bytes = CUDA_LINEAR_COUNTERS * sizeof(uint32_t);
-    if (code == cudaSuccess) code = cudaMalloc((void **)&d->n_arrived, counters_bytes);
-    if (code == cudaSuccess) code = cudaMemset(d->n_arrived, 0, counters_bytes);
-    if (code == cudaSuccess) code = cudaDeviceSynchronize();
-    if (code != cudaSuccess) {
+    Status status = code == cudaSuccess ? cuda_device_choose(d, &properties, err)
+                                        : cuda_device_fail(code, "cudaSetDevice", err);
+    if (status == OK) {
+        code = cuda_device_init(d);
+        if (code != cudaSuccess) status = cuda_fail(code, "a stream and its memory", err);
+    }
+    if (status != OK) {
         cuda_device_close(&d->base);
-        return cuda_fail(code, "a stream and its memory", err);
+        return status;
     }
     *out = &d->base;
     return OK;

@@ -1,9 +1,9 @@
 /* cuda_matrix: weights as they lie on the GPU, and one element of any of them.
  *
- * bf16 matrices whose rows the tensor cores can take are packed (cuda_linear.cuh); the gate and up
- * matrices of a gated layer become one packed matrix, eight rows of the one beside eight of the
- * other. f16 and the block formats that cuda_quant.cuh names lie in its units. Everything else
- * keeps the file's rows. */
+ * On Hopper bf16 matrices whose rows the tensor cores can take are packed (cuda_linear.cuh); the
+ * gate and up matrices of a gated layer become one packed matrix, eight rows of the one beside eight
+ * of the other. f16, the block formats that cuda_quant.cuh names and the bf16 of other GPUs lie in
+ * its units. Everything else keeps the file's rows. */
 #pragma once
 
 #include "ops/cuda/cuda_dequant.cuh"
@@ -43,13 +43,13 @@ CudaLinearArgs cuda_product_gated_args(const Tensor *x, const Weight *gate, ActK
                                        const Tensor *out);
 
 /* Whether a matrix is packed when it is prepared. */
-static inline bool cuda_matrix_can_pack(const Tensor *t) {
-    return t->dtype == DTYPE_BF16 && t->shape[1] % CUDA_LINEAR_K_MULTIPLE == 0;
+static inline bool cuda_matrix_can_pack(const CudaDevice *device, const Tensor *t) {
+    return device->is_hopper && t->dtype == DTYPE_BF16 && t->shape[1] % CUDA_LINEAR_K_MULTIPLE == 0;
 }
 
 /* How a matrix by itself is kept. */
-static inline int cuda_matrix_layout(const Tensor *t) {
-    if (cuda_matrix_can_pack(t)) return CUDA_MATRIX_PACKED;
+static inline int cuda_matrix_layout(const CudaDevice *device, const Tensor *t) {
+    if (cuda_matrix_can_pack(device, t)) return CUDA_MATRIX_PACKED;
     return cuda_quant_can_pack(t->dtype, t->shape[1]) ? CUDA_MATRIX_UNITS : CUDA_MATRIX_ROWS;
 }
 

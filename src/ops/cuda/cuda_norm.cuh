@@ -12,7 +12,8 @@ enum {
     CUDA_NORM_THREADS = 512,
     CUDA_NORM_WARPS = CUDA_NORM_THREADS / 32,
     CUDA_NORM_WIDE = 1024,
-    CUDA_NORM_DIM_MAX = 1 << 15 /* a row stands in shared memory */
+    CUDA_NORM_DIM_MAX = 1 << 15, /* a row stands in shared memory */
+    CUDA_NORM_REST_BYTES = 2048  /* beside it, at most */
 };
 
 static __device__ __forceinline__ float cuda_norm_squares(float4 v) {

@@ -1,21 +1,11 @@
 /* cuda_probe: reading and multiplying at full speed, timed on the device. */
-#include "ops/cuda/cuda_probe.cuh"
-
-#include <cuda_bf16.h>
-
-#include "ops/cuda/cuda_mma.cuh"
-#include "ops/cuda/cuda_tma.cuh"
+#include "ops/cuda/cuda_probe_priv.cuh"
 
 enum {
     PROBE_READS = 12,
-    PROBE_COLUMNS = 256, /* of a product, by 64 rows of each of two warpgroups */
-    PROBE_GROUPS = 2,
-    PROBE_THREADS = PROBE_GROUPS * 128,
-    PROBE_BLOCKS = 4, /* of 64 columns of k, so that operands differ from one to the next */
-    PROBE_TILE_BYTES = 64 * 128,
-    PROBE_ROWS = PROBE_GROUPS * 64 + PROBE_COLUMNS,
-    PROBE_SMEM_BYTES = PROBE_BLOCKS * PROBE_ROWS * 128,
-    PROBE_LOOPS = 5000 /* some 30 ms */
+    PROBE_TILES = 8, /* of 16 x 8 sums, by one warp */
+    PROBE_WARPS = 8,
+    PROBE_LOOPS = 40000
 };
 
 /* out is NULL, which the compiler does not know: no read can be left out. */
@@ -30,66 +20,21 @@ static __global__ void probe_read(const uint4 *p, int64_t n, uint32_t *out) {
     if (out != NULL) atomicAdd(out, sum);
 }
 
-/* Numbers of [-1, 1) as operands: the power that a product takes depends on its bits. */
-static __device__ __forceinline__ float probe_number(uint32_t i) {
-    i = (i ^ i >> 16) * 0x7feb352du;
-    i = (i ^ i >> 15) * 0x846ca68bu;
-    return (float)(int32_t)(i ^ i >> 16) / 2147483648.0f;
-}
-
-static __global__ void __launch_bounds__(PROBE_THREADS, 1)
+/* Products of a warp, out of registers. */
+static __global__ void __launch_bounds__(PROBE_WARPS * 32)
     probe_products(int32_t n_loops, float *out) {
-    extern __shared__ char dynamic[];
-    char *stages = dynamic + (-cuda_smem_addr(dynamic) & 1023);
-    const int32_t group = (int32_t)threadIdx.x / 128;
-    __nv_bfloat16 *number = (__nv_bfloat16 *)stages;
-    for (int32_t i = threadIdx.x; i < PROBE_SMEM_BYTES / 2; i += PROBE_THREADS) {
-        number[i] = __float2bfloat16_rn(probe_number((uint32_t)i));
-    }
-    cuda_fence_async();
-    __syncthreads();
-    const uint32_t smem = cuda_smem_addr(stages);
-    float d[PROBE_COLUMNS / 2] = {};
+    uint32_t a[4], b[2];
+    for (uint32_t i = 0; i < 4; i++) a[i] = probe_pair(threadIdx.x * 6 + i);
+    for (uint32_t i = 0; i < 2; i++) b[i] = probe_pair(threadIdx.x * 6 + 4 + i);
+    float d[PROBE_TILES][4] = {};
     for (int32_t loop = 0; loop < n_loops; loop++) {
-        cuda_mma_fence();
 #pragma unroll
-        for (int32_t b = 0; b < PROBE_BLOCKS; b++) {
-            const uint32_t block = smem + b * PROBE_ROWS * 128;
-            const uint64_t rows = cuda_mma_desc(block + group * PROBE_TILE_BYTES);
-            const uint64_t columns = cuda_mma_desc(block + PROBE_GROUPS * PROBE_TILE_BYTES);
-#pragma unroll
-            for (int32_t j = 0; j < 4; j++) {
-                cuda_mma<PROBE_COLUMNS>(d, rows + j * 2, columns + j * 2, 1);
-            }
-        }
-        cuda_mma_commit();
-        cuda_mma_wait<0>();
-        cuda_mma_pin(d);
+        for (int32_t t = 0; t < PROBE_TILES; t++)
+            cuda_mma_warp(d[t][0], d[t][1], d[t][2], d[t][3], a, b[0], b[1]);
     }
     float sum = 0;
-    for (int32_t i = 0; i < PROBE_COLUMNS / 2; i++) sum += d[i];
+    for (int32_t i = 0; i < PROBE_TILES * 4; i++) sum += d[i / 4][i % 4];
     if (out != NULL) atomicAdd(out, sum);
-}
-
-/* Seconds of one launch. */
-template <typename Launch>
-static cudaError_t probe_time(cudaStream_t stream, Launch launch, double *seconds) {
-    cudaEvent_t begin = NULL, end = NULL;
-    float ms = 0;
-    cudaError_t code = cudaEventCreate(&begin);
-    if (code == cudaSuccess) code = cudaEventCreate(&end);
-    if (code == cudaSuccess) code = cudaEventRecord(begin, stream);
-    if (code == cudaSuccess) {
-        launch();
-        code = cudaGetLastError();
-    }
-    if (code == cudaSuccess) code = cudaEventRecord(end, stream);
-    if (code == cudaSuccess) code = cudaEventSynchronize(end);
-    if (code == cudaSuccess) code = cudaEventElapsedTime(&ms, begin, end);
-    if (begin != NULL) (void)cudaEventDestroy(begin);
-    if (end != NULL) (void)cudaEventDestroy(end);
-    *seconds = ms * 1e-3;
-    return code;
 }
 
 cudaError_t cuda_probe_read(cudaStream_t stream, int32_t n_sms, const void *p, size_t bytes,
@@ -111,18 +56,24 @@ cudaError_t cuda_probe_read(cudaStream_t stream, int32_t n_sms, const void *p, s
 }
 
 cudaError_t cuda_probe_products(cudaStream_t stream, int32_t n_sms, double *rate) {
-    const int32_t bytes = PROBE_SMEM_BYTES + 1024;
+    const int32_t n_ctas = n_sms * 2;
     double seconds = 0;
-    cudaError_t code =
-        cudaFuncSetAttribute(probe_products, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaError_t code = cudaSuccess;
     for (int32_t i = 0; i < 2 && code == cudaSuccess; i++) { /* the first warms up */
         code = probe_time(
             stream,
-            [&] { probe_products<<<n_sms, PROBE_THREADS, bytes, stream>>>(PROBE_LOOPS, NULL); },
+            [&] { probe_products<<<n_ctas, PROBE_WARPS * 32, 0, stream>>>(PROBE_LOOPS, NULL); },
             &seconds);
     }
     const double operations =
-        2.0 * n_sms * PROBE_LOOPS * PROBE_BLOCKS * 64 * PROBE_GROUPS * 64 * PROBE_COLUMNS;
+        2.0 * n_ctas * PROBE_WARPS * PROBE_LOOPS * PROBE_TILES * 16 * 8 * 16;
     *rate = code == cudaSuccess ? operations / seconds : 0;
+    return code;
+}
+
+cudaError_t cuda_probe_arch(int *out) {
+    cudaFuncAttributes attributes = {};
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, probe_read);
+    *out = attributes.ptxVersion;
     return code;
 }

@@ -60,11 +60,12 @@ static __global__ void cuda_quant_pack_kernel(DType dtype, const char *rows, int
     const int g = i % 8, h = i % 16 / 8, lane = g * 4 + c;
     const char *row = rows + i * row_bytes;
     char *p = dst + ((int64_t)(i / CUDA_QUANT_ROWS) * (k / unit.k) + first / unit.k) * unit.bytes;
+    const bool is_half = dtype == DTYPE_F16 || dtype == DTYPE_BF16;
     uint32_t word = 0, high = 0;
     for (int j = 0; j < 32; j++) {
         if (cuda_quant_quarter(dtype, j) != c) continue;
         const int e = cuda_quant_element(dtype, j);
-        if (dtype == DTYPE_F16) {
+        if (is_half) {
             *(uint16_t *)(p + h * 512 + lane * 16 + e * 2) = ((const uint16_t *)row)[first + j];
         } else if (dtype == DTYPE_Q8_0) {
             p[lane * 16 + h * 8 + e] = ((const GroupQ8_0 *)row)[first / 32].qs[j];
@@ -73,7 +74,7 @@ static __global__ void cuda_quant_pack_kernel(DType dtype, const char *rows, int
             if (dtype == DTYPE_Q6_K) high |= (uint32_t)cuda_quant_high(row, first + j) << (2 * e);
         }
     }
-    if (dtype != DTYPE_F16 && dtype != DTYPE_Q8_0)
+    if (!is_half && dtype != DTYPE_Q8_0)
         *(uint32_t *)(p + s / 2 * 512 + lane * 16 + s % 2 * 8 + h * 4) = word;
     if (dtype == DTYPE_Q6_K)
         *(uint16_t *)(p + 2048 + s / 2 * 256 + lane * 8 + s % 2 * 4 + h * 2) = (uint16_t)high;

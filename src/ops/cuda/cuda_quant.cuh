@@ -1,4 +1,7 @@
-/* cuda_quant: f16 and block-format matrices as the tensor cores take them, and their product.
+/* cuda_quant: f16, bf16 and block-format matrices as the tensor cores take them, and their product.
+ *
+ * It needs nothing newer than compute capability 8.0; Hopper has a faster one for bf16
+ * (cuda_linear.cuh).
  *
  * A matrix lies in units: 16 rows of as many columns as a piece of 512 bytes or a group of the
  * format holds, in as many bytes as in the file (Q4_K: 3 % more). In a unit a lane of a warp finds
@@ -24,7 +27,8 @@ struct CudaQuantUnit {
 
 static inline __host__ __device__ constexpr CudaQuantUnit cuda_quant_unit(DType dtype) {
     switch (dtype) {
-        case DTYPE_F16: return CudaQuantUnit{32, 1024};
+        case DTYPE_F16:
+        case DTYPE_BF16: return CudaQuantUnit{32, 1024};
         case DTYPE_Q8_0: return CudaQuantUnit{32, 544};
         case DTYPE_Q4_0: return CudaQuantUnit{64, 576};
         case DTYPE_MXFP4: return CudaQuantUnit{64, 544};
@@ -99,6 +103,8 @@ static __device__ float cuda_quant_get(DType dtype, const char *data, int64_t i,
     const int lane = g * 4 + cuda_quant_quarter(dtype, u % 32);
     const int e = cuda_quant_element(dtype, u % 32);
     if (dtype == DTYPE_F16) return cuda_quant_f16(p + h * 512 + lane * 16 + e * 2);
+    if (dtype == DTYPE_BF16)
+        return __bfloat162float(*(const __nv_bfloat16 *)(p + h * 512 + lane * 16 + e * 2));
     if (dtype == DTYPE_Q8_0)
         return cuda_quant_f16(p + 512 + g * 4 + h * 2) * (int8_t)p[lane * 16 + h * 8 + e];
     const char *word = p + s / 2 * 512 + lane * 16 + s % 2 * 8 + h * 4;

@@ -71,11 +71,11 @@ static __device__ __forceinline__ void quant_halves(uint32_t pair, uint32_t *hig
 template <DType dtype> struct QuantFormat;
 
 struct QuantDefaults {
-    static constexpr bool MIN = false, SIXTEEN = false, SUM = false;
+    static constexpr bool MIN = false, SIXTEEN = false, SUM = false, REST = false;
 };
 
 template <> struct QuantFormat<DTYPE_F16> : QuantDefaults {
-    static constexpr bool SUM = true; /* no scales: codes and rests go to one sum */
+    static constexpr bool SUM = true, REST = true; /* no scales: codes and rests go to one sum */
     static constexpr int UNITS = 2;
     uint4 row[2];
     __device__ __forceinline__ void load(const char *p, int lane) {
@@ -91,6 +91,23 @@ template <> struct QuantFormat<DTYPE_F16> : QuantDefaults {
         quant_halves(row[1].z, &a[1][1], &rest[1][1]);
         quant_halves(row[0].w, &a[1][2], &rest[1][2]);
         quant_halves(row[1].w, &a[1][3], &rest[1][3]);
+    }
+    __device__ __forceinline__ float2 scale(int, int) const {
+        return float2{1, 1};
+    }
+};
+
+template <> struct QuantFormat<DTYPE_BF16> : QuantDefaults {
+    static constexpr bool SUM = true;
+    static constexpr int UNITS = 2;
+    uint4 row[2];
+    __device__ __forceinline__ void load(const char *p, int lane) {
+        row[0] = *(const uint4 *)(p + lane * 16);
+        row[1] = *(const uint4 *)(p + 512 + lane * 16);
+    }
+    __device__ __forceinline__ void codes(int, uint32_t (&a)[2][4], uint32_t (&)[2][4]) const {
+        a[0][0] = row[0].x, a[0][1] = row[1].x, a[0][2] = row[0].y, a[0][3] = row[1].y;
+        a[1][0] = row[0].z, a[1][1] = row[1].z, a[1][2] = row[0].w, a[1][3] = row[1].w;
     }
     __device__ __forceinline__ float2 scale(int, int) const {
         return float2{1, 1};

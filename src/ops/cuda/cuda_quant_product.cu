@@ -35,9 +35,11 @@ static __device__ __forceinline__ void quant_step(const Format &f, int s,
                                                   float (&sum)[4]) {
     if constexpr (Format::SUM) {
         cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], a[0], x.x, x.y);
-        cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], rest[0], x.x, x.y);
+        if constexpr (Format::REST)
+            cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], rest[0], x.x, x.y);
         cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], a[1], x.z, x.w);
-        cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], rest[1], x.z, x.w);
+        if constexpr (Format::REST)
+            cuda_mma_warp(sum[0], sum[1], sum[2], sum[3], rest[1], x.z, x.w);
         return;
     }
     float t[4] = {};
@@ -277,6 +279,7 @@ void cuda_quant_product(OpCtx *ctx, const CudaQuantArgs *args) {
     p.accumulate = args->accumulate;
     switch (args->dtype) {
         case DTYPE_F16: return quant_by_output<DTYPE_F16>(ctx, args, p);
+        case DTYPE_BF16: return quant_by_output<DTYPE_BF16>(ctx, args, p);
         case DTYPE_Q8_0: return quant_by_output<DTYPE_Q8_0>(ctx, args, p);
         case DTYPE_Q4_0: return quant_by_output<DTYPE_Q4_0>(ctx, args, p);
         case DTYPE_MXFP4: return quant_by_output<DTYPE_MXFP4>(ctx, args, p);

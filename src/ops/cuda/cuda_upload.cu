@@ -83,14 +83,14 @@ static Status cuda_upload_open(CudaDevice *d, int n_threads, size_t bytes, Err *
 
 /* Where the packed rows from `row` on begin. */
 static char *cuda_upload_row(const CudaUploadPiece *p, int64_t row) {
-    if (p->dtype != DTYPE_BF16) return p->dst + cuda_quant_bytes(p->dtype, row, p->k);
+    if (p->units) return p->dst + cuda_quant_bytes(p->dtype, row, p->k);
     return p->dst +
            cuda_linear_offset(p->order == CUDA_LINEAR_ROWS_PLAIN ? row : 2 * row, 0, p->k);
 }
 
 static cudaError_t cuda_upload_pack(const CudaRunner *r, const void *rows,
                                     const CudaUploadPiece *s) {
-    if (s->dtype != DTYPE_BF16)
+    if (s->units)
         return cuda_quant_pack(r->stream, s->dtype, rows, s->n, s->k, s->dst);
     return cuda_linear_pack(r->stream, rows, s->k, s->n, s->k, s->order, s->dst);
 }

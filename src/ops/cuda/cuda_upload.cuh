@@ -13,7 +13,8 @@ struct CudaUploadPiece {
     char *dst;       /* of the device; of packed rows the first byte of a block row */
     size_t bytes;    /* of src */
     int32_t n, k;    /* rows of dtype to pack; n 0: bytes as they are */
-    DType dtype;     /* BF16: see cuda_linear_pack; else cuda_quant_pack */
+    DType dtype;
+    bool units; /* by cuda_quant_pack; else by cuda_linear_pack */
     CudaLinearRows order;
 };
 

@@ -110,22 +110,24 @@ static Status cuda_weight_rows(OpCtx *ctx, const Tensor *file, Weight *out, Err 
 /* Its rows are what norms take. */
 Status cuda_weight_table(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
     char text[TENSOR_TEXT_BYTES];
-    if (file->shape[1] > CUDA_NORM_DIM_MAX)
-        FAIL(err, ERR_UNSUPPORTED, "table %s: a GPU normalizes rows of up to %d elements",
-             tensor_text(file, text), CUDA_NORM_DIM_MAX);
+    const int32_t max = cuda_of(ctx)->norm_dim_max;
+    if (file->shape[1] > max)
+        FAIL(err, ERR_UNSUPPORTED, "table %s: this GPU normalizes rows of up to %d elements",
+             tensor_text(file, text), max);
     return cuda_weight_rows(ctx, file, out, err);
 }
 
 Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err) {
     TRY(cuda_weight_check(file, err));
-    const int layout = cuda_matrix_layout(file);
+    const int layout = cuda_matrix_layout(cuda_of(ctx), file);
     if (layout != CUDA_MATRIX_ROWS) {
         const int64_t n = file->shape[0], k = file->shape[1];
         const size_t bytes = layout == CUDA_MATRIX_PACKED ? cuda_linear_packed_bytes(n, k)
                                                           : cuda_quant_bytes(file->dtype, n, k);
         char *packed = NULL;
         TRY(cuda_weight_alloc_packed(cuda_of(ctx), bytes, &packed, err));
-        const CudaUploadPiece rows = cuda_weight_packed(file, CUDA_LINEAR_ROWS_PLAIN, packed);
+        CudaUploadPiece rows = cuda_weight_packed(file, CUDA_LINEAR_ROWS_PLAIN, packed);
+        rows.units = layout == CUDA_MATRIX_UNITS;
         TRY(cuda_upload(ctx, &rows, 1, err));
         *out = cuda_weight_of(file, layout, packed, bytes);
         return OK;
@@ -136,10 +138,11 @@ Status cuda_weight_prepare(OpCtx *ctx, const Tensor *file, Weight *out, Err *err
 /* Behind each other, so that one product makes them all (cuda_product_follows). */
 Status cuda_weight_parts(OpCtx *ctx, const Tensor *file, int32_t n, Weight *const *out, Err *err) {
     CHECK(n >= 1 && n <= LINEAR_PARTS_MAX);
+    CudaDevice *d = cuda_of(ctx);
     bool pack = true;
     size_t bytes[LINEAR_PARTS_MAX], all = 0;
     for (int32_t i = 0; i < n; i++) {
-        pack = pack && cuda_matrix_can_pack(&file[i]) && file[i].shape[1] == file->shape[1];
+        pack = pack && cuda_matrix_can_pack(d, &file[i]) && file[i].shape[1] == file->shape[1];
         bytes[i] = cuda_linear_packed_bytes(file[i].shape[0], file[i].shape[1]);
         all += bytes[i];
     }
@@ -147,7 +150,7 @@ Status cuda_weight_parts(OpCtx *ctx, const Tensor *file, int32_t n, Weight *cons
     if (!pack) return OK;
     CudaUploadPiece rows[LINEAR_PARTS_MAX];
     char *packed = NULL;
-    TRY(cuda_weight_alloc_packed(cuda_of(ctx), all, &packed, err));
+    TRY(cuda_weight_alloc_packed(d, all, &packed, err));
     for (int32_t i = 0; i < n; i++) {
         rows[i] = cuda_weight_packed(&file[i], CUDA_LINEAR_ROWS_PLAIN, packed);
         *out[i] = cuda_weight_of(&file[i], CUDA_MATRIX_PACKED, packed, bytes[i]);
@@ -163,13 +166,14 @@ static size_t cuda_weight_gated_bytes(const Tensor *t) {
 
 Status cuda_weight_gated(OpCtx *ctx, const Tensor *gate, const Tensor *up, Weight *out_gate,
                          Weight *out_up, Err *err) {
-    if (!cuda_matrix_can_pack(gate) || !cuda_matrix_can_pack(up)) {
+    CudaDevice *d = cuda_of(ctx);
+    if (!cuda_matrix_can_pack(d, gate) || !cuda_matrix_can_pack(d, up)) {
         TRY(cuda_weight_prepare(ctx, gate, out_gate, err));
         return cuda_weight_prepare(ctx, up, out_up, err);
     }
     const size_t bytes = cuda_weight_gated_bytes(gate);
     char *packed = NULL;
-    TRY(cuda_weight_alloc_packed(cuda_of(ctx), bytes, &packed, err));
+    TRY(cuda_weight_alloc_packed(d, bytes, &packed, err));
     const CudaUploadPiece rows[2] = {cuda_weight_packed(gate, CUDA_LINEAR_ROWS_GATE, packed),
                                      cuda_weight_packed(up, CUDA_LINEAR_ROWS_UP, packed)};
     TRY(cuda_upload(ctx, rows, 2, err));
@@ -250,10 +254,11 @@ static Status cuda_weight_experts_packed(OpCtx *ctx, const ExpertsFile *file, in
 
 Status cuda_weight_experts(OpCtx *ctx, const ExpertsFile *file, int32_t n, Weight *gate, Weight *up,
                            Weight *down, Err *err) {
+    const CudaDevice *d = cuda_of(ctx);
     bool pack = n <= CUDA_LINEAR_EXPERTS_MAX;
     for (int32_t i = 0; i < n; i++)
-        pack = pack && cuda_matrix_can_pack(&file->gate[i]) && cuda_matrix_can_pack(&file->up[i]) &&
-               cuda_matrix_can_pack(&file->down[i]);
+        pack = pack && cuda_matrix_can_pack(d, &file->gate[i]) &&
+               cuda_matrix_can_pack(d, &file->up[i]) && cuda_matrix_can_pack(d, &file->down[i]);
     if (pack) return cuda_weight_experts_packed(ctx, file, n, gate, up, down, err);
     TRY(cuda_weight_stack(ctx, file->gate, n, gate, err));
     TRY(cuda_weight_stack(ctx, file->up, n, up, err));
