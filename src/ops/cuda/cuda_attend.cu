@@ -1,8 +1,9 @@
-/* cuda_attend: paged attention. Shapes that the fast kernels take go to them; every other to one
- * plain kernel, which knows all fields.
+/* cuda_attend: paged attention. Shapes that the fast kernels take go to them, Hopper's or those of
+ * other GPUs; every other to one plain kernel, which knows all fields.
  *
  * The plain kernel: a block per query and head goes through the keys in pieces of 128 that start at
  * multiples of 128, with a running maximum; the order follows from the positions alone. */
+#include "ops/cuda/cuda_attend_warp.cuh"
 #include "ops/cuda/cuda_attn.cuh"
 #include "ops/cuda/cuda_common.cuh"
 
@@ -110,7 +111,8 @@ static size_t cuda_attend_partial_at(const CudaAttnLimits *limits) {
 size_t cuda_attend_plan_bytes(const OpsLimits *limits) {
     const CudaAttnLimits fast = cuda_attend_limits(limits);
     if (limits->context_max == 0) return 0;
-    return cuda_attend_partial_at(&fast) + cuda_attn_partial_bytes(&fast);
+    return MAX(cuda_attend_partial_at(&fast) + cuda_attn_partial_bytes(&fast),
+               cuda_attend_warp_bytes(limits));
 }
 
 void cuda_attend_plan_open(OpCtx *ctx, AttnPlan *plan) {
@@ -122,9 +124,9 @@ void cuda_attend_plan_open(OpCtx *ctx, AttnPlan *plan) {
               "attention's memory");
 }
 
-static bool cuda_attend_is_fast(const OpCtx *ctx, const AttnArgs *args) {
+static bool cuda_attend_is_fast(const AttnArgs *args) {
     const int32_t d = args->kv.head_dim, block = args->kv.block_tokens;
-    return cuda_of(ctx)->is_hopper && args->plan.data != NULL && args->q.dtype == DTYPE_BF16 &&
+    return args->plan.data != NULL && args->q.dtype == DTYPE_BF16 &&
            args->kv.dtype == DTYPE_BF16 && d <= 256 && d % 8 == 0 && block <= 256 &&
            (block & (block - 1)) == 0 && args->q.stride[0] % 8 == 0 &&
            args->out.stride[0] % 8 == 0 && args->scale > 0;
@@ -178,7 +180,7 @@ static bool cuda_attend_take_rope(const RopeKvArgs *rope, CudaAttnArgs *fast) {
 }
 
 void cuda_attend_plan(OpCtx *ctx, const AttnArgs *args) {
-    if (!cuda_attend_is_fast(ctx, args)) return;
+    if (!cuda_of(ctx)->is_hopper || !cuda_attend_is_fast(args)) return;
     const CudaAttnArgs fast = cuda_attend_args(args);
     cuda_note(cuda_of(ctx), cuda_attn_plan(cuda_of(ctx)->stream, &fast), "attention's plan");
 }
@@ -190,7 +192,8 @@ void cuda_attend(OpCtx *ctx, const AttnArgs *args) {
     const KvView *kv = &args->kv;
     CHECK(q->dtype == out->dtype && q->shape[2] == kv->head_dim && q->shape[1] <= 65535);
     CHECK(q->shape[1] % kv->n_kv_heads == 0 && kv->head_dim <= 1024);
-    if (cuda_attend_is_fast(ctx, args)) {
+    const bool is_fast = cuda_attend_is_fast(args);
+    if (is_fast && cuda_of(ctx)->is_hopper) {
         CudaAttnArgs fast = cuda_attend_args(args);
         if (args->rope != NULL && !cuda_attend_take_rope(args->rope, &fast))
             cuda_rope(ctx, args->rope);
@@ -198,6 +201,10 @@ void cuda_attend(OpCtx *ctx, const AttnArgs *args) {
         return;
     }
     if (args->rope != NULL) cuda_rope(ctx, args->rope);
+    if (is_fast) {
+        cuda_attend_warp(ctx, args);
+        return;
+    }
     const CudaAttend a = {args->query_start, args->kv_len,    args->table_start, args->block_id,
                           args->sinks,       q->stride[0],    out->stride[0],    args->n_seqs,
                           (int)q->shape[1],  kv->n_kv_heads,  kv->head_dim,      kv->block_tokens,
