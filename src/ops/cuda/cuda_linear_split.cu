@@ -88,10 +88,9 @@ static __device__ __forceinline__ void split_store(const LinearParams &p, Linear
             split_add<N, SEGMENTS, SEGMENTS == 4 ? 3 : 0>(sums, d, sum);
         }
     }
-    cuda_bar_sync(barrier, 128);
-    if (thread == 0 && cuda_count(n_arrived) == 2 * SEGMENTS - 1) *n_arrived = 0;
     unit.token += segment * Shape::SHARE;
     if (any) large_store<Shape::SHARE>(p, unit, block, out, sum);
+    if (thread == 0) cuda_count_off(n_arrived, 2 * SEGMENTS);
 }
 
 /* With 128 tokens the bound of threads leaves registers for a norm's CTA on the same

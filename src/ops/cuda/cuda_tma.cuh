@@ -109,15 +109,15 @@ static __device__ __forceinline__ void cuda_fence_async(void) {
 
 /* ---- counters in global memory, between CTAs that run at once ---- */
 
-/* Adds one; what was there. What the caller's CTA wrote or read before, in an order that reaches
- * the caller, is done for whoever sees the count. */
-static __device__ __forceinline__ uint32_t cuda_count(uint32_t *counter) {
-    uint32_t before;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
-                 : "=r"(before)
-                 : "l"(counter)
-                 : "memory");
-    return before;
+/* Adds one. What the caller's CTA wrote before, in an order that reaches the caller, is done for
+ * whoever sees the count. */
+static __device__ __forceinline__ void cuda_count(uint32_t *counter) {
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+/* Adds one, without an order, and makes it 0 when that is the n-th. */
+static __device__ __forceinline__ void cuda_count_off(uint32_t *counter, uint32_t n) {
+    asm volatile("red.relaxed.gpu.global.inc.u32 [%0], %1;" ::"l"(counter), "r"(n - 1) : "memory");
 }
 
 /* Waits until the count is at least n. */
