@@ -198,25 +198,26 @@ static void bits(void **state) {
     }
 }
 
-/* Single tokens of many sequences, which attention rotates, against each alone. */
-static void rotates(const AttnModel *m) {
-    enum { N = 300 };
-    static AttnSeq seqs[N];
-    for (int32_t i = 0; i < N; i++) {
-        AttnSeq s = {(uint32_t)i, 1, 1 + i * 37 % 2100, -1};
+/* Single tokens of n sequences, which attention rotates, against each seventh alone. Each has from
+ * `least` to 2,100 positions more. */
+static void rotates(const AttnModel *m, int32_t n, int32_t least) {
+    static AttnSeq seqs[300];
+    const int32_t longest = least > 4096 ? 65536 : 8192;
+    for (int32_t i = 0; i < n; i++) {
+        AttnSeq s = {(uint32_t)i, 1, least + i * 37 % 2100, -1};
         seqs[i] = s;
     }
     const int32_t row = m->n_heads * m->head_dim;
-    float *all = (float *)malloc((size_t)N * row * sizeof *all);
+    float *all = (float *)malloc((size_t)n * row * sizeof *all);
     float *one = (float *)malloc((size_t)row * sizeof *one);
-    attn_batch_init(&batch, m, seqs, N, 8192, 5);
-    check(attn_batch_rope(&batch), "rotation beside others", N);
+    attn_batch_init(&batch, m, seqs, n, longest, 5);
+    check(attn_batch_rope(&batch), "rotation beside others", n);
     attn_batch_run(&batch);
     attn_batch_read(&batch, all);
     attn_batch_free(&batch);
     int64_t n_differ = 0;
-    for (int32_t i = 0; i < N; i += 7) {
-        attn_batch_init(&batch, m, &seqs[i], 1, 8192, i);
+    for (int32_t i = 0; i < n; i += 7) {
+        attn_batch_init(&batch, m, &seqs[i], 1, longest, i);
         check(attn_batch_rope(&batch), "rotation alone", i);
         attn_batch_run(&batch);
         attn_batch_read(&batch, one);
@@ -232,12 +233,18 @@ static void rotates(const AttnModel *m) {
 static void rotated_bits(void **state) {
     (void)state;
     need_device();
-    static const int32_t shape[][3] = {{8, 2, 128}, {8, 2, 64}, {8, 2, 256}, {20, 2, 128}};
+    static const int32_t shape[][3] = {{8, 2, 128}, {8, 2, 64}, {8, 2, 256}, {16, 2, 128}};
     for (int i = 0; i < LEN(shape); i++) {
         AttnModel m = plain(shape[i][0], shape[i][1], shape[i][2], 16);
-        rotates(&m);
+        rotates(&m, 300, 1);
         m.window = 700, m.sinks = true, m.softcap = i % 2 ? 20 : 0;
-        rotates(&m);
+        rotates(&m, 300, 1);
+    }
+    /* entries of several segments, also where those are long */
+    for (int32_t dim = 64; dim <= 128; dim *= 2) {
+        AttnModel m = plain(32, 8, dim, 16);
+        rotates(&m, 40, 2500);
+        rotates(&m, 8, 33000);
     }
 }
 

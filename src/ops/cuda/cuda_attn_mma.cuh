@@ -39,10 +39,16 @@ static __device__ __forceinline__ void attn_mma_pv(float (&d)[N / 2], const uint
                      CUDA_MMA_D64(64));
 }
 
+/* An address that is the same for all lanes, so that the compiler knows it: what the instructions
+ * read then stands in uniform registers, without a move of each lane's between two of them. */
+static __device__ __forceinline__ uint32_t attn_mma_uniform(uint32_t addr) {
+    return __shfl_sync(0xffffffff, addr, 0);
+}
+
 /* Queues s = q k^T over DIMS columns, rising. */
 template <int DIMS, int TILE>
 static __device__ __forceinline__ void attn_mma_s(float (&s)[TILE / 2], uint32_t q, uint32_t k) {
-    uint64_t a = cuda_mma_desc(q), b = cuda_mma_desc(k);
+    uint64_t a = cuda_mma_desc(q), b = cuda_mma_desc(attn_mma_uniform(k));
 #pragma unroll
     for (int c = 0; c < DIMS / 64; c++) {
 #pragma unroll
@@ -57,7 +63,7 @@ template <int DIMS, int TILE>
 static __device__ __forceinline__ void attn_mma_o(float (&o)[DIMS / 2],
                                                   const uint32_t (&p)[TILE / 4], uint32_t v,
                                                   uint32_t add) {
-    uint64_t b = attn_mma_desc_v(v, TILE);
+    uint64_t b = attn_mma_desc_v(attn_mma_uniform(v), TILE);
 #pragma unroll
     for (int i = 0; i < TILE / 16; i++)
         attn_mma_pv<DIMS>(o, p + 4 * i, b + i * (16 * 128 >> 4), i > 0 ? 1 : add);

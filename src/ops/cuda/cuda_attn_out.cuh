@@ -19,12 +19,22 @@ typedef struct AttnLane {
     int32_t n_rows; /* how many of a thread's two rows any thread of the warp has */
 } AttnLane;
 
-/* Where row `row` of the item starts in q (or, with its stride, in out). */
-static __device__ __forceinline__ int64_t attn_row_offset(const AttnParams *p, const AttnItem *item,
-                                                          int32_t row, int64_t stride) {
-    int32_t r = item->row + row, token = r / p->group;
-    int32_t head = item->kv_head * p->group + r - token * p->group;
-    return (item->query + token) * stride + (int64_t)head * p->head_dim;
+/* Whose row `row` of the item is. */
+typedef struct AttnRowOf {
+    int32_t token, head;
+} AttnRowOf;
+
+template <typename Shape>
+static __device__ __forceinline__ AttnRowOf attn_row_of(const AttnParams *p, const AttnItem *item,
+                                                        int32_t row) {
+    int32_t r = item->row + row, token = Shape::ROPE ? 0 : r / p->group;
+    return AttnRowOf{item->query + token, item->kv_head * p->group + r - token * p->group};
+}
+
+/* Where a row starts in q (or, with its stride, in out). */
+static __device__ __forceinline__ int64_t attn_row_offset(const AttnParams *p, AttnRowOf row,
+                                                          int64_t stride) {
+    return row.token * stride + (int64_t)row.head * p->head_dim;
 }
 
 /* The total of a thread's columns 8 i and on of its two rows. In the split form it is of
@@ -48,7 +58,7 @@ static __device__ __forceinline__ void attn_merge(const AttnSmem *smem, const At
     if (Shape::SPLIT && !(first && end) && lane->thread >= 32) return;
     SoftmaxMerge by[2];
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < Shape::HALVES; h++) {
         SoftmaxState row = {part[h].m, cuda_softmax_row_sum(part[h].l)};
         by[h] = cuda_softmax_merge(&total[h], row);
     }
@@ -59,8 +69,10 @@ static __device__ __forceinline__ void attn_merge(const AttnSmem *smem, const At
         if (!first && !Shape::SPLIT) t = *at;
         t.x = cuda_softmax_add(t.x, o[4 * i], by[0]);
         t.y = cuda_softmax_add(t.y, o[4 * i + 1], by[0]);
-        t.z = cuda_softmax_add(t.z, o[4 * i + 2], by[1]);
-        t.w = cuda_softmax_add(t.w, o[4 * i + 3], by[1]);
+        if (Shape::HALVES == 2) {
+            t.z = cuda_softmax_add(t.z, o[4 * i + 2], by[1]);
+            t.w = cuda_softmax_add(t.w, o[4 * i + 3], by[1]);
+        }
         if (!end && Shape::SPLIT)
             *(float2 *)at = make_float2(t.x, t.y);
         else if (!end)
@@ -105,14 +117,14 @@ static __device__ __forceinline__ void attn_write(const AttnParams *p, const Att
                                                   const SoftmaxState (&total)[2],
                                                   const float (&o)[Shape::DIMS / 2]) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < Shape::HALVES; h++) {
         if (h >= lane->n_rows) break;
         int32_t row = min(lane->row[h], item->n_rows - 1); /* all threads take part in exchanges */
         bool is_there = row == lane->row[h];
-        int64_t at = attn_row_offset(p, item, row, p->out_stride);
-        int32_t head = item->kv_head * p->group + (item->row + row) % p->group;
-        float by = cuda_softmax_factor(total[h], p->sinks == NULL ? NULL : p->sinks + head);
-        if (p->out_f32) {
+        AttnRowOf of = attn_row_of<Shape>(p, item, row);
+        int64_t at = attn_row_offset(p, of, p->out_stride);
+        float by = cuda_softmax_factor(total[h], p->sinks == NULL ? NULL : p->sinks + of.head);
+        if (__builtin_expect(p->out_f32, 0)) {
 #pragma unroll
             for (int i = 0; i < Shape::DIMS / 8; i++) {
                 int32_t column = i * 8 + lane->column;
@@ -141,16 +153,19 @@ static __device__ __forceinline__ void attn_write(const AttnParams *p, const Att
     }
 }
 
-/* Leaves the segment in o as a partial result. */
+/* Leaves the segment of a tile of the item, which is in o, as a partial result. */
 template <typename Shape>
 static __device__ __forceinline__ void attn_write_partial(const AttnParams *p, const AttnItem *item,
-                                                          const AttnLane *lane,
+                                                          const AttnLane *lane, int32_t tile,
                                                           const SoftmaxState (&part)[2],
                                                           const float (&o)[Shape::DIMS / 2]) {
+    constexpr AttnCuts cuts = attn_cuts(Shape::DIMS);
+    int32_t segment =
+        item->segment + attn_segment_of(tile, cuts) - attn_segment_of(item->tile_lo, cuts);
     int64_t first =
-        item->partial + (int64_t)(item->segment * p->n_kv_heads + item->kv_head) * item->n_rows;
+        item->partial + (int64_t)(segment * p->n_kv_heads + item->kv_head) * item->n_rows;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
+    for (int h = 0; h < Shape::HALVES; h++) {
         float l = cuda_softmax_row_sum(part[h].l);
         if (lane->row[h] >= item->n_rows) continue;
         int64_t row = first + lane->row[h];
@@ -178,40 +193,59 @@ static __device__ __forceinline__ bool attn_is_last(const AttnParams *p, const A
     return *last != 0;
 }
 
-/* Merges the partial results of a row tile, four columns a thread, AHEAD segments in flight. */
-template <typename Shape, int AHEAD>
+/* A thread's columns of some segments' partial results. */
+typedef struct AttnParts {
+    float2 ml[8];
+    float4 o[8];
+} AttnParts;
+
+/* Fetches those from segment s on; behind the last come segments without keys. */
+template <typename Shape>
+static __device__ __forceinline__ AttnParts attn_parts(const AttnParams *p, const AttnItem *item,
+                                                       uint32_t row, int32_t s, int32_t column) {
+    AttnParts parts;
+    uint32_t step = p->n_kv_heads * item->n_rows;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        uint32_t at = row + (s + i) * step;
+        parts.ml[i] = make_float2(-INFINITY, 0);
+        parts.o[i] = make_float4(0, 0, 0, 0);
+        if (s + i >= item->n_segments) continue;
+        parts.ml[i] = __ldcg(p->partial_ml + at);
+        parts.o[i] = __ldcg((const float4 *)(p->partial_o + (at * Shape::DIMS + column)));
+    }
+    return parts;
+}
+
+/* Merges the partial results of a row tile, four columns a thread; the next eight are on their way. */
+template <typename Shape>
 static __device__ __forceinline__ void attn_combine(const AttnParams *p, const AttnItem *item,
                                                     const AttnLane *lane) {
     constexpr int THREADS = Shape::DIMS / 4;
     int32_t column = lane->thread % THREADS * 4;
-    uint32_t step = p->n_kv_heads * item->n_rows;
     for (int32_t r = lane->thread / THREADS; r < item->n_rows; r += 128 / THREADS) {
         uint32_t row = item->partial + item->kv_head * item->n_rows + r;
         SoftmaxState total = cuda_softmax_empty();
         float4 t = make_float4(0, 0, 0, 0);
-        for (int32_t s = 0; s < item->n_segments; s += AHEAD) {
-            float2 ml[AHEAD];
-            float4 o[AHEAD];
+        AttnParts next = attn_parts<Shape>(p, item, row, 0, column);
+        for (int32_t s = 0; s < item->n_segments; s += 8) {
+            const AttnParts now = next;
+            if (s + 8 < item->n_segments) next = attn_parts<Shape>(p, item, row, s + 8, column);
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) { /* behind the last: once more */
-                uint32_t at = row + min(s + i, item->n_segments - 1) * step;
-                ml[i] = __ldcg(p->partial_ml + at);
-                o[i] = __ldcg((const float4 *)(p->partial_o + (at * Shape::DIMS + column)));
-            }
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (s + i >= item->n_segments) break;
-                SoftmaxMerge by = cuda_softmax_merge(&total, SoftmaxState{ml[i].x, ml[i].y});
-                t.x = cuda_softmax_add(t.x, o[i].x, by);
-                t.y = cuda_softmax_add(t.y, o[i].y, by);
-                t.z = cuda_softmax_add(t.z, o[i].z, by);
-                t.w = cuda_softmax_add(t.w, o[i].w, by);
+            for (int i = 0; i < 8; i++) {
+                if (i == 4 && s + i >= item->n_segments) break;
+                SoftmaxState part = {now.ml[i].x, now.ml[i].y};
+                SoftmaxMerge by = cuda_softmax_merge(&total, part);
+                t.x = cuda_softmax_add(t.x, now.o[i].x, by);
+                t.y = cuda_softmax_add(t.y, now.o[i].y, by);
+                t.z = cuda_softmax_add(t.z, now.o[i].z, by);
+                t.w = cuda_softmax_add(t.w, now.o[i].w, by);
             }
         }
         if (column >= p->head_dim) continue;
-        int32_t head = item->kv_head * p->group + (item->row + r) % p->group;
-        float by = cuda_softmax_factor(total, p->sinks == NULL ? NULL : p->sinks + head);
-        int64_t at = attn_row_offset(p, item, r, p->out_stride) + column;
+        AttnRowOf of = attn_row_of<Shape>(p, item, r);
+        float by = cuda_softmax_factor(total, p->sinks == NULL ? NULL : p->sinks + of.head);
+        int64_t at = attn_row_offset(p, of, p->out_stride) + column;
         attn_store2(p, at, __fmul_rn(t.x, by), __fmul_rn(t.y, by));
         attn_store2(p, at + 2, __fmul_rn(t.z, by), __fmul_rn(t.w, by));
     }

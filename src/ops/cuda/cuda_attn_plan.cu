@@ -1,8 +1,8 @@
 /* cuda_attn_plan: which rows and segments the CTAs of an attention take, made on the device.
  *
  * A sequence whose rows fill at most one warpgroup (and every sequence of a step that would leave
- * multiprocessors idle) is split: each segment an entry of its own, as long as the partial rows
- * last; or, of few rows beside enough other work, one entry with all segments. The others are
+ * multiprocessors idle) is split: some segments each an entry of its own, as long as the partial
+ * rows last; or, of few rows beside enough other work, one entry with all segments. The others are
  * walked whole, longest first. The choice changes no bit of the result. */
 #include "ops/cuda/cuda_attn_priv.cuh"
 #include "ops/cuda/cuda_mask.cuh"
@@ -50,7 +50,7 @@ static __device__ AttnItem plan_item(const PlanParams *p, int32_t s, const PlanS
     item.lo = cuda_mask_range(first, seq->kv_len, p->window, p->causal).lo;
     item.hi = cuda_mask_range(last, seq->kv_len, p->window, p->causal).hi;
     item.tile_lo = item.lo / p->key_tile;
-    item.tile_hi = attn_ceil_div(item.hi, p->key_tile);
+    item.tile_hi = max(attn_ceil_div(item.hi, p->key_tile), item.tile_lo + 1);
     item.n_segments =
         attn_segment_of(item.tile_hi - 1, p->cuts) - attn_segment_of(item.tile_lo, p->cuts) + 1;
     item.partial = -1, item.n_items = 1;
@@ -77,30 +77,93 @@ static __device__ int32_t plan_scan(int32_t v, int32_t *sum) {
     return offset + before - v;
 }
 
-/* Whether an item keeps all its segments, beside n_tiles of all sequences of few rows: where a CTA
- * gets about as much as it has, or twice that and more. Between, many would wait for a few. */
-static __device__ void plan_cut(const PlanParams *p, int64_t n_tiles, AttnItem *item) {
-    int64_t own = (int64_t)(item->tile_hi - item->tile_lo) * p->n_ctas;
-    int64_t all = n_tiles * p->n_kv_heads;
-    bool is_even = 9 * own <= 10 * all && (all <= own || 19 * own <= 10 * all);
-    item->n_items = is_even && item->n_rows <= CUDA_ATTN_FEW_ROWS ? 1 : item->n_segments;
+/* The sequences of few rows together, and how those that are split are cut: at multiples of
+ * item_tiles, or, where that is 0, into segments. */
+typedef struct PlanWork {
+    int64_t n_tiles;
+    int32_t item_tiles;
+} PlanWork;
+
+/* Entries of tiles [lo, hi) that are cut at multiples of n. */
+static __device__ int32_t plan_n_pieces(int32_t lo, int32_t hi, int32_t n) {
+    return (hi - 1) / n - lo / n + 1;
 }
 
-/* Tiles of all sequences of few rows. */
-static __device__ int64_t plan_tiles(const PlanParams *p) {
-    int32_t n = 0, sum;
-    for (int32_t s = threadIdx.x; s < p->n_seqs; s += PLAN_THREADS) {
-        PlanSeq seq = plan_seq(p, s);
-        if (seq.n_rows == 0 || seq.n_rows > CUDA_ATTN_FEW_ROWS) continue;
-        AttnItem item = plan_item(p, s, &seq, 0, CUDA_ATTN_ROWS);
-        n += item.tile_hi - item.tile_lo;
+/* The tiles that a sequence of few rows sees; none of any other. */
+static __device__ AttnItem plan_few(const PlanParams *p, int32_t s) {
+    AttnItem item = {};
+    if (s >= p->n_seqs) return item;
+    PlanSeq seq = plan_seq(p, s);
+    if (seq.n_rows > 0 && seq.n_rows <= CUDA_ATTN_FEW_ROWS)
+        item = plan_item(p, s, &seq, 0, CUDA_ATTN_ROWS);
+    return item;
+}
+
+/* Adds up what the threads have. */
+static __device__ void plan_add(int32_t *sum, int32_t v) {
+    v = __reduce_add_sync(0xffffffff, v);
+    if (threadIdx.x % 32 == 0) atomicAdd(sum, v);
+}
+
+/* An entry costs its tiles and about one more to begin and end with. Where the segments do not all
+ * find a CTA at once, the pieces are chosen that make all rounds of CTAs cost least. */
+static __device__ PlanWork plan_work(const PlanParams *p) {
+    enum { N = 10 };
+    const int32_t choices[N] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
+    __shared__ int32_t n_tiles, n_segments, longest, n_pieces[N];
+    if (threadIdx.x == 0) n_tiles = n_segments = longest = 0;
+    if (threadIdx.x < N) n_pieces[threadIdx.x] = 0;
+    __syncthreads();
+    for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
+        AttnItem item = plan_few(p, base + threadIdx.x);
+        plan_add(&n_tiles, item.tile_hi - item.tile_lo);
+        plan_add(&n_segments, item.n_segments);
+        atomicMax(&longest, __reduce_max_sync(0xffffffff, item.tile_hi));
     }
-    (void)plan_scan(n, &sum);
-    return sum;
+    __syncthreads();
+    /* behind the short segments the cuts are the long ones' */
+    const int32_t unit =
+        p->cuts.n_tiles * (longest > CUDA_ATTN_SHORT_SEGMENTS * p->cuts.n_tiles ? 2 : 1);
+    const int32_t n_ctas = p->n_ctas, heads = p->n_kv_heads;
+    PlanWork work = {n_tiles, 0};
+    if (n_segments * (int64_t)heads <= n_ctas) return work;
+    for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
+        AttnItem item = plan_few(p, base + threadIdx.x);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            plan_add(&n_pieces[i], item.n_segments == 0 ? 0
+                                                        : plan_n_pieces(item.tile_lo, item.tile_hi,
+                                                                        unit * choices[i]));
+    }
+    __syncthreads();
+    int64_t rounds = (n_segments * (int64_t)heads + n_ctas - 1) / n_ctas;
+    int64_t least = rounds * (n_tiles + n_segments) / n_segments;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        rounds = (n_pieces[i] * (int64_t)heads + n_ctas - 1) / n_ctas;
+        int64_t cost = rounds * (min(unit * choices[i], longest) + 1);
+        if (cost < least) least = cost, work.item_tiles = unit * choices[i];
+    }
+    return work;
 }
 
-/* How many of an item's segments are first ones. */
+/* Into how many entries an item is cut. It keeps all its segments where a CTA gets about as much as
+ * it has, or twice that and more. Between, many would wait for a few. */
+static __device__ void plan_cut(const PlanParams *p, const PlanWork *work, AttnItem *item) {
+    int64_t own = (int64_t)(item->tile_hi - item->tile_lo) * p->n_ctas;
+    int64_t all = work->n_tiles * p->n_kv_heads;
+    bool is_even = 9 * own <= 10 * all && (all <= own || 19 * own <= 10 * all);
+    item->n_items = item->n_segments;
+    if (item->n_rows > CUDA_ATTN_FEW_ROWS) return;
+    if (is_even)
+        item->n_items = 1;
+    else if (work->item_tiles > 0)
+        item->n_items = plan_n_pieces(item->tile_lo, item->tile_hi, work->item_tiles);
+}
+
+/* How many of an item's entries are first segments. */
 static __device__ int32_t plan_n_first(const PlanParams *p, const AttnItem *item) {
+    if (item->n_items < item->n_segments) return 0;
     int32_t first = attn_segment_of(item->tile_lo, p->cuts);
     return item->n_items == 1 ? 0 : min(max(CUDA_ATTN_FIRST_SEGMENTS - first, 0), item->n_segments);
 }
@@ -110,39 +173,46 @@ typedef struct PlanNeed {
     int32_t n_long, n_short, rows;
 } PlanNeed;
 
-static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq, int64_t n_tiles) {
+static __device__ PlanNeed plan_need(const PlanParams *p, const PlanSeq *seq,
+                                     const PlanWork *work) {
     PlanNeed need = {0, 0, 0};
     for (int32_t row = 0; row < seq->n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem item = plan_item(p, 0, seq, row, CUDA_ATTN_ROWS);
-        plan_cut(p, n_tiles, &item);
+        plan_cut(p, work, &item);
         int32_t n_short = plan_n_first(p, &item);
         need.n_long += item.n_items - n_short, need.n_short += n_short;
-        if (item.n_items > 1) need.rows += item.n_items * item.n_rows * p->n_kv_heads;
+        if (item.n_items > 1) need.rows += item.n_segments * item.n_rows * p->n_kv_heads;
     }
     return need;
 }
 
-/* A warp lists the segments of a sequence: the long ones from entry `at_long` on, the short ones from
+/* A warp lists the entries of a sequence: the long ones from entry `at_long` on, the short ones from
  * the list's end, in front of at_short others. */
-static __device__ void plan_write_split(const PlanParams *p, int32_t s, int64_t n_tiles,
+static __device__ void plan_write_split(const PlanParams *p, int32_t s, const PlanWork *work,
                                         int32_t at_long, int32_t at_short, int32_t partial) {
     PlanSeq seq = plan_seq(p, s);
     for (int32_t row = 0; row < seq.n_rows; row += CUDA_ATTN_ROWS) {
         AttnItem all = plan_item(p, s, &seq, row, CUDA_ATTN_ROWS), item = all;
         int32_t first = attn_segment_of(all.tile_lo, p->cuts);
-        plan_cut(p, n_tiles, &item);
+        plan_cut(p, work, &item);
         if (item.n_items == 1) {
             if (threadIdx.x % 32 == 0) p->split[at_long] = item;
             at_long++;
             continue;
         }
-        const int32_t n_short = plan_n_first(p, &item), n_long = all.n_segments - n_short;
+        const int32_t n_short = plan_n_first(p, &item), n_long = item.n_items - n_short;
+        const int32_t n_tiles = item.n_items < item.n_segments ? work->item_tiles : 0;
         item.partial = partial;
-        for (int32_t i = threadIdx.x % 32; i < all.n_segments; i += 32) {
-            item.segment = all.n_segments - 1 - i;
-            int32_t segment = first + item.segment;
-            item.tile_lo = max(all.tile_lo, attn_segment_start(segment, p->cuts));
-            item.tile_hi = min(all.tile_hi, attn_segment_start(segment + 1, p->cuts));
+        for (int32_t i = threadIdx.x % 32; i < item.n_items; i += 32) {
+            int32_t piece = item.n_items - 1 - i, lo, hi;
+            if (n_tiles > 0) {
+                lo = (all.tile_lo / n_tiles + piece) * n_tiles, hi = lo + n_tiles;
+            } else {
+                lo = attn_segment_start(first + piece, p->cuts);
+                hi = attn_segment_start(first + piece + 1, p->cuts);
+            }
+            item.tile_lo = max(all.tile_lo, lo), item.tile_hi = min(all.tile_hi, hi);
+            item.segment = attn_segment_of(item.tile_lo, p->cuts) - first;
             p->split[i < n_long ? at_long + i : p->split_max - 1 - (at_short + i - n_long)] = item;
         }
         at_long += n_long, at_short += n_short;
@@ -154,14 +224,14 @@ static __device__ void plan_write_split(const PlanParams *p, int32_t s, int64_t 
 static __device__ PlanNeed plan_splits(const PlanParams *p) {
     __shared__ int32_t first_long[PLAN_THREADS], first_short[PLAN_THREADS], first_row[PLAN_THREADS];
     int32_t n_long = 0, n_short = 0, n_rows = 0;
-    const int64_t n_tiles = plan_tiles(p);
+    const PlanWork work = plan_work(p);
     for (int32_t base = 0; base < p->n_seqs; base += PLAN_THREADS) {
         int32_t s = base + threadIdx.x, sum;
         PlanSeq seq = {};
         PlanNeed need = {0, 0, 0};
         if (s < p->n_seqs) seq = plan_seq(p, s);
         bool wanted = seq.n_rows > 0 && seq.n_rows <= p->split_rows_max;
-        if (wanted) need = plan_need(p, &seq, n_tiles);
+        if (wanted) need = plan_need(p, &seq, &work);
         wanted = wanted && need.rows <= p->n_partial_rows; /* keeps the sums small */
         if (!wanted) need = PlanNeed{0, 0, 0};
         int32_t row = n_rows + plan_scan(need.rows, &sum);
@@ -179,7 +249,7 @@ static __device__ PlanNeed plan_splits(const PlanParams *p) {
         for (int32_t i = threadIdx.x / 32; i < min(PLAN_THREADS, p->n_seqs - base);
              i += PLAN_THREADS / 32) {
             if (first_long[i] >= 0)
-                plan_write_split(p, base + i, n_tiles, first_long[i], first_short[i], first_row[i]);
+                plan_write_split(p, base + i, &work, first_long[i], first_short[i], first_row[i]);
         }
         __syncthreads();
     }

@@ -12,22 +12,22 @@
 enum {
     CUDA_ATTN_ROWS = 64,             /* of a warpgroup */
     CUDA_ATTN_FEW_ROWS = 8,          /* at most, of an item of the split form with all segments */
-    CUDA_ATTN_FIRST_SEGMENTS = 4,    /* of 64 dims shorter: one sequence fills more CTAs */
+    CUDA_ATTN_FIRST_SEGMENTS = 4,    /* shorter ones: one sequence fills more CTAs */
     CUDA_ATTN_SHORT_SEGMENTS = 32,   /* so many fit in front of those that are twice as long */
-    CUDA_ATTN_PARTIAL_ROWS = 131072, /* 256 sequences of 8k tokens, 32 heads: 68 MB for 128 dims */
+    CUDA_ATTN_PARTIAL_ROWS = 147456, /* 256 sequences of 8k tokens, 32 heads: 76 MB for 128 dims */
     CUDA_ATTN_ITEM_WORDS = 16
 };
 
 /* What a CTA works on at a time, for every KV head: some rows of a sequence and all keys that they
- * see (whole form, and the split form where n_items is 1), or those of one segment. */
+ * see (whole form, and the split form where n_items is 1), or those of some segments. */
 typedef struct AttnItem {
     int32_t seq, kv_head;        /* seq -1: nothing is left; the CTA fills in kv_head */
     int32_t row, n_rows;         /* of the sequence's rows */
     int32_t query, pos;          /* the sequence's first token in the batch, and its position */
     int32_t kv_len, table;       /* table: where the sequence's blocks start in block_id */
     int32_t lo, hi;              /* keys that any of the rows sees */
-    int32_t tile_lo, tile_hi;    /* tiles to walk */
-    int32_t segment, n_segments; /* of those that the rows see, for the split form */
+    int32_t tile_lo, tile_hi;    /* tiles to walk, at least one */
+    int32_t segment, n_segments; /* its first, and how many the rows see, for the split form */
     int32_t partial;             /* first of the rows' partial rows, [segment][kv head][row] */
     int32_t n_items;             /* of the rows, in the split form */
 } AttnItem;
@@ -124,16 +124,15 @@ static inline __host__ __device__ constexpr int32_t attn_tile(int32_t head_dim) 
     return head_dim <= 128 ? 128 : 64;
 }
 
-/* Tiles of a segment: of the first ones, and of the short ones behind them. Heads of 64 dims have 256
- * positions, then 1,024; larger ones 512. Shorter ones would fill more multiprocessors with few
- * sequences, longer ones have less to merge. */
+/* Tiles of a segment: of the first ones, and of the short ones behind them. The first have 256
+ * positions, the others 512, or 1,024 of 64 dims. Shorter ones would fill more multiprocessors with
+ * few sequences, longer ones have less to merge. */
 typedef struct AttnCuts {
     int32_t first, n_tiles; /* powers of two; the first segments end where a short one ends too */
 } AttnCuts;
 
 static inline __host__ __device__ constexpr AttnCuts attn_cuts(int32_t head_dim) {
-    return head_dim <= 64 ? AttnCuts{256 / attn_tile(head_dim), 1024 / attn_tile(head_dim)}
-                          : AttnCuts{512 / attn_tile(head_dim), 512 / attn_tile(head_dim)};
+    return AttnCuts{256 / attn_tile(head_dim), (head_dim <= 64 ? 1024 : 512) / attn_tile(head_dim)};
 }
 
 /* The segment that a tile belongs to, and the tile at which a segment starts. */

@@ -8,10 +8,12 @@
 #include "ops/cuda/cuda_paged.cuh"
 
 /* The compile-time shape of a kernel. */
-template <int DIMS_, bool SPLIT_>
+template <int DIMS_, bool SPLIT_, bool ROPE_ = false>
 struct AttnShape {
     static constexpr int DIMS = DIMS_;
     static constexpr bool SPLIT = SPLIT_;
+    static constexpr bool ROPE = ROPE_;         /* begins with the rotation of single tokens */
+    static constexpr int HALVES = ROPE ? 1 : 2; /* of a thread's two rows, those that can be rows */
     static constexpr int TILE = attn_tile(DIMS); /* keys: the same in both forms */
     static constexpr int N_WG = SPLIT || DIMS > 128 ? 1 : 2;
     static constexpr int N_ROWS = N_WG * CUDA_ATTN_ROWS;
@@ -83,6 +85,13 @@ typedef struct AttnRing {
 template <int N>
 static __device__ __forceinline__ void attn_ring_next(AttnRing *ring) {
     if (++ring->at == N) ring->at = 0, ring->parity ^= 1;
+}
+
+/* The place n steps back. */
+template <int N>
+static __device__ __forceinline__ int32_t attn_ring_before(const AttnRing *ring, int32_t n) {
+    int32_t at = ring->at - n;
+    return at < 0 ? at + N : at;
 }
 
 /* ---- items ---- */
@@ -172,16 +181,23 @@ static __device__ __forceinline__ void attn_copy(const AttnParams *p, const Attn
                           item->lo,
                           item->hi};
         int32_t t = item->tile_lo, end = item->tile_hi;
-        PagedBlocks now = cuda_paged_blocks<TILE>(&view, t * TILE, warp), before = now;
+        PagedBlocks blocks = cuda_paged_blocks<TILE>(&view, t * TILE, warp), other = blocks;
         PagedBlocks next = cuda_paged_blocks<TILE>(&view, (t + 1) * TILE, warp);
-        attn_copy_tile<Shape>(smem, &ring, &p->k_map, &view, t, &now, warp);
-        for (t++; t < end; t++) {
-            before = now, now = next;
-            next = cuda_paged_blocks<TILE>(&view, (t + 1) * TILE, warp);
-            attn_copy_tile<Shape>(smem, &ring, &p->k_map, &view, t, &now, warp);
-            attn_copy_tile<Shape>(smem, &ring, &p->v_map, &view, t - 1, &before, warp);
+        for (; t <= end; t++) {
+            const int n = t > item->tile_lo ? 2 : 1;
+#pragma unroll 1 /* little code: what runs once is fetched from far */
+            for (int is_v = t < end ? 0 : 1; is_v < n; is_v++) {
+                if (is_v) {
+                    PagedBlocks keys = blocks;
+                    blocks = other, other = keys;
+                }
+                attn_copy_tile<Shape>(smem, &ring, is_v ? &p->v_map : &p->k_map, &view, t - is_v,
+                                      &blocks, warp);
+            }
+            if (n == 1) other = blocks;
+            blocks = next;
+            next = cuda_paged_blocks<TILE>(&view, (t + 2) * TILE, warp);
         }
-        attn_copy_tile<Shape>(smem, &ring, &p->v_map, &view, end - 1, &now, warp);
         attn_item_done(smem, &items);
     }
 }

@@ -18,14 +18,15 @@ static __device__ __forceinline__ MaskRange cuda_mask_range(int32_t pos, int32_t
 }
 
 /* Sets the logits of keys outside a row's range to -inf. s: accumulators of a warpgroup's tile (see
- * cuda_mma.cuh), whose first column is the key at `key` for the calling thread. */
-template <int n>
+ * cuda_mma.cuh), whose first column is the key at `key` for the calling thread; of its two rows the
+ * first n_rows are done. */
+template <int n_rows = 2, int n>
 static __device__ __forceinline__ void cuda_mask_tile(float (&s)[n], int32_t key,
                                                       const MaskRange (&row)[2]) {
 #pragma unroll
     for (int i = 0; i < n; i++) {
         int32_t at = key + i / 4 * 8 + i % 2;
         int h = i / 2 % 2;
-        if (at < row[h].lo || at >= row[h].hi) s[i] = -INFINITY;
+        if (h < n_rows && (at < row[h].lo || at >= row[h].hi)) s[i] = -INFINITY;
     }
 }
