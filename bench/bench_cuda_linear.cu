@@ -209,11 +209,21 @@ static int32_t plans_of(int32_t rows, int32_t n_tokens, int32_t n_segments, Cuda
         CudaLinearPlan p = {true, tokens, 128, stages, 132, false};
         int32_t n_tiles = (rows + 127) / 128 * ((n_tokens + tokens - 1) / tokens);
         plan[n++] = p;
-        p.split = true;
+        p.halves = true;
+        if (tokens == 256 && n_tiles > CUDA_LINEAR_CTAS_MAX) plan[n++] = p;
+        p.halves = false, p.twin = true;
+        if (tokens == 256 && n_segments == 4 && 2 * n_tiles <= CUDA_LINEAR_CTAS_MAX) plan[n++] = p;
+        p.twin = false, p.split = true;
         if (n_segments == 1 || n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
         plan[n++] = p;
     }
     return n;
+}
+
+static const char *kind_of(const CudaLinearPlan *plan) {
+    if (plan->split) return "s";
+    if (plan->twin) return "t";
+    return plan->halves ? "h" : "";
 }
 
 static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, double limit) {
@@ -234,7 +244,8 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
     if (sweep) n_plans = plans_of(n, n_tokens, cuda_linear_segments(n, k), plans);
     for (int32_t i = 0; i < n_plans; i++) {
         jobs[n_jobs] = job, jobs[n_jobs++].plan = &plans[i];
-        if (!plans[i].large || plans[i].split || cuda_linear_segments(n, k) == 1) continue;
+        const bool apart = plans[i].split || plans[i].twin;
+        if (!plans[i].large || apart || cuda_linear_segments(n, k) == 1) continue;
         jobs[n_jobs] = jobs[n_jobs - 1], jobs[n_jobs++].whole = true;
     }
     measure_in_turn(jobs, n_jobs, n_launches, took);
@@ -256,7 +267,7 @@ static void bench_shape(int32_t n, int32_t k, int32_t n_tokens, bool sweep, doub
         for (int32_t i = cublas.gemm == NULL ? 2 : 3; i < n_jobs; i++) {
             const CudaLinearPlan *p = jobs[i].plan;
             printf(" %s%d.%d.%d.%d%s%s=%.2f", p->large ? "L" : "s", p->tile_tokens, p->tile_rows,
-                   p->n_stages, p->n_ctas / 132 + (p->n_ctas % 132 > 66), p->split ? "s" : "",
+                   p->n_stages, p->n_ctas / 132 + (p->n_ctas % 132 > 66), kind_of(p),
                    jobs[i].whole ? "w" : "", took[i]);
             if (took[i] < best && !jobs[i].whole) best = took[i], best_plan = *p;
         }

@@ -57,6 +57,7 @@ static void *device_alloc(size_t bytes) {
 /* The kernel of a plan. */
 static const char *kernel_of(const CudaLinearPlan *plan) {
     if (plan->few) return "few";
+    if (plan->twin) return "twin";
     if (plan->large) return plan->split ? "split" : "large";
     return plan->tile_rows < CUDA_LINEAR_BLOCK ? "slim" : "small";
 }
@@ -85,8 +86,8 @@ static void check_counters(const CudaLinearArgs *args, const CudaLinearPlan *pla
     check(sum == 0, "counters are zeros", args, plan, sum, 0);
 }
 
-/* Whether the segments of a plan's tiles fit the CTAs. */
-static bool can_split(const CudaLinearArgs *args, const CudaLinearPlan *plan, int32_t n_segments) {
+/* Tiles of a plan of the large kernel. */
+static int32_t large_tiles(const CudaLinearArgs *args, const CudaLinearPlan *plan) {
     int32_t rows = 0;
     for (int32_t i = 0; i < args->n_parts; i++) {
         int32_t part = args->part[i].n;
@@ -94,7 +95,7 @@ static bool can_split(const CudaLinearArgs *args, const CudaLinearPlan *plan, in
         rows += (part + 63) / 64 * 64;
     }
     int32_t token_tiles = (args->n_tokens + plan->tile_tokens - 1) / plan->tile_tokens;
-    return (rows + 127) / 128 * token_tiles * n_segments <= CUDA_LINEAR_CTAS_MAX;
+    return (rows + 127) / 128 * token_tiles;
 }
 
 /* The kernel whose plans are tried; "": all. */
@@ -128,11 +129,19 @@ static int32_t plans_of(const CudaLinearArgs *args, int32_t n_segments, CudaLine
     for (int32_t tokens = 128; tokens <= 256; tokens += 64) {
         CudaLinearPlan p = {true, tokens, 128, 4, 132, false};
         plan[n++] = p;
+        p.halves = tokens == 256 && args->n_experts == 0 && large_tiles(args, &p) > 132;
+        if (p.halves) plan[n++] = p;
+        p.halves = false;
+        p.twin = tokens == 256 && n_segments == 4 && args->n_experts == 0 &&
+                 2 * large_tiles(args, &p) <= CUDA_LINEAR_CTAS_MAX;
+        if (p.twin) plan[n++] = p;
+        p.twin = false;
         p.tile_rows = 256;
         if (n_segments == 1 && tokens == 128 && args->n_experts == 0) plan[n++] = p;
         p.tile_rows = 128;
         p.split = true;
-        if (n_segments > 1 && can_split(args, &p, n_segments)) plan[n++] = p;
+        if (n_segments > 1 && large_tiles(args, &p) * n_segments <= CUDA_LINEAR_CTAS_MAX)
+            plan[n++] = p;
     }
     int32_t n_kept = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -478,7 +487,7 @@ static void rows_have_the_same_bits_in_every_batch(void) {
 }
 
 /* With an argument only the tests that have it in their names; with a second one only the plans of
- * that kernel (few, slim, small, large, split). */
+ * that kernel (few, slim, small, large, split, twin). */
 int main(int argc, char **argv) {
     const char *only = argc > 1 ? argv[1] : "";
     if (argc > 2) only_kernel = argv[2];

@@ -57,7 +57,7 @@ static int32_t linear_segments(const CudaLinearArgs *args) {
 }
 
 /* Shared memory of a multiprocessor that stages may take, beside barriers and sums. */
-enum { LINEAR_STAGES_BYTES = 220 << 10 };
+enum { LINEAR_STAGES_BYTES = 220 << 10, LINEAR_HALF_STAGES = 6 };
 
 static int64_t linear_div_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
@@ -71,7 +71,7 @@ static int32_t linear_tiles(int64_t row_blocks, int32_t n_tokens, const CudaLine
 
 /* Nanoseconds of a plan of the large kernel, over all rounds of the CTAs. Measured on an H200 at
  * its limit of power: a block of columns; what a tile takes besides, and a segment of it; and a tile
- * that is split, whose sums go to memory and back. */
+ * that is made by several, whose sums go to memory and back. */
 static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPlan *plan,
                                   int32_t n_segments) {
     const int32_t tokens = plan->tile_tokens;
@@ -79,9 +79,17 @@ static int64_t linear_nanoseconds(const CudaLinearArgs *args, const CudaLinearPl
     const int64_t block = tall ? 900 : tokens == 128 ? 510 : tokens == 192 ? 590 : 800;
     const int64_t n_blocks = linear_div_up(args->k, CUDA_LINEAR_BLOCK);
     if (plan->split) return linear_div_up(n_blocks, n_segments) * block + 34 * tokens;
+    if (plan->twin) return linear_div_up(n_blocks, 2) * block + 60 * tokens;
     const int64_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, plan);
     const int64_t rest = (tall ? 10 : 5) * tokens + 600 + (n_segments - 1) * 800;
-    return linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) * (n_blocks * block + rest);
+    const int64_t last = plan->halves ? n_blocks * 510 + rest + 2000 : n_blocks * block + rest;
+    return (linear_div_up(n_tiles, CUDA_LINEAR_CTAS_MAX) - 1) * (n_blocks * block + rest) + last;
+}
+
+/* Whether the tiles of the last round, in halves, fit one. */
+static bool linear_halves(int32_t n_tiles) {
+    const int32_t n_last = n_tiles % CUDA_LINEAR_CTAS_MAX;
+    return n_tiles > n_last && n_last > 0 && 2 * n_last <= CUDA_LINEAR_CTAS_MAX;
 }
 
 /* The plan of the large kernel that takes the least time: the tokens of a tile, and whether its
@@ -95,10 +103,16 @@ static CudaLinearPlan linear_plan_large(const CudaLinearArgs *args, int32_t n_se
             if (tokens > 128) plan.n_stages = tokens == 256 ? 4 : 5;
             const int32_t n_tiles = linear_tiles(linear_row_blocks(args), args->n_tokens, &plan);
             if (split && n_tiles * n_segments > CUDA_LINEAR_CTAS_MAX) continue;
+            plan.halves = tokens == CUDA_LINEAR_TOKENS_MAX && linear_halves(n_tiles);
             const int64_t ns = linear_nanoseconds(args, &plan, n_segments);
             if (ns <= best_ns) best_ns = ns, best = plan;
         }
     }
+    CudaLinearPlan twin = {true, 256, 128, 4, CUDA_LINEAR_CTAS_MAX, false, false};
+    twin.twin = n_segments == 4 && args->sums != NULL &&
+                2 * linear_tiles(linear_row_blocks(args), args->n_tokens, &twin) <=
+                    CUDA_LINEAR_CTAS_MAX;
+    if (twin.twin && linear_nanoseconds(args, &twin, 4) < best_ns) return twin;
     CudaLinearPlan tall = {true, 128, 256, 4, CUDA_LINEAR_CTAS_MAX, false, false};
     if (n_segments == 1 && linear_nanoseconds(args, &tall, 1) < best_ns) return tall;
     return best;
@@ -189,6 +203,40 @@ static LinearEncode linear_encode(void) {
     return encode;
 }
 
+/* Describes boxes of that many tokens. */
+static cudaError_t linear_map(const CudaLinearArgs *args, int32_t tokens, CUtensorMap *x) {
+    LinearEncode encode = linear_encode();
+    if (encode == NULL) return cudaErrorNotSupported;
+    cuuint64_t dim[2] = {(cuuint64_t)args->k, (cuuint64_t)args->n_tokens};
+    cuuint64_t stride = (cuuint64_t)args->x_stride * 2;
+    cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)tokens};
+    cuuint32_t step[2] = {1, 1};
+    CUresult result = encode(x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)args->x, dim, &stride,
+                             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/* The tiles of the last round in halves, by a launch of their own. */
+static cudaError_t linear_run_halves(cudaStream_t stream, const CudaLinearArgs *args,
+                                     const CudaLinearPlan *plan, LinearParams *params,
+                                     const CUtensorMap *x) {
+    CudaLinearPlan half = *plan;
+    half.tile_tokens /= 2, half.n_stages = LINEAR_HALF_STAGES;
+    CUtensorMap half_x;
+    cudaError_t error = linear_map(args, half.tile_tokens, &half_x);
+    if (error != cudaSuccess) return error;
+    const int32_t n_tiles = linear_tiles(params->row_blocks, args->n_tokens, plan);
+    params->whole_tiles = n_tiles / CUDA_LINEAR_CTAS_MAX * CUDA_LINEAR_CTAS_MAX;
+    if (plan->tile_tokens != CUDA_LINEAR_TOKENS_MAX || params->whole_tiles == 0)
+        return cudaErrorInvalidValue;
+    error = cuda_linear_large_launch(stream, params, plan, x, args->dependent);
+    params->n_stages = half.n_stages;
+    if (error == cudaSuccess && params->whole_tiles < n_tiles)
+        error = cuda_linear_large_launch(stream, params, &half, &half_x, args->dependent);
+    return error;
+}
+
 cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
                             const CudaLinearPlan *plan) {
     if (args->n_tokens <= 0) return cudaSuccess;
@@ -203,8 +251,6 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
         args->n_parts > CUDA_LINEAR_PARTS_MAX || args->n_experts > CUDA_LINEAR_EXPERTS_MAX) {
         return cudaErrorInvalidValue;
     }
-    LinearEncode encode = linear_encode();
-    if (encode == NULL) return cudaErrorNotSupported;
     LinearParams params = {};
     params.w = (const char *)args->w;
     params.expert_w = (const char *const *)args->expert_w;
@@ -232,15 +278,12 @@ cudaError_t cuda_linear_run(cudaStream_t stream, const CudaLinearArgs *args,
         params.row_blocks += (int32_t)linear_part_blocks(args, i);
     }
     if (plan->few) return cuda_linear_few_launch(stream, &params, plan, args->dependent);
-    cuuint64_t dim[2] = {(cuuint64_t)args->k, (cuuint64_t)args->n_tokens};
-    cuuint64_t stride = (cuuint64_t)args->x_stride * 2;
-    cuuint32_t box[2] = {CUDA_LINEAR_BLOCK, (cuuint32_t)plan->tile_tokens};
-    cuuint32_t step[2] = {1, 1};
     CUtensorMap x;
-    CUresult result = encode(&x, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)args->x, dim, &stride,
-                             box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (result != CUDA_SUCCESS) return cudaErrorInvalidValue;
+    const int32_t box = plan->twin ? plan->tile_tokens / 2 : plan->tile_tokens;
+    const cudaError_t error = linear_map(args, box, &x);
+    if (error != cudaSuccess) return error;
+    if (plan->halves) return linear_run_halves(stream, args, plan, &params, &x);
+    if (plan->twin) return cuda_linear_twin_launch(stream, &params, plan, &x, args->dependent);
     if (plan->split) return cuda_linear_split_launch(stream, &params, plan, &x, args->dependent);
     if (plan->large && plan->tile_rows == 256)
         return cuda_linear_tall_launch(stream, &params, plan, &x, args->dependent);

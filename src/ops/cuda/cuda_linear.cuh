@@ -3,9 +3,9 @@
  * Same bits: k is cut into segments by the shape (n, k) of the weight alone. Each segment is summed
  * from zero by the tensor cores, 16 columns at a time in rising order, and the segment sums are
  * added in rising order. The small kernel gives each segment to one CTA of a cluster and adds
- * through shared memory; the large one walks all segments with a second set of sums, or gives each
- * to one CTA and adds through global memory. All multiply with the same instruction, weights in its
- * 64 rows and tokens in its columns.
+ * through shared memory; the large ones walk all segments with a second set of sums, or give one or
+ * two to a CTA and add through global memory. All multiply with the same instruction, weights in
+ * its 64 rows and tokens in its columns.
  *
  * Weights are packed: blocks of 64 rows and 64 columns, 8 KiB each, zeros outside the matrix,
  * block rows outermost; within a block the 16-byte piece c of row r stands at r * 128 + ((c ^ r
@@ -28,7 +28,8 @@ enum {
     CUDA_LINEAR_FEW_TOKENS = 8,     /* at most, of the kernel for few */
     CUDA_LINEAR_NORM_TOKENS = 4,    /* at most, that it normalizes, and their columns */
     CUDA_LINEAR_NORM_K_MAX = 4096,
-    CUDA_LINEAR_CTAS_MAX = 132, /* of the large kernel */
+    CUDA_LINEAR_TOKENS_MAX = 256,   /* of a tile */
+    CUDA_LINEAR_CTAS_MAX = 132,     /* of the large kernel */
     CUDA_LINEAR_SUMS_BYTES = CUDA_LINEAR_CTAS_MAX * 128 * 256 * 4,
     CUDA_LINEAR_COUNTERS = 2 * CUDA_LINEAR_CTAS_MAX
 };
@@ -140,6 +141,8 @@ typedef struct CudaLinearPlan {
     int32_t n_ctas;      /* of the grid, at most */
     bool split;          /* large: a CTA makes one segment of a tile, all CTAs at once */
     bool few;            /* up to 8 tokens in tiles of 16 or 32 rows, with a norm or without */
+    bool halves;         /* large, 256 tokens: the tiles of the last round in halves, if they fit */
+    bool twin;           /* large, 256 tokens: two CTAs make the four segments of a tile */
 } CudaLinearPlan;
 
 CudaLinearPlan cuda_linear_plan(const CudaLinearArgs *args);

@@ -1,8 +1,12 @@
 /* cuda_linear_large: many tokens, bound by the tensor cores.
  *
- * Persistent CTAs make whole tiles. With more than one segment a second set of registers holds the
- * sums of those finished, and shared memory what finds no registers. */
+ * Persistent CTAs make whole tiles. Where the last round would leave half of them idle, its tiles of
+ * 256 tokens are left to a second launch, which makes them in halves. With more than one segment a
+ * second set of registers holds the sums of those finished, and shared memory what finds no
+ * registers. */
 #include "ops/cuda/cuda_linear_large.cuh"
+
+enum { LARGE_HALF = CUDA_LINEAR_TOKENS_MAX / 2 };
 
 /* Where the sums of finished segments are. */
 template <int N>
@@ -27,7 +31,10 @@ static __device__ __forceinline__ LinearUnit large_tile(const LinearParams &p,
                                                         const LargeGrid &grid,
                                                         const int32_t *unit_start, int32_t u) {
     if (EXPERTS) return linear_unit_of_expert(p, N, grid.row_tiles, unit_start, u);
-    return large_unit<N>(p, grid, u);
+    if (N != LARGE_HALF || grid.first == 0) return large_unit<N>(p, grid, u);
+    LinearUnit unit = large_unit<2 * N>(p, grid, grid.first + u / 2);
+    unit.token += u % 2 * N;
+    return unit;
 }
 
 template <bool EXPERTS>
@@ -48,8 +55,8 @@ static __device__ void large_fetch(const LinearParams &p, const CUtensorMap *x, 
     LinearStage stage = {0, 1};
     int32_t n_early = 0;
     if (!EXPERTS && first < end) {
-        n_early = large_fetch_early<N>(p, large_unit<N>(p, grid, first), 0, p.k_blocks, smem,
-                                       shared, policy);
+        n_early = large_fetch_early<N>(p, large_tile<N, false>(p, grid, unit_start, first), 0,
+                                       p.k_blocks, smem, shared, policy);
     }
     cuda_launch_wait();
     cuda_launch_next();
@@ -144,6 +151,13 @@ template <int N, bool SEGMENTS, bool EXPERTS>
 static cudaError_t large_launch(cudaStream_t stream, const LinearParams *params,
                                 const CudaLinearPlan *plan, const CUtensorMap *x, bool dependent) {
     LargeGrid grid = large_grid<N>(params, plan);
+    if (params->whole_tiles > 0 && N == LARGE_HALF) {
+        grid = large_grid<2 * N>(params, plan);
+        grid.first = params->whole_tiles;
+        grid.end = 2 * (grid.end - grid.first);
+    } else if (params->whole_tiles > 0) {
+        grid.end = params->whole_tiles;
+    }
     if (!EXPERTS) grid.n_ctas = min(grid.n_ctas, grid.end);
     const size_t bytes = large_smem_bytes<N, large_out_bytes<N, SEGMENTS>()>(params);
     return large_launch_grid(stream, large_kernel<N, SEGMENTS, EXPERTS>, params, &grid, bytes, x,

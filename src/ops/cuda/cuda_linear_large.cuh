@@ -32,6 +32,7 @@ typedef struct LargeShared {
 typedef struct LargeGrid {
     int32_t row_tiles, token_tiles;
     int32_t end; /* how many tiles; of experts not known */
+    int32_t first; /* the tile of twice as many tokens whose halves come first; 0: whole tiles */
     int32_t n_ctas;
 } LargeGrid;
 

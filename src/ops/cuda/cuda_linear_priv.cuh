@@ -20,6 +20,7 @@ typedef struct LinearParams {
     int64_t x_stride;
     int32_t n_tokens, row_blocks, k, k_blocks, n_segments, n_stages;
     int32_t segment[LINEAR_SEGMENTS_MAX + 1]; /* the first block of each; the end */
+    int32_t whole_tiles; /* of 256 tokens, the others in halves; 0: all */
     CudaLinearNorm norm;
     float4 *sums;        /* CudaLinearArgs.sums */
     uint32_t *n_arrived; /* and its n_arrived */
@@ -228,6 +229,9 @@ cudaError_t cuda_linear_tall_launch(cudaStream_t stream, const LinearParams *par
 cudaError_t cuda_linear_split_launch(cudaStream_t stream, const LinearParams *params,
                                      const CudaLinearPlan *plan, const CUtensorMap *x,
                                      bool dependent);
+cudaError_t cuda_linear_twin_launch(cudaStream_t stream, const LinearParams *params,
+                                    const CudaLinearPlan *plan, const CUtensorMap *x,
+                                    bool dependent);
 cudaError_t cuda_linear_slim_launch(cudaStream_t stream, const LinearParams *params,
                                     const CudaLinearPlan *plan, const CUtensorMap *x,
                                     bool dependent);
