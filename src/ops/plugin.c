@@ -25,7 +25,7 @@ static Status plugin_load(void **library, Err *err) {
     plugin_program_folder(folder);
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         snprintf(path, sizeof path, "%s/%s%s", folder, places[i], PLUGIN_FILE);
-        if (access(path, R_OK) != 0) continue;
+        if (access(path, F_OK) != 0) continue;
         *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (*library != NULL) return OK;
         FAIL(err, ERR_UNSUPPORTED, "device cuda: %s", dlerror());

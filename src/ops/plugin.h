@@ -13,8 +13,9 @@ typedef struct Plugin {
     int32_t abi;
     size_t ops_bytes, device_bytes; /* sizeof(Ops), sizeof(DeviceVtable) */
     const Ops *ops;
-    /* Opens accelerator number id; ERR_NOT_FOUND where there is no driver or no chip,
-     * ERR_UNSUPPORTED where one is too old, with a sentence. Closed through its vtable. */
+    /* Opens accelerator number id; ERR_NOT_FOUND where there is no driver or no chip, or one that
+     * is too old, ERR_UNSUPPORTED where they are of no use otherwise, with a sentence. Closed
+     * through its vtable. */
     Status (*device_open)(int32_t id, Device **out, Err *err);
 } Plugin;
 
@@ -24,7 +25,8 @@ typedef const Plugin *(*PluginEntry)(void);
 /* A device by its name: "cpu" or NULL, "cuda", "cuda:1". For the CPU *ops is the table of the level
  * (see ops_cpu). The plugin is looked for beside the running program, in ../lib from there, then
  * where the system looks for libraries. ERR_ARG for an unknown name, ERR_NOT_FOUND where plugin,
- * driver or accelerator are missing, ERR_UNSUPPORTED where one of them is none that can be used.
+ * driver or accelerator are missing or too old, ERR_UNSUPPORTED where one of them is of no use
+ * otherwise.
  * plugin_close takes any device, also the host. */
 MUST_USE Status plugin_open(const char *device, const char *level, const Ops **ops, Device **out,
                             Err *err);

@@ -16,7 +16,7 @@ from serving import SLUICE, Server  # noqa: E402
 PLUGIN = pathlib.Path(SLUICE).resolve().parent / "libsluice_cuda.so"
 MODEL = os.path.abspath("models/fable-28m.gguf")
 MISSING = ("there is no NVIDIA driver here", "there is no NVIDIA GPU here", "the NVIDIA driver is for",
-           "of compute capability")
+           "wanted 8.0 or later")
 
 
 def sluice(*arguments, program=SLUICE):

@@ -5,8 +5,8 @@
 
 #include "ops/plugin.h"
 
-/* False, with a line that says which, where there is no plugin, driver or GPU: the test counts as
- * skipped. One that is there and of no use fails it. */
+/* False, with a line that says which, where there is no plugin, driver or GPU, or too old a one:
+ * the test counts as skipped. One that is there and of no use fails it. */
 static inline bool plugin_testing_gpu(const Ops **ops, Device **device) {
     Err err = {0};
     const Status status = plugin_open("cuda", NULL, ops, device, &err);

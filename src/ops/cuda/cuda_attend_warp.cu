@@ -378,6 +378,7 @@ size_t cuda_attend_warp_bytes(const OpsLimits *limits) {
 
 template <int DIMS>
 static void warp_launch(OpCtx *ctx, const AttnArgs *args, WarpParams *p) {
+    CHECK(args->query_max >= 1);
     const unsigned n_rows = (unsigned)(args->query_max * p->group), n_seqs = (unsigned)args->n_seqs;
     const int64_t n_partial = args->q.shape[0] * args->q.shape[1] * p->n_segments;
     if (n_rows <= WARP_ROWS && n_partial <= warp_n_partial(args->plan.limits)) {

@@ -5,9 +5,10 @@
  * (programmatic dependent launch): it calls cuda_wait() before it touches anything that another
  * kernel writes.
  *
- * cuda_linear* and cuda_attn* are for Hopper alone and compiled for nothing else; all other files
- * need compute capability 8.0. Which of them serve a GPU is known when it is opened (is_hopper): it
- * decides how weights are packed, and what is packed for Hopper goes to Hopper's kernels. */
+ * cuda_linear*, cuda_attn* and cuda_probe_sm90 are for Hopper alone and compiled for nothing else;
+ * all other files need compute capability 8.0. Which of them serve a GPU is known when it is opened
+ * (is_hopper): it decides how weights are packed, and what is packed for Hopper goes to Hopper's
+ * kernels. */
 #pragma once
 
 /* C headers are read as C++ here. */
@@ -34,7 +35,7 @@ struct CudaDevice {
     const char *failed_call;
     struct CudaArena *arena; /* weights; see cuda_weight.cu */
     struct CudaUpload *upload; /* while a model is loaded; see cuda_upload.cuh */
-    void *sums; /* where the CTAs of a product meet; see cuda_linear.cuh */
+    void *sums; /* where the CTAs of Hopper's products meet, else NULL; see cuda_linear.cuh */
     uint32_t *n_arrived;
 };
 

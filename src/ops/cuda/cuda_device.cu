@@ -231,7 +231,7 @@ static Status cuda_device_missing(cudaError_t code, Err *err) {
     (void)cudaRuntimeGetVersion(&runtime);
     if (driver == 0) FAIL(err, ERR_NOT_FOUND, "device cuda: there is no NVIDIA driver here");
     if (code == cudaErrorInsufficientDriver)
-        FAIL(err, ERR_UNSUPPORTED, "device cuda: the NVIDIA driver is for CUDA %d.%d, wanted %d.%d",
+        FAIL(err, ERR_NOT_FOUND, "device cuda: the NVIDIA driver is for CUDA %d.%d, wanted %d.%d",
              driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     if (code == cudaErrorNoDevice || code == cudaSuccess)
         FAIL(err, ERR_NOT_FOUND, "device cuda: there is no NVIDIA GPU here");
@@ -249,7 +249,7 @@ static Status cuda_device_find(int32_t id, cudaDeviceProp *properties, Err *err)
     code = cudaGetDeviceProperties(properties, id);
     if (code != cudaSuccess) return cuda_device_fail(code, "cudaGetDeviceProperties", err);
     if (properties->major < 8)
-        FAIL(err, ERR_UNSUPPORTED,
+        FAIL(err, ERR_NOT_FOUND,
              "device cuda:%d is a %s of compute capability %d.%d, wanted 8.0 or later", id,
              properties->name, properties->major, properties->minor);
     return OK;

@@ -171,7 +171,7 @@ static void cuda_norm_wide(OpCtx *ctx, const CudaNorm &n, const Tensor *out) {
 void cuda_norm(OpCtx *ctx, const NormArgs *args) {
     const Tensor *x = &args->x, *out = &args->out;
     CHECK(x->dtype == DTYPE_F32 && x->shape[1] == out->shape[1]);
-    CHECK(x->shape[1] <= CUDA_NORM_DIM_MAX);
+    CHECK(x->shape[1] <= cuda_of(ctx)->norm_dim_max);
     CHECK(args->add == NULL || args->add->dtype == DTYPE_F32);
     const CudaNorm n = {(float *)x->data,
                         args->add != NULL ? (const float *)args->add->data : NULL,
