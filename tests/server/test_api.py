@@ -321,7 +321,7 @@ class Life(unittest.TestCase):
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             body = {"prompt": "Once", "max_tokens": 30, "ignore_eos": True, "temperature": 0}
             streams = [pool.submit(server.stream, "/v1/completions", body) for _ in range(8)]
-            while server.metric("vllm:num_requests_running") < 8:
+            while server.metric("vllm:num_requests_running") < 8 and not all(s.done() for s in streams):
                 time.sleep(0.01)
             self.assertEqual(server.stop(), 0)
             lengths = {len("".join(e["choices"][0]["text"] for e in s.result())) for s in streams}
