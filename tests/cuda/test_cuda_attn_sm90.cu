@@ -248,6 +248,43 @@ static void rotated_bits(void **state) {
     }
 }
 
+/* 17 tokens at the end of a long sequence, whose last rows are few, beside single tokens of shorter
+ * ones, for whose length the plan cuts; against the same tokens alone. */
+static void chunk_beside_tokens(const AttnModel *m, int32_t n, int32_t length, int32_t kv_len) {
+    enum { QUERIES = 17, N = 9 };
+    AttnSeq seqs[1 + N] = {{99, QUERIES, kv_len, -1}};
+    for (int32_t i = 1; i <= n; i++) {
+        AttnSeq s = {(uint32_t)i, 1, length, -1};
+        seqs[i] = s;
+    }
+    const size_t bytes = (size_t)(QUERIES + N) * m->n_heads * m->head_dim * sizeof(float);
+    float *out[2] = {(float *)malloc(bytes), (float *)malloc(bytes)};
+    for (int32_t beside = 0; beside < 2; beside++) {
+        attn_batch_init(&batch, m, seqs, beside ? 1 + n : 1, 65536, 5 + beside);
+        attn_batch_run(&batch);
+        attn_batch_read(&batch, out[beside]);
+        attn_batch_free(&batch);
+    }
+    int64_t n_differ = 0;
+    for (int64_t i = 0; i < (int64_t)QUERIES * m->n_heads * m->head_dim; i++)
+        n_differ += memcmp(out[0] + i, out[1] + i, sizeof(float)) != 0;
+    char text[200];
+    describe(text, sizeof text, m, "a chunk beside tokens");
+    check(n_differ == 0, text, (double)n_differ);
+    free(out[0]), free(out[1]);
+}
+
+static void chunks_beside_tokens(void **state) {
+    (void)state;
+    need_device();
+    for (int32_t dim = 64; dim <= 256; dim *= 2) {
+        AttnModel m = plain(32, 8, dim, 16);
+        chunk_beside_tokens(&m, 9, 1024, 17000);
+        chunk_beside_tokens(&m, 9, 1024, 20017);
+        chunk_beside_tokens(&m, 4, 8192, 40000);
+    }
+}
+
 /* A graph is captured once and replayed with other lengths. */
 static void replays(void **state) {
     AttnModel m = plain(8, 2, 128, 16);
@@ -311,6 +348,7 @@ static void refuses(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(options),
                                        cmocka_unit_test(bits), cmocka_unit_test(rotated_bits),
+                                       cmocka_unit_test(chunks_beside_tokens),
                                        cmocka_unit_test(replays), cmocka_unit_test(refuses)};
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests(tests, NULL, NULL);

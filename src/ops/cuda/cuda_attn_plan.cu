@@ -147,14 +147,15 @@ static __device__ PlanWork plan_work(const PlanParams *p) {
     return work;
 }
 
-/* Into how many entries an item is cut. It keeps all its segments where a CTA gets about as much as
- * it has, or twice that and more. Between, many would wait for a few. */
+/* Into how many entries an item is cut: of a sequence of few rows, whose length plan_work knows, else
+ * its segments. It keeps all of them where a CTA gets about as much as it has, or twice that and
+ * more. Between, many would wait for a few. */
 static __device__ void plan_cut(const PlanParams *p, const PlanWork *work, AttnItem *item) {
     int64_t own = (int64_t)(item->tile_hi - item->tile_lo) * p->n_ctas;
     int64_t all = work->n_tiles * p->n_kv_heads;
     bool is_even = 9 * own <= 10 * all && (all <= own || 19 * own <= 10 * all);
     item->n_items = item->n_segments;
-    if (item->n_rows > CUDA_ATTN_FEW_ROWS) return;
+    if (item->row > 0 || item->n_rows > CUDA_ATTN_FEW_ROWS) return;
     if (is_even)
         item->n_items = 1;
     else if (work->item_tiles > 0)
