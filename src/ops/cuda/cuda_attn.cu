@@ -1,9 +1,10 @@
 /* cuda_attn: one warpgroup feeds, warpgroups of 64 rows multiply.
  *
- * The kernel comes in two forms. Whole: two warpgroups of rows walk all segments and merge them as
- * they go, the total in shared memory. Split: one warpgroup takes one segment and leaves a partial
- * result; the CTA that finishes a row tile last merges its segments in rising order. Both walk a
- * segment with the same code.
+ * The kernel comes in three forms. Whole: two warpgroups of rows walk all segments and merge them as
+ * they go, the total in shared memory. Split: one warpgroup takes an entry of the plan, one segment
+ * or several, and leaves a partial result of each; the CTA that finishes a row tile's last entry
+ * merges the segments in rising order; who has them all merges as it goes. Rotated: split, for
+ * single tokens whose heads are rotated on the way. All walk a segment with the same code.
  *
  * While a tile's weights are made, the product of the last tile's values runs, and the other
  * warpgroup's products. */
@@ -149,7 +150,7 @@ static __device__ __forceinline__ void attn_decay(float (&o)[Shape::DIMS / 2],
     for (int i = 0; i < Shape::DIMS / 2; i++) o[i] = __fmul_rn(o[i], decay[i / 2 % 2]);
 }
 
-/* Waits for the keys at the ring's place; is_last: the new key goes to its row of them. */
+/* Waits for the keys at the ring's place; has_new: the new key goes to its row of them. */
 template <typename Shape>
 static __device__ __forceinline__ void attn_k_wait(const AttnSmem *smem, const AttnItem *item,
                                                    const AttnLane *lane, uint32_t q, AttnRing *ring,

@@ -1,9 +1,9 @@
 /* cuda_attn: paged attention on Hopper's tensor cores, for prompts and single tokens alike.
  *
  * Same bits: a row (one token of one head) sees its keys in segments that are cut at fixed positions
- * (multiples of 256 up to 1,024, then of 512, or of 1,024 for up to 64 dims); a segment is walked
- * in tiles at fixed positions with the same instructions in the same order, and the segments are
- * merged in rising order. Which CTAs walk a row's segments, one or several, shows in the time alone,
+ * (multiples of 256 up to 1,024, then of 512, or of 1,024 for up to 64 dims, and of twice that
+ * behind 32 of these); a segment is walked in tiles at fixed positions with the same instructions in
+ * the same order, and the segments are merged in rising order. Which CTAs walk a row's segments, one or several, shows in the time alone,
  * and so do the other rows of a tile: a key that a row does not see adds an exact zero.
  *
  * A step is one plan (which rows and segments each CTA takes, computed on the device from lengths

@@ -71,7 +71,7 @@ typedef struct AttnParams {
     const AttnItem *whole, *split;
     float *partial_o; /* [row][head dim of the kernel] */
     float2 *partial_ml;
-    uint32_t *partial_count; /* [row]: segments that are done; the first rows of a tile count */
+    uint32_t *partial_count; /* [row]: entries that are done; the first rows of a tile count */
     uint32_t *taken;         /* items and CTAs that ended, of the split and of the whole form */
     int32_t n_kv_heads, group, head_dim;
     int32_t block_tokens, block_shift;

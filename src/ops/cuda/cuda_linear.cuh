@@ -141,7 +141,7 @@ typedef struct CudaLinearPlan {
     int32_t n_ctas;      /* of the grid, at most */
     bool split;          /* large: a CTA makes one segment of a tile, all CTAs at once */
     bool few;            /* up to 8 tokens in tiles of 16 or 32 rows, with a norm or without */
-    bool halves;         /* large, 256 tokens: the tiles of the last round in halves, if they fit */
+    bool halves;         /* large, 256 tokens: the tiles of the last round in halves */
     bool twin;           /* large, 256 tokens: two CTAs make the four segments of a tile */
 } CudaLinearPlan;
 
