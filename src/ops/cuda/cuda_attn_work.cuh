@@ -14,7 +14,7 @@ struct AttnShape {
     static constexpr bool SPLIT = SPLIT_;
     static constexpr bool ROPE = ROPE_;         /* begins with the rotation of single tokens */
     static constexpr int HALVES = ROPE ? 1 : 2; /* of a thread's two rows, those that can be rows */
-    static constexpr int TILE = attn_tile(DIMS); /* keys: the same in both forms */
+    static constexpr int TILE = attn_tile(DIMS); /* keys: the same in all forms */
     static constexpr int N_WG = SPLIT || DIMS > 128 ? 1 : 2;
     static constexpr int N_ROWS = N_WG * CUDA_ATTN_ROWS;
     static constexpr int N_STAGES = SPLIT ? (DIMS == 64 ? 6 : DIMS == 128 ? 3 : 6) : 4;
